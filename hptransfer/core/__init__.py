@@ -1,0 +1,1 @@
+"""Recipes, the graph of parameter uses, roles and scaling rules: what every other package builds on."""

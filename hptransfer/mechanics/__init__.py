@@ -1,0 +1,1 @@
+"""Solvable models and universal laws that predictions are held against."""
