@@ -51,10 +51,8 @@ class Scale:
 
 
 def warmup_linear(progress: float, *, warmup: float = 0.1) -> float:
-    """LR factor: linear warm-up over the first `warmup` of the run, then linear to zero. progress in [0, 1)."""
-    if progress < warmup:
-        return (progress + 1e-12) / warmup if progress > 0 else 1e-2
-    return (1.0 - progress) / (1.0 - warmup)
+    """LR factor: linear warm-up over the first `warmup` of the run, then linear to zero. progress in (0, 1)."""
+    return progress / warmup if progress < warmup else (1.0 - progress) / (1.0 - warmup)
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,8 @@ class Recipe:
     example_inputs: () -> the positional arguments of one forward call, used to trace the model's graph.
     base: the scale at which the user's hyperparameters keep their meaning (the plan is the identity there).
     optimizer: the class; optimizer_options: its keyword options other than lr (betas, weight_decay, momentum...).
-    steps: optimizer steps of one run; schedule: progress in [0, 1) -> factor on the LR.
+    steps: optimizer steps of one run; schedule: progress -> factor on the LR, where step t of T
+    has progress (t + 1/2) / T, so that it lies strictly between 0 and 1.
     widths, lrs, seeds: the defaults of `hptransfer check`; quick: fields to replace under `--quick`
     (for example {"steps": 100, "widths": (32, 64, 128)}).
     """
