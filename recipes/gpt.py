@@ -1,0 +1,134 @@
+"""Byte-level pre-LayerNorm GPT on the source of Python's own standard library, or on any text.
+
+    hptransfer check recipes/gpt.py                    sweep the learning rate at every width and judge the transfer
+    hptransfer check recipes/gpt.py --text FILE        the same on FILE
+    python recipes/gpt.py [--text FILE]                train once at the base width and print the loss
+
+The number of heads is fixed, so the head dimension grows with the width. The head is not tied to the embedding.
+The last tenth of the bytes is the validation text. The seed draws the weights and the batches.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.recipe import Recipe, Scale
+
+BASE = Scale(width=32, depth=2)
+CONTEXT, BATCH, HEADS, BYTES = 64, 16, 4, 256
+options = {"text": "a file to train on, in place of the standard library's source"}  # --text FILE sets HPTRANSFER_TEXT
+
+
+@cache
+def text() -> tuple[Tensor, Tensor]:
+    """(training bytes, validation bytes), each a 1-D int64 tensor."""
+    chosen = os.environ.get("HPTRANSFER_TEXT")
+    files = [Path(chosen)] if chosen else sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    try:
+        data = torch.frombuffer(bytearray(b"".join(f.read_bytes() for f in files)), dtype=torch.uint8).long()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--text {chosen}: cannot read any bytes there ({error}). Give a text file.") from error
+    if len(data) < 20 * CONTEXT:
+        raise UsageError(f"--text {chosen}: {len(data)} bytes, but at least {20 * CONTEXT} are needed.")
+    cut = len(data) * 9 // 10
+    return data[:cut], data[cut:]
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, -1))
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class GPT(nn.Module):
+    """Bytes [batch, time] -> logits of the next byte [batch, time, 256]."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        if width % HEADS:
+            raise UsageError(f"width={width} does not divide into {HEADS} heads; give a multiple of {HEADS}.")
+        self.embed, self.position = nn.Embedding(BYTES, width), nn.Embedding(CONTEXT, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, BYTES, bias=False)
+        for table in (self.embed, self.position):
+            nn.init.normal_(table.weight, std=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x) + self.position(torch.arange(x.shape[1], device=x.device))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+def build(scale: Scale) -> nn.Module:
+    return GPT(scale.width or 32, scale.depth or 2)
+
+
+def windows(data: Tensor, starts: Tensor) -> Tensor:
+    """The CONTEXT + 1 bytes from each start on: [batch, CONTEXT + 1]."""
+    return data[starts[:, None] + torch.arange(CONTEXT + 1)]
+
+
+def batches(scale: Scale, seed: int) -> Iterator[Tensor]:
+    data, draw = text()[0], torch.Generator().manual_seed(seed)
+    while True:
+        yield windows(data, torch.randint(len(data) - CONTEXT, (int(scale.batch or BATCH),), generator=draw))
+
+
+def loss(model: nn.Module, batch: Tensor) -> Tensor:
+    return F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+
+
+def validation() -> list[Tensor]:
+    data = text()[1]
+    return list(windows(data, torch.linspace(0, len(data) - CONTEXT - 1, 512).long()).split(64))
+
+
+recipe = Recipe(
+    name="gpt",
+    build=build,
+    batches=batches,
+    loss=loss,
+    validation=validation,
+    example_inputs=lambda: (torch.zeros(2, CONTEXT, dtype=torch.long),),
+    base=BASE,
+    optimizer=torch.optim.AdamW,
+    optimizer_options={"betas": (0.9, 0.95), "weight_decay": 0.0},
+    steps=200,
+    widths=(32, 64, 128, 256),
+    lrs=tuple(2.0**k for k in range(-10, -3)),
+    seeds=3,
+    quick={"widths": (32, 64, 128), "steps": 100},
+)
+
+if __name__ == "__main__":
+    from hptransfer.core.loop import train
+
+    if sys.argv[1:2] == ["--text"] and len(sys.argv) == 3:
+        os.environ["HPTRANSFER_TEXT"] = sys.argv[2]
+    elif sys.argv[1:]:
+        sys.exit("usage: python recipes/gpt.py [--text FILE]")
+    torch.manual_seed(0)
+    model = build(BASE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2**-6, **recipe.optimizer_options)
+    result = train(recipe, model, optimizer, scale=BASE, seed=0)
+    print(f"{recipe.name}: width {BASE.width}, {recipe.steps} steps, validation loss {result.val_loss:.4f} nats a byte")
