@@ -1,18 +1,19 @@
-"""A prediction: a number with an interval, the law it came from, what that law assumes, and how far it was derived."""
+"""A prediction: a number with an interval, its law, what the law assumes, and how far it was derived."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from hptransfer.core.errors import UsageError
 
 Basis = Literal["derived", "measured", "fitted", "published", "given", "none"]
-"""Where a number comes from: mathematics; this user's own runs; a fit to this user's runs; someone else's fit, as
-published; the user said so; or there is no such number (a law without an exponent, a rule without a constant)."""
+"""Where a number comes from: mathematics; this user's own runs; a fit to this user's runs; someone else's fit,
+as published; the user said so; or there is no such number (a law without an exponent, a rule without a constant).
+"""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Kind:
 class Prediction:
     """One predicted number.
 
-    name: what is predicted, e.g. "learning rate". value: finite; low, high: the interval around it, in the same
-    unit, or None where the law gives none (never a made-up one). unit: e.g. "1", "tokens", "nats".
-    law: the name of the rule; source: paper equation and arXiv id, or how it was derived here; assumptions: what
-    must hold for it; kind: basis of its exponent and constant.
+    name: what is predicted, e.g. "learning rate". value: finite; low, high: the interval around it, in the
+    same unit, or None where the law gives none (never a made-up one). unit: e.g. "1", "tokens", "nats".
+    law: the name of the rule; source: paper equation and arXiv id, or how it was derived here; assumptions:
+    what must hold for it; kind: basis of its exponent and constant.
     Raises UsageError where the value is not finite or lies outside its own interval.
     """
 
@@ -49,8 +50,8 @@ class Prediction:
     unit: str
     law: str
     source: str
+    assumptions: tuple[str, ...]
     kind: Kind
-    assumptions: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
@@ -64,7 +65,7 @@ class Prediction:
             )
 
     def contains(self, observed: float) -> bool | None:
-        """Whether the interval holds the observed value; None where there is no two-sided interval to judge by."""
+        """Whether the interval holds the observed value; None where there is no two-sided interval."""
         if self.low is None or self.high is None:
             return None
         return self.low <= observed <= self.high
@@ -91,7 +92,7 @@ class Prediction:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Prediction:
-        """The prediction that `to_json` wrote. Raises UsageError where a field is missing, unknown or of a wrong type."""
+        """What `to_json` wrote. Raises UsageError where a field is missing, unknown or of a wrong type."""
         names = {f.name for f in dataclasses.fields(cls)}
         if set(record) != names:
             raise UsageError(
