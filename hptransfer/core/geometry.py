@@ -1,0 +1,79 @@
+"""An optimizer's geometry: what its update looks like before the learning rate multiplies it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.rules import Geometry
+
+_KNOWN: dict[str, Geometry] = {
+    **dict.fromkeys(("SGD", "ASGD", "DSGD"), "gradient"),
+    **dict.fromkeys(
+        ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adamax", "Adagrad", "Adadelta", "Adafactor", "Lion", "SignSGD",
+         "Signum", "SparseAdam", "Rprop", "Adam8bit", "AdamW8bit", "FusedAdam", "DeepSpeedCPUAdam", "AdEMAMix", "Sophia"),
+        "sign",
+    ),
+    **dict.fromkeys(("Muon", "Scion", "Dion", "Shampoo", "DistributedShampoo", "SOAP"), "spectral"),
+}  # fmt: skip
+"""gradient: proportional to the gradient; sign: entries of order one; spectral: all singular values of order one."""
+
+_DECOUPLED = {"AdamW", "Muon", "Lion", "Adafactor", "Scion", "Dion", "AdamW8bit", "AdEMAMix"}
+
+
+def register_optimizer(
+    optimizer: type[torch.optim.Optimizer] | str, geometry: Geometry, *, decoupled: bool = True
+) -> None:
+    """Declare a user's own optimizer: the geometry of its update, and whether its weight decay is decoupled."""
+    if geometry not in ("gradient", "sign", "spectral"):
+        raise UsageError(f"Geometry {geometry!r} is unknown; use 'gradient', 'sign' or 'spectral'.")
+    name = optimizer_name(optimizer)
+    _KNOWN[name] = geometry
+    (_DECOUPLED.add if decoupled else _DECOUPLED.discard)(name)
+
+
+def optimizer_name(optimizer: type[torch.optim.Optimizer] | torch.optim.Optimizer | str) -> str:
+    """The class name of an optimizer given as class, instance or name."""
+    if isinstance(optimizer, str):
+        return optimizer
+    return optimizer.__name__ if isinstance(optimizer, type) else type(optimizer).__name__
+
+
+def geometry_of(optimizer: type[torch.optim.Optimizer] | str) -> Geometry:
+    """The geometry of an optimizer's update. Raises UsageError for one that is not known."""
+    name = optimizer_name(optimizer)
+    for candidate in [name, *(c.__name__ for c in getattr(optimizer, "__mro__", ()))]:
+        if candidate in _KNOWN:
+            return _KNOWN[candidate]
+    raise UsageError(
+        f"The geometry of optimizer {name!r} is not known. Declare it once: hptransfer.register_optimizer({name}, "
+        f"'gradient' | 'sign' | 'spectral'). Known: {', '.join(sorted(_KNOWN))}."
+    )
+
+
+def decoupled_decay(
+    optimizer: type[torch.optim.Optimizer] | str, options: Mapping[str, Any] | None = None
+) -> bool:
+    """True where weight decay multiplies the weight directly (AdamW), False where it joins the gradient (Adam, SGD)."""
+    if options and "decoupled_weight_decay" in options:
+        return bool(options["decoupled_weight_decay"])
+    return optimizer_name(optimizer) in _DECOUPLED
+
+
+def default_eps(
+    optimizer: type[torch.optim.Optimizer] | str, options: Mapping[str, Any] | None = None
+) -> float | None:
+    """The eps that the optimizer adds to the root of its second moment; None where it has no such float."""
+    if options and isinstance(options.get("eps"), (int, float)):
+        return float(options["eps"])
+    cls = getattr(torch.optim, optimizer, None) if isinstance(optimizer, str) else optimizer
+    if cls is None or optimizer_name(optimizer) in {"Muon", "Adafactor"}:
+        return None
+    parameter = inspect.signature(cls).parameters.get("eps")
+    return (
+        float(parameter.default) if parameter is not None and isinstance(parameter.default, float) else None
+    )

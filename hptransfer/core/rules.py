@@ -1,0 +1,159 @@
+"""From one condition to every exponent: how init, learning rate and eps scale with fans and depth.
+
+The condition (spectral condition, Yang, Simon & Bernstein 2023, 2310.17813; desideratum of 2011.14522): at any width,
+activations and their change in one step have entries of order 1. Written for one weight W of fan_in i and fan_out o:
+
+  init     W x has entries of order 1       ->  std = i^-1/2; the readout shares its n features, so its std is a
+                                                choice: i^-1 (features learn: muP, MFP) or i^-1/2 (kernel: SP, NTP)
+  backward delta, the gradient at W's output, is set by the readout: entries o^-1 with the former, o^-1/2 with the latter
+  update   (dW) x has entries of order 1    ->  gradient step: dW = lr delta x^T, |x|^2 = i   -> lr = i^-1 delta^-1
+                                                sign step: entries lr, aligned with x         -> lr = i^-1
+                                                sign step, not aligned (Everett 2024)         -> lr = i^-1/2
+                                                spectral step: |dW|_2 = lr, |x| = i^1/2       -> lr = (o/i)^1/2
+  eps      follows the gradient's entries   ->  eps = delta
+
+A quantity that grows with neither fan drops out, so roles need no table: an embedding or a gain has i fixed, a readout o.
+Depth (CompleteP, Dey et al. 2025, 2505.01618): a branch multiplied by L^-alpha has delta ~ L^-alpha, and L updates add up:
+sign and spectral lr = L^(alpha-1), gradient lr = L^(2 alpha-1), eps = L^-alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.roles import Role
+
+Geometry = Literal["gradient", "sign", "spectral"]
+HALF = Fraction(1, 2)
+
+
+@dataclass(frozen=True)
+class Power:
+    """fan_in^fan_in x fan_out^fan_out x depth^depth, with exact exponents."""
+
+    fan_in: Fraction = Fraction(0)
+    fan_out: Fraction = Fraction(0)
+    depth: Fraction = Fraction(0)
+
+    def at(self, m_in: float, m_out: float, m_depth: float = 1.0) -> float:
+        """The ratio target/base, for ratios m_in, m_out and m_depth."""
+        return m_in ** float(self.fan_in) * m_out ** float(self.fan_out) * m_depth ** float(self.depth)
+
+    def __mul__(self, other: Power) -> Power:
+        return Power(self.fan_in + other.fan_in, self.fan_out + other.fan_out, self.depth + other.depth)
+
+    def inverse(self) -> Power:
+        """One over it."""
+        return Power(-self.fan_in, -self.fan_out, -self.depth)
+
+    def __str__(self) -> str:
+        named = (("m_in", self.fan_in), ("m_out", self.fan_out), ("m_L", self.depth))
+        shown = [name if e == 1 else f"{name}^{e}" for name, e in named if e != 0]
+        return " ".join(shown) or "1"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The choices that a parametrization makes; everything else is derived from them.
+
+    readout_init: exponent of fan_in in the readout's initial std: -1 (features learn) or -1/2 (kernel regime).
+    aligned: whether a sign update is taken to be aligned with the activation (Everett et al. 2024, 2407.05872).
+    depth_alpha: exponent of the residual branch multiplier L^-alpha; None leaves depth alone.
+    attention: logits multiplier relative to the base: "1/d" or "1/sqrt(d)".
+    global_lr: one learning rate and the model's own init (the SP control).
+    source: where it is published.
+    """
+
+    name: str
+    readout_init: Fraction = Fraction(-1)
+    aligned: bool = True
+    depth_alpha: Fraction | None = None
+    attention: Literal["1/d", "1/sqrt(d)"] = "1/d"
+    global_lr: bool = False
+    exact_spectral: bool = False
+    embedding_lr: Fraction = Fraction(0)
+    source: str = ""
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    s.name: s
+    for s in (
+        Scheme(
+            "sp", -HALF, attention="1/sqrt(d)", global_lr=True, source="PyTorch's defaults, one global LR"
+        ),
+        Scheme("ntp", -HALF, attention="1/sqrt(d)", source="Jacot et al. 2018, 1806.07572; 2011.14522"),
+        Scheme("mfp", source="mean field, Mei et al. 2018, 1804.06561; 2011.14522"),
+        Scheme("mup", source="Yang et al. 2022, 2203.03466, Table 8"),
+        Scheme("mup-no-align", aligned=False, source="Everett et al. 2024, 2407.05872"),
+        Scheme(
+            "spectral", exact_spectral=True, source="Yang, Simon & Bernstein 2023, 2310.17813, Condition 1"
+        ),
+        Scheme("completep", depth_alpha=Fraction(1), source="Dey et al. 2025, 2505.01618, Table 1"),
+        Scheme("depth-mup", depth_alpha=HALF, source="Yang et al. 2023, 2310.02244"),
+        Scheme("umup", embedding_lr=-HALF, depth_alpha=HALF, source="Blake et al. 2024, 2407.17465, Table 2"),
+    )
+}
+
+
+def scheme_named(name: str) -> Scheme:
+    """The scheme of that name. Raises UsageError, listing the valid names."""
+    if name not in SCHEMES:
+        raise UsageError(f"Scheme {name!r} is unknown; use one of {', '.join(SCHEMES)}.")
+    return SCHEMES[name]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one parameter's effective (absorbed) hyperparameters scale. Each is a Power of the target/base ratios."""
+
+    init: Power
+    lr: Power
+    eps: Power
+
+
+def gradient_scale(scheme: Scheme) -> Power:
+    """delta: entries of the gradient at a weight's output. A readout's fan_out does not grow, so it drops out there."""
+    return Power(fan_out=scheme.readout_init if scheme.readout_init > -1 else Fraction(-1))
+
+
+def rule_for(role: Role, geometry: Geometry, scheme: Scheme, *, in_branch: bool = False) -> Rule:
+    """The rule of a parameter from its role, the optimizer's geometry and the scheme's choices.
+
+    in_branch: the parameter is used inside a residual branch (depth rules apply).
+    """
+    if scheme.global_lr or role.kind == "unused":
+        return Rule(Power(), Power(), Power())
+    delta = gradient_scale(scheme)
+    init = Power(fan_in=scheme.readout_init if role.kind == "readout" else -HALF)
+    alpha = scheme.depth_alpha if in_branch and scheme.depth_alpha is not None else None
+    lr, eps = _update(geometry, role, scheme, delta), delta
+    if alpha is not None:
+        lr = lr * Power(depth=2 * alpha - 1 if geometry == "gradient" else alpha - 1)
+        eps = eps * Power(depth=-alpha)
+    return Rule(init, lr, eps if geometry == "sign" else Power())
+
+
+def _update(geometry: Geometry, role: Role, scheme: Scheme, delta: Power) -> Power:
+    """The learning rate at which (dW) x keeps entries of order 1: see the derivation at the top."""
+    if geometry == "gradient":
+        return Power(fan_in=Fraction(-1)) * delta.inverse()
+    if geometry == "spectral":
+        return Power(fan_in=-HALF, fan_out=HALF)
+    aligned = Power(fan_in=Fraction(-1) if scheme.aligned else -HALF)
+    return aligned * Power(fan_out=scheme.embedding_lr) if role.kind == "input" else aligned
+
+
+def init_ratio(role: Role, rule: Rule, scheme: Scheme, m_depth: float = 1.0) -> float:
+    """Target/base ratio of the initial std. The spectral scheme uses |W|_2 = std (i^1/2 + o^1/2) with the true sizes."""
+    if scheme.exact_spectral and role.kind in {"hidden", "readout"}:
+        return _spectral_std(role.fan_in, role.fan_out) / _spectral_std(role.base_fan_in, role.base_fan_out)
+    return rule.init.at(role.m_in, role.m_out, m_depth)
+
+
+def _spectral_std(fan_in: int, fan_out: int) -> float:
+    # 2310.17813, section 3: a Gaussian matrix of std s has |W|_2 -> s (sqrt(fan_in) + sqrt(fan_out))
+    return (fan_out / fan_in) ** 0.5 / (fan_in**0.5 + fan_out**0.5)
