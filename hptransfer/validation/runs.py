@@ -1,0 +1,140 @@
+"""One training run and its record: a line of runs.jsonl, appended whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hptransfer.core.errors import UsageError
+from hptransfer.validation.codec import decode, encode
+
+SCHEMA = 1
+RUNS_FILE = "runs.jsonl"
+State = Literal["complete", "diverged", "pruned", "failed"]
+Key = tuple[str, int | None, int | None, str, int, int, float | None, float | None, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is to be made: everything that decides its outcome, given the recipe.
+
+    lr: the base learning rate, before the schedule and the plan's multipliers. seed: draws the weights and the data.
+    """
+
+    scheme: str
+    width: int | None
+    depth: int | None
+    lr: float
+    seed: int
+    steps: int
+    batch: float | None = None
+    tokens: float | None = None
+    fingerprint: str = ""
+
+    @property
+    def key(self) -> Key:
+        """What makes two runs the same run; learning rates are equal to 12 digits."""
+        lr = f"{self.lr:.12g}"
+        return (
+            *(self.scheme, self.width, self.depth, lr, self.seed, self.steps),
+            *(self.batch, self.tokens, self.fingerprint),
+        )
+
+    def __str__(self) -> str:
+        depth = f" depth {self.depth}" if self.depth is not None else ""
+        return f"{self.scheme} width {self.width}{depth} lr {self.lr:.4g} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run; one line of runs.jsonl.
+
+    val_loss, train_loss: in the recipe's own unit (nats for cross-entropy); inf where the run diverged or failed.
+    curve: (step, training loss averaged since the previous point). seconds: wall time of the run.
+    state: "complete", "diverged" (non-finite or run-away loss), "pruned" (stopped by the study's pruner) or "failed"
+    (an exception, whose text is `error`). engine: "loop", or "lanes" where several runs were trained as one.
+    """
+
+    scheme: str
+    width: int | None
+    depth: int | None
+    lr: float
+    seed: int
+    steps: int
+    val_loss: float
+    train_loss: float
+    curve: tuple[tuple[int, float], ...]
+    diverged: bool
+    seconds: float
+    state: State
+    error: str | None = None
+    batch: float | None = None
+    tokens: float | None = None
+    fingerprint: str = ""
+    engine: str = "loop"
+
+    @property
+    def job(self) -> Job:
+        """What was to be run."""
+        return Job(
+            *(self.scheme, self.width, self.depth, self.lr, self.seed, self.steps),
+            *(self.batch, self.tokens, self.fingerprint),
+        )
+
+    @property
+    def key(self) -> Key:
+        """What makes two runs the same run."""
+        return self.job.key
+
+    @property
+    def finished(self) -> bool:
+        """Whether a resumed sweep takes this run as done; a failed run is tried again."""
+        return self.state != "failed"
+
+    def to_line(self) -> str:
+        """The run as one line of JSON, without the newline."""
+        return json.dumps({"schema": SCHEMA, **encode(self)}, allow_nan=False)
+
+
+def parse_run(line: str) -> Run:
+    """The run on one line of runs.jsonl. Raises ValueError where it is not one."""
+    data = json.loads(line)
+    if isinstance(data, dict) and data.get("schema", SCHEMA) != SCHEMA:
+        raise ValueError(f"schema {data['schema']}, but this version reads schema {SCHEMA}")
+    return decode(Run, data)
+
+
+def read_runs(path: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
+    """(runs in file order, notes) of a runs.jsonl; ([], []) where there is no such file.
+
+    A last line cut off by a kill is left out and noted. Raises UsageError, naming file and line, on any other line
+    that is not a run, and where the file cannot be read.
+    """
+    try:
+        text = Path(path).read_bytes().decode()
+    except FileNotFoundError:
+        return [], []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    *lines, rest = text.split("\n")
+    runs = [_numbered(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    note = f"{path}: its last line was cut off (a run killed while it was written) and is left out."
+    return runs, [note] if rest else []
+
+
+def _numbered(path: str | os.PathLike[str], number: int, line: str) -> Run:
+    try:
+        return parse_run(line)
+    except ValueError as error:
+        raise UsageError(
+            f"{path} line {number} is not a run: {error}. Remove that line, or give another directory."
+        ) from error
+
+
+def latest(runs: Iterable[Run]) -> dict[Key, Run]:
+    """The last record of every run (a failed run may have been tried again), in order of first appearance."""
+    return {run.key: run for run in runs}
