@@ -23,9 +23,9 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 class Optimum:
     """The best learning rate of one (scheme, width).
 
-    log2_lr, low, high: log2 of the optimal base LR with its 90% interval. loss, loss_low, loss_high: the loss there.
-    at_edge: the best LR of the grid is its first or its last, so the optimum may lie outside. seeds: how many.
-    All runs diverged: log2_lr and the interval are nan, loss is inf.
+    log2_lr, low, high: log2 of the optimal base LR with its 90% interval. loss, loss_low, loss_high: the loss
+    there. at_edge: the best LR of the grid is its first or its last, so the optimum may lie outside. seeds: how
+    many. All runs diverged: log2_lr and the interval are nan, loss is inf.
     """
 
     scheme: str
@@ -42,7 +42,7 @@ class Optimum:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a scheme's optimum moved from the smallest to the largest width, in octaves of LR, with a 90% interval."""
+    """How far a scheme's optimum moved from the smallest to the largest width, in octaves (90% interval)."""
 
     scheme: str
     octaves: float
@@ -52,16 +52,16 @@ class Drift:
 
 @dataclass(frozen=True)
 class Regret:
-    """The loss at the largest width at the smallest width's optimal LR, less that width's own best loss (90% interval).
+    """The loss at the largest width at the smallest width's optimal LR, less that width's own best loss.
 
-    loss is inf where the transferred LR diverges. lr: the transferred LR.
+    low, high: 90% interval. loss is inf where the transferred LR diverges. lr: the transferred LR.
     """
 
     scheme: str
     loss: float
     low: float
     high: float
-    lr: float = float("nan")
+    lr: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,11 @@ class WiderPair:
 class TransferResult:
     """Everything a transfer check found, and what it was found with.
 
-    verdict, rule, reasons: the judgement, the rule that was used, and what decided it. widths, lrs: the grid; lrs is
-    the union where a grid was extended for one (scheme, width). optima: of the scheme and of SP, per width.
-    plan: Plan.to_json() at the largest width. coord: CoordReport.to_json(), or None. environment: versions, machine,
-    device, date. command: the exact command line. notes: what the reader should know of how it ran.
+    verdict, rule, reasons: the judgement, the rule that was used, and what decided it. widths, lrs: the grid; lrs
+    is the union where a grid was extended for one (scheme, width). optima: of the scheme and of SP, per width.
+    plan: Plan.to_json() at the largest width. coord: CoordReport.to_json(), or None. environment: versions,
+    machine, device, date. command: the exact command line. against: the control scheme (SP), or None.
+    tolerance: allowed drift, octaves. notes: what the reader should know of how it ran.
     """
 
     recipe: str
@@ -172,13 +173,15 @@ class TransferResult:
             (root / (VERDICT_FILE + ".part")).write_text(text + "\n", encoding="utf-8")
             os.replace(root / (VERDICT_FILE + ".part"), root / VERDICT_FILE)
         except OSError as error:
-            raise UsageError(f"Cannot write the result to {root}: {error}. Give a writable directory.") from error
+            raise UsageError(f"Cannot write to {root}: {error}. Give a writable directory.") from error
         return root
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> TransferResult:
-        """The result saved in a directory. Raises UsageError where verdict.json is missing or not one, or runs.jsonl
-        holds a line that is not a run (a cut-off last line is noted)."""
+        """The result saved in a directory; a cut-off last line of runs.jsonl is noted.
+
+        Raises UsageError where verdict.json is missing or not one, or runs.jsonl holds a line that is not a run.
+        """
         path = Path(directory) / VERDICT_FILE
         try:
             data = json.loads(path.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ Key = tuple[str, int | None, int | None, str, int, int, float | None, float | No
 class Job:
     """A run that is to be made: everything that decides its outcome, given the recipe.
 
-    lr: the base learning rate, before the schedule and the plan's multipliers. seed: draws the weights and the data.
+    lr: the base learning rate, before the schedule and the plan's multipliers. seed: draws weights and data.
     """
 
     scheme: str
@@ -53,10 +53,11 @@ class Job:
 class Run:
     """One training run; one line of runs.jsonl.
 
-    val_loss, train_loss: in the recipe's own unit (nats for cross-entropy); inf where the run diverged or failed.
-    curve: (step, training loss averaged since the previous point). seconds: wall time of the run.
-    state: "complete", "diverged" (non-finite or run-away loss), "pruned" (stopped by the study's pruner) or "failed"
-    (an exception, whose text is `error`). engine: "loop", or "lanes" where several runs were trained as one.
+    val_loss, train_loss: in the recipe's own unit (nats for cross-entropy); inf where the run diverged or
+    failed. curve: (step, training loss averaged since the previous point). seconds: wall time of the run.
+    state: "complete", "diverged" (non-finite or run-away loss), "pruned" (stopped by the study's pruner) or
+    "failed" (an exception, whose text is `error`). engine: "loop", or "lanes" where several runs were trained
+    as one.
     """
 
     scheme: str
