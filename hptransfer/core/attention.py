@@ -1,4 +1,4 @@
-"""Attention, found from the graph: every product of two activations over a width axis that a softmax reads."""
+"""Attention, found from the graph: every product of two activations that a softmax reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Attention:
 
     key: (module template, ordinal within it), the same in a base and a deeper target.
     query, key_node: the activations contracted; consumer: the op that contracts them.
-    head_dim: size of the contracted axis; scale: the constant the code multiplies the logits with.
+    head_dim: size of the contracted axis; scale: the constant the code multiplies the logits with, and constants: the
+    ops that do.
     """
 
     key: tuple[str, int]
@@ -29,6 +30,7 @@ class Attention:
     consumer: fx.Node
     head_dim: int
     scale: float
+    constants: tuple[fx.Node, ...] = ()
 
 
 def attentions(graph: Graph) -> list[Attention]:
@@ -40,56 +42,56 @@ def attentions(graph: Graph) -> list[Attention]:
         product = _sdpa(node) if op(node) == "scaled_dot_product_attention" else _eager(node, from_inputs)
         if product is None:
             continue
-        query, key, scale = product
+        query, key, scale, constants = product
         module = module_path(node)
-        found.append(
-            Attention(
-                (template(module), ordinals[module]), module, query, key, node, shape(query)[-1], scale
-            )
-        )  # fmt: skip
+        name = (template(module), ordinals[module])
+        found.append(Attention(name, module, query, key, node, shape(query)[-1], scale, constants))
         ordinals[module] += 1
     return found
 
 
-def _sdpa(node: fx.Node) -> tuple[fx.Node, fx.Node, float]:
+Product = tuple[fx.Node, fx.Node, float, tuple[fx.Node, ...]]
+
+
+def _sdpa(node: fx.Node) -> Product:
     query, key = node.args[0], node.args[1]
     scale = node.kwargs.get("scale", node.args[6] if len(node.args) > 6 else None)
     width = shape(query)[-1]
-    return query, key, float(scale) if scale is not None else 1 / math.sqrt(width)  # type: ignore[return-value,arg-type]
+    return query, key, float(scale) if scale is not None else 1 / math.sqrt(width), ()  # type: ignore[return-value,arg-type]
 
 
-def _eager(node: fx.Node, from_inputs: set[fx.Node]) -> tuple[fx.Node, fx.Node, float] | None:
+def _eager(node: fx.Node, from_inputs: set[fx.Node]) -> Product | None:
     """matmul(q, k^T), then constants and masks, then softmax. The contracted axis is the query's last."""
     if op(node) not in {"matmul", "bmm", "baddbmm", "einsum"}:
         return None
     operands = list(node.args[1]) if op(node) == "einsum" else list(node.args[:3])[-2:]  # type: ignore[arg-type]
     if len(operands) != 2 or not all(isinstance(o, fx.Node) and o in from_inputs for o in operands):
         return None
-    scale = _scale_until_softmax(node)
-    if scale is None:
+    found = _scale_until_softmax(node)
+    if found is None:
         return None
+    scale, constants = found
     if op(node) == "baddbmm":
         scale *= float(node.kwargs.get("alpha", 1.0))  # type: ignore[arg-type]
-    return operands[0], operands[1], scale  # type: ignore[return-value]
+    return operands[0], operands[1], scale, constants  # type: ignore[return-value]
 
 
-def _scale_until_softmax(node: fx.Node) -> float | None:
+_ONWARD = PASSES | {"add", "add_", "masked_fill", "masked_fill_", "where", "mul", "div", "mul_", "div_", "maximum"}
+
+
+def _scale_until_softmax(node: fx.Node) -> tuple[float, tuple[fx.Node, ...]] | None:
     """Product of the constants between the logits and their softmax; None where no softmax reads them."""
-    scale, seen = 1.0, 0
-    while seen < 24:
-        seen += 1
+    scale, constants = 1.0, []
+    for _ in range(24):
         readers = users(node)
-        softmax = [r for r in readers if op(r) in {"softmax", "_softmax", "softmax_", "_safe_softmax"}]
-        if softmax:
-            return scale
-        onward = [r for r in readers if op(r) in PASSES | {"add", "add_", "masked_fill", "where", "mul", "div", "mul_", "div_",
-                                                           "clamp", "maximum", "softcap", "baddbmm"}]  # fmt: skip
+        if any(op(r) in {"softmax", "_softmax", "_safe_softmax"} for r in readers):
+            return scale, tuple(constants)
+        onward = [r for r in readers if op(r) in _ONWARD]
         if not onward:
             return None
         node = onward[0]
         factor = node.args[1] if len(node.args) > 1 else None
-        if isinstance(factor, (int, float)) and op(node) in {"mul", "mul_"}:
-            scale *= float(factor)
-        elif isinstance(factor, (int, float)) and op(node) in {"div", "div_"}:
-            scale /= float(factor)
+        if isinstance(factor, (int, float)) and op(node) in {"mul", "mul_", "div", "div_"}:
+            scale = scale * float(factor) if op(node).startswith("mul") else scale / float(factor)
+            constants.append(node)
     return None

@@ -103,9 +103,7 @@ def _repeated(dims: Dims, node: fx.Node) -> Dims:
 
 def _moved(rank: int, source: object, destination: object) -> list[int]:
     sources = [int(s) % rank for s in (source if isinstance(source, (list, tuple)) else [source])]  # type: ignore[arg-type]
-    targets = [
-        int(d) % rank for d in (destination if isinstance(destination, (list, tuple)) else [destination])
-    ]  # type: ignore[arg-type]
+    targets = [int(d) % rank for d in (destination if isinstance(destination, (list, tuple)) else [destination])]  # type: ignore[arg-type]
     order = [k for k in range(rank) if k not in sources]
     for target, origin in sorted(zip(targets, sources, strict=True)):
         order.insert(target, origin)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,8 +16,9 @@ from hptransfer.core.rules import Geometry
 _KNOWN: dict[str, Geometry] = {
     **dict.fromkeys(("SGD", "ASGD", "DSGD"), "gradient"),
     **dict.fromkeys(
-        ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adamax", "Adagrad", "Adadelta", "Adafactor", "Lion", "SignSGD",
-         "Signum", "SparseAdam", "Rprop", "Adam8bit", "AdamW8bit", "FusedAdam", "DeepSpeedCPUAdam", "AdEMAMix", "Sophia"),
+        ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adamax", "Adagrad", "Adadelta", "Adafactor", "Lion",
+         "SignSGD", "Signum", "SparseAdam", "Rprop", "Adam8bit", "AdamW8bit", "FusedAdam", "DeepSpeedCPUAdam",
+         "AdEMAMix", "Sophia"),
         "sign",
     ),
     **dict.fromkeys(("Muon", "Scion", "Dion", "Shampoo", "DistributedShampoo", "SOAP"), "spectral"),
@@ -55,18 +58,14 @@ def geometry_of(optimizer: type[torch.optim.Optimizer] | str) -> Geometry:
     )
 
 
-def decoupled_decay(
-    optimizer: type[torch.optim.Optimizer] | str, options: Mapping[str, Any] | None = None
-) -> bool:
+def decoupled_decay(optimizer: type[torch.optim.Optimizer] | str, options: Mapping[str, Any] | None = None) -> bool:
     """True where weight decay multiplies the weight directly (AdamW), False where it joins the gradient (Adam, SGD)."""
     if options and "decoupled_weight_decay" in options:
         return bool(options["decoupled_weight_decay"])
     return optimizer_name(optimizer) in _DECOUPLED
 
 
-def default_eps(
-    optimizer: type[torch.optim.Optimizer] | str, options: Mapping[str, Any] | None = None
-) -> float | None:
+def default_eps(optimizer: type[torch.optim.Optimizer] | str, options: Mapping[str, Any] | None = None) -> float | None:
     """The eps that the optimizer adds to the root of its second moment; None where it has no such float."""
     if options and isinstance(options.get("eps"), (int, float)):
         return float(options["eps"])
@@ -74,6 +73,45 @@ def default_eps(
     if cls is None or optimizer_name(optimizer) in {"Muon", "Adafactor"}:
         return None
     parameter = inspect.signature(cls).parameters.get("eps")
-    return (
-        float(parameter.default) if parameter is not None and isinstance(parameter.default, float) else None
-    )
+    return float(parameter.default) if parameter is not None and isinstance(parameter.default, float) else None
+
+
+@dataclass(frozen=True)
+class OptimizerInfo:
+    """What the rules need to know of an optimizer.
+
+    name: its class; geometry: of its update; decoupled: its weight decay multiplies the weight directly;
+    default_eps: None where it has none; shape_factor: the library's own factor on a matrix's learning rate.
+    """
+
+    name: str
+    geometry: Geometry
+    decoupled: bool
+    default_eps: float | None
+    shape_factor: str | None = None
+
+    @classmethod
+    def of(
+        cls, optimizer: type[torch.optim.Optimizer] | str, options: Mapping[str, Any] | None = None
+    ) -> OptimizerInfo:
+        """Read it off an optimizer's class (or name) and keyword options."""
+        name = optimizer_name(optimizer)
+        factor = (options or {}).get("adjust_lr_fn") or "original" if name == "Muon" else None
+        return cls(
+            name, geometry_of(optimizer), decoupled_decay(optimizer, options), default_eps(optimizer, options), factor
+        )
+
+    def own_factor(self, shape: Sequence[int]) -> float:
+        """The library's own factor on the learning rate of a rows x columns matrix, which the plan divides out.
+
+        torch.optim.Muon: "original" is sqrt(max(1, rows/columns)), "match_rms_adamw" .2 sqrt(max(rows, columns)).
+        Source: torch.optim._muon._adjust_lr, checked against it in tests.
+        """
+        if self.shape_factor is None or len(shape) < 2:
+            return 1.0
+        rows, columns = shape[0], shape[1]
+        if self.shape_factor == "original":
+            return math.sqrt(max(1.0, rows / columns))
+        if self.shape_factor == "match_rms_adamw":
+            return 0.2 * math.sqrt(max(rows, columns))
+        raise UsageError(f"Muon's adjust_lr_fn {self.shape_factor!r} is unknown; use 'original' or 'match_rms_adamw'.")

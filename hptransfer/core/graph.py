@@ -189,9 +189,7 @@ def _region_operands(node: fx.Node) -> list[fx.Node]:
     return [a for a in node.args if isinstance(a, fx.Node) and a.op != "get_attr"]
 
 
-def _scalar_values(
-    exported: torch.export.ExportedProgram, by_name: Mapping[str, fx.Node]
-) -> dict[fx.Node, float]:
+def _scalar_values(exported: torch.export.ExportedProgram, by_name: Mapping[str, fx.Node]) -> dict[fx.Node, float]:
     """Values of one-element buffers and lifted constants: forward multipliers are sometimes stored in them."""
     signature = exported.graph_signature
     stored = {**exported.constants, **dict(exported.state_dict)}
@@ -199,12 +197,7 @@ def _scalar_values(
     found: dict[fx.Node, float] = {}
     for placeholder, target in sources.items():
         value = stored.get(target)
-        if (
-            placeholder in by_name
-            and isinstance(value, Tensor)
-            and value.numel() == 1
-            and value.device.type != "meta"
-        ):
+        if placeholder in by_name and isinstance(value, Tensor) and value.numel() == 1 and value.device.type != "meta":
             number = float(value)
             if math.isfinite(number):
                 found[by_name[placeholder]] = number

@@ -112,7 +112,9 @@ def load_recipe(spec: str) -> Recipe:
     path_text, _, name = spec.partition(":") if not Path(spec).exists() else (spec, "", "")
     path, name = Path(path_text), name or "recipe"
     if not path.is_file():
-        raise UsageError(f"No recipe file at {path_text!r}. Give the path of a Python file, as FILE.py or FILE.py:name.")
+        raise UsageError(
+            f"No recipe file at {path_text!r}. Give the path of a Python file, as FILE.py or FILE.py:name."
+        )
     module_name = f"hptransfer_recipe_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(module_name, path)
     if module_spec is None or module_spec.loader is None:

@@ -102,9 +102,7 @@ def _between(graph: Graph, start: fx.Node, end: fx.Node) -> set[fx.Node] | None:
 
 def _parameters_read(graph: Graph, from_inputs: set[fx.Node]) -> dict[fx.Node, frozenset[str]]:
     """Node -> the parameters it reads directly or through input-independent nodes."""
-    carried: dict[fx.Node, frozenset[str]] = {
-        node: frozenset({name}) for name, node in graph.parameters.items()
-    }
+    carried: dict[fx.Node, frozenset[str]] = {node: frozenset({name}) for name, node in graph.parameters.items()}
     found: dict[fx.Node, frozenset[str]] = {}
     for node in graph.nodes:
         if node in carried:

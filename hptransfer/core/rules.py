@@ -82,16 +82,12 @@ class Scheme:
 SCHEMES: Mapping[str, Scheme] = {
     s.name: s
     for s in (
-        Scheme(
-            "sp", -HALF, attention="1/sqrt(d)", global_lr=True, source="PyTorch's defaults, one global LR"
-        ),
+        Scheme("sp", -HALF, attention="1/sqrt(d)", global_lr=True, source="PyTorch's defaults, one global LR"),
         Scheme("ntp", -HALF, attention="1/sqrt(d)", source="Jacot et al. 2018, 1806.07572; 2011.14522"),
         Scheme("mfp", source="mean field, Mei et al. 2018, 1804.06561; 2011.14522"),
         Scheme("mup", source="Yang et al. 2022, 2203.03466, Table 8"),
         Scheme("mup-no-align", aligned=False, source="Everett et al. 2024, 2407.05872"),
-        Scheme(
-            "spectral", exact_spectral=True, source="Yang, Simon & Bernstein 2023, 2310.17813, Condition 1"
-        ),
+        Scheme("spectral", exact_spectral=True, source="Yang, Simon & Bernstein 2023, 2310.17813, Condition 1"),
         Scheme("completep", depth_alpha=Fraction(1), source="Dey et al. 2025, 2505.01618, Table 1"),
         Scheme("depth-mup", depth_alpha=HALF, source="Yang et al. 2023, 2310.02244"),
         Scheme("umup", embedding_lr=-HALF, depth_alpha=HALF, source="Blake et al. 2024, 2407.17465, Table 2"),

@@ -98,9 +98,7 @@ class ScaleFlow:
                 )
             compensated |= undone
         if compensated & trail.scaled:
-            return NotAbsorbed(
-                f"{sorted(compensated & trail.scaled)} would have to be both scaled and compensated"
-            )
+            return NotAbsorbed(f"{sorted(compensated & trail.scaled)} would have to be both scaled and compensated")
         return Holders(frozenset(trail.scaled), frozenset(compensated))
 
     def parameter_behind(self, node: object) -> str | None:
@@ -140,9 +138,7 @@ class ScaleFlow:
         elif kind == "scaled_dot_product_attention":
             found = self._back(node.args[2])  # linear in the values
         else:
-            found = NotAbsorbed(
-                f"{kind} in {module_path(node) or 'the root module'} does not pass a scale on"
-            )
+            found = NotAbsorbed(f"{kind} in {module_path(node) or 'the root module'} does not pass a scale on")
         if isinstance(found, _Trail):
             found.nodes.add(node)
         return found
@@ -154,9 +150,7 @@ class ScaleFlow:
         if not present or not isinstance(operands[0], fx.Node):
             return NotAbsorbed(f"{op(node)} in {module_path(node)} has no gain")
         if any(self.parameter_behind(o) is None for o in present):
-            return NotAbsorbed(
-                f"the weight of {op(node)} in {module_path(node)} is computed, not a plain parameter"
-            )
+            return NotAbsorbed(f"the weight of {op(node)} in {module_path(node)} is computed, not a plain parameter")
         return self._all(present)
 
     def _all(self, nodes: Iterable[object]) -> _Trail | NotAbsorbed:

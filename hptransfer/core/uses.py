@@ -61,9 +61,7 @@ def depends_on_inputs(graph: Graph) -> set[fx.Node]:
     stored = set(graph.parameters.values())
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        is_input = (
-            node.op == "placeholder" and node not in stored and not str(node.target).startswith(("b_", "c_"))
-        )
+        is_input = node.op == "placeholder" and node not in stored and not str(node.target).startswith(("b_", "c_"))
         if is_input or any(parent in found for parent in node.all_input_nodes):
             found.add(node)
     return found

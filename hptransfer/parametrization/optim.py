@@ -1,0 +1,126 @@
+"""param_groups: one optimizer group per distinct setting, and a guard that no scheduler may undo the multipliers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from hptransfer.core.errors import UsageError
+from hptransfer.parametrization.plan import Plan, Row
+from hptransfer.parametrization.wrappers import plain_names
+
+
+def param_groups(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    eps: float | None = None,
+    decay: Callable[[str, Tensor], bool] | None = None,
+    optimizer: str | None = None,
+) -> list[dict[str, Any]]:
+    """Groups for any torch optimizer: each has its own lr, weight_decay and eps, and lr_mult, its ratio to `lr`.
+
+    lr, weight_decay, eps: the base's values (eps: the optimizer's default). decay: (name, parameter) -> whether weight
+    decay applies; all by default. optimizer: only the parameters of this one, where a plan trains with two.
+    Frozen parameters are left out. Before every step the groups' learning rates are checked against lr_mult, so that a
+    scheduler or loop that overwrites them is an error instead of a silent loss of the multipliers.
+    Raises UsageError where lr or weight_decay is not a finite number >= 0, or the model does not match the plan.
+    """
+    _checked("lr", lr), _checked("weight_decay", weight_decay)
+    if optimizer is None and len(plan.optimizers) > 1:
+        raise UsageError(f"This plan trains with {' and '.join(plan.optimizers)}: say which with optimizer=.")
+    groups: dict[tuple[float, float, float], dict[str, Any]] = {}
+    for name, parameter in plain_names(model, plan).items():
+        row = plan.rows[name]
+        if not parameter.requires_grad or (optimizer is not None and row.optimizer != optimizer):
+            continue
+        decayed = weight_decay if decay is None or decay(name, parameter) else 0.0
+        key = (_rounded(row.lr_mult), _rounded(decayed * row.wd_mult), _rounded(row.eps_mult))
+        group = groups.setdefault(key, _group(row, plan, lr, decayed, eps))
+        group["params"].append(parameter)
+        group["names"].append(name)
+    _guard()
+    return [_without_none(group) for group in groups.values()]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the base learning rate: every group gets lr x its lr_mult. For loops that set the rate themselves."""
+    for group in optimizer.param_groups:
+        value = lr * group.get("lr_mult", 1.0)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(value)
+        else:
+            group["lr"] = value
+
+
+def max_lrs(groups: Sequence[Mapping[str, Any]] | torch.optim.Optimizer) -> list[float]:
+    """Per-group learning rates, for schedulers that take a list: OneCycleLR(opt, max_lr=max_lrs(opt), ...)."""
+    listed = groups.param_groups if isinstance(groups, torch.optim.Optimizer) else groups
+    return [float(group["lr"]) for group in listed]
+
+
+def _group(row: Row, plan: Plan, lr: float, weight_decay: float, eps: float | None) -> dict[str, Any]:
+    base_eps = eps if eps is not None else plan.optimizers[row.optimizer].default_eps
+    return {
+        "params": [],
+        "names": [],
+        "lr": lr * row.lr_mult,
+        "lr_mult": row.lr_mult,
+        "weight_decay": weight_decay * row.wd_mult,
+        "eps": None if base_eps is None else base_eps * row.eps_mult,
+    }
+
+
+def _without_none(group: dict[str, Any]) -> dict[str, Any]:
+    names = group.pop("names")
+    return {k: v for k, v in group.items() if v is not None} | {"hpt_names": names}
+
+
+def _rounded(value: float) -> float:
+    """Equal settings share a group even when their arithmetic took another order."""
+    return float(f"{value:.12g}")
+
+
+def _checked(name: str, value: float) -> None:
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+        raise UsageError(f"{name}={value!r}: must be a finite number >= 0.")
+
+
+# The guard: one hook on all optimizers, which looks only at groups that carry lr_mult.
+
+_hook: list[Any] = []
+
+
+def _guard() -> None:
+    if not _hook:
+        _hook.append(register_optimizer_step_pre_hook(_check_multipliers))
+
+
+def _check_multipliers(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Refuse a step where the groups' learning rates no longer stand in the ratio of their multipliers."""
+    base: float | None = None
+    for group in optimizer.param_groups:
+        multiplier, lr = group.get("lr_mult"), group["lr"]
+        if multiplier is None or multiplier == 0 or (isinstance(lr, Tensor) and lr.device.type != "cpu"):
+            continue
+        own = float(lr) / multiplier
+        if base is None:
+            base = own
+        elif not math.isclose(own, base, rel_tol=1e-5, abs_tol=1e-30):
+            raise UsageError(_overwritten(group, float(lr), multiplier, base))
+
+
+def _overwritten(group: Mapping[str, Any], lr: float, multiplier: float, base: float) -> str:
+    names = group.get("hpt_names") or ["?"]
+    return (
+        f"The learning rate of the group with {names[0]!r} is {lr:.4g}, but its multiplier is {multiplier:.4g} and the base "
+        f"rate {base:.4g}: something overwrote the plan's multipliers. In a loop use hptransfer.set_lr(optimizer, lr); with "
+        f"OneCycleLR pass max_lr=hptransfer.max_lrs(optimizer); with CosineAnnealingLR use eta_min=0 or a LambdaLR."
+    )

@@ -1,0 +1,40 @@
+"""The choices on which implementations disagree, each a named option with a stated default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hptransfer.core.errors import UsageError
+
+DecayRule = Literal["independent", "coupled"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices on which implementations disagree. The defaults are the derived ones.
+
+    readout_init: "own" keeps the base's own readout init times the rule's ratio; "zero" starts it at zero.
+    attention: logits multiplier; None takes the scheme's.
+    weight_decay: "independent" keeps lr x wd per step equal to the base's; "coupled" leaves wd as given.
+    eps: "scaled" follows the gradient's scale; "fixed" leaves it as given (mup 1.0.0).
+    unused: "error" refuses a trainable parameter that the traced forward never uses; "keep" leaves it as it is.
+    """
+
+    readout_init: Literal["own", "zero"] = "own"
+    attention: Literal["1/d", "1/sqrt(d)"] | None = None
+    weight_decay: DecayRule = "independent"
+    eps: Literal["scaled", "fixed"] = "scaled"
+    unused: Literal["error", "keep"] = "error"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "readout_init": ("own", "zero"),
+            "attention": (None, "1/d", "1/sqrt(d)"),
+            "weight_decay": ("independent", "coupled"),
+            "eps": ("scaled", "fixed"),
+            "unused": ("error", "keep"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise UsageError(f"Options({name}={getattr(self, name)!r}): use one of {values}.")

@@ -1,0 +1,196 @@
+"""The plan: for every parameter its role and multipliers, each with the rule that gave it. Plain data by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.geometry import OptimizerInfo
+from hptransfer.core.graph import template
+from hptransfer.parametrization.multipliers import Hook
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter. Every multiplier is target / base: all are 1 at the base's own size.
+
+    name, shape: of the target's parameter; role: its kind; fan_in, fan_out: sizes; base: the base parameter it is
+    measured against.
+    init_std: root mean square that the target's initial values get (None: the model's own is kept, or the base was on
+    meta and could not be measured); init_mult: init_std / the base's.
+    lr_mult, wd_mult, eps_mult: on the optimizer's learning rate, weight decay and eps.
+    fwd_mult: multiplier in the forward pass, 1 when absorbed into init and learning rate.
+    optimizer: the class that should train it; base_shape: of the base parameter.
+    why: the reasons, in order of application.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: str
+    fan_in: int
+    fan_out: int
+    base: str
+    init_std: float | None
+    init_mult: float
+    lr_mult: float
+    wd_mult: float
+    eps_mult: float
+    fwd_mult: float = 1.0
+    optimizer: str = ""
+    base_shape: tuple[int, ...] = ()
+    m_in: float = 1.0
+    m_out: float = 1.0
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to parametrize one target model so that the base's hyperparameters keep their meaning.
+
+    rows: name -> Row; aliases: further names of tied parameters; hooks: multipliers that no parameter can hold;
+    notes: what the user should know; optimizers: name -> what the learning-rate rules were derived for;
+    options: the named choices that were made.
+    """
+
+    scheme: str
+    optimizers: Mapping[str, OptimizerInfo]
+    rows: Mapping[str, Row]
+    aliases: Mapping[str, str]
+    hooks: tuple[Hook, ...] = ()
+    notes: tuple[str, ...] = ()
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of a parameter, under any of its names. Raises KeyError naming close matches."""
+        key = self.aliases.get(name, name)
+        if key not in self.rows:
+            near = [n for n in self.rows if n.endswith(name.split(".")[-1])][:3]
+            raise KeyError(f"No parameter {name!r} in the plan; for example {near or list(self.rows)[:3]}.")
+        return self.rows[key]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows.values())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def is_identity(self) -> bool:
+        """True when nothing changes: at the base's own size, or under the SP control."""
+        return not self.hooks and all(
+            row.init_mult == row.lr_mult == row.wd_mult == row.eps_mult == row.fwd_mult == 1.0 for row in self
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of everything that changes training. Goes into checkpoints; see `verify_fingerprint`."""
+        body = {k: v for k, v in self.to_json().items() if k != "notes"}
+        for row in body["rows"]:
+            row.pop("why")
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        return _table(self)
+
+    def explain(self, name: str) -> str:
+        """The rule, the numbers and the equation behind one parameter, as text."""
+        row = self[name]
+        tied = [alias for alias, first in self.aliases.items() if first == row.name]
+        head = f"{row.name} {tuple(row.shape)}: role {row.role}, fan_in {row.fan_in}, fan_out {row.fan_out}"
+        lines = [head + (f", tied with {', '.join(tied)}" if tied else "")]
+        lines.append(f"  against {row.base} at the base: m_in = {row.m_in:g}, m_out = {row.m_out:g}")
+        lines += [f"  - {reason}" for reason in row.why]
+        std = "kept as the model draws it" if row.init_std is None else f"{row.init_std:.4g}"
+        lines.append(f"  initial rms {std} (base x {row.init_mult:.4g})")
+        lines.append(f"  lr x {row.lr_mult:.4g}, weight decay x {row.wd_mult:.4g}, eps x {row.eps_mult:.4g}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, round-tripped by `from_json`."""
+        data = dataclasses.asdict(self)
+        data["rows"] = [dataclasses.asdict(row) for row in self]
+        data["hooks"] = [dataclasses.asdict(hook) for hook in self.hooks]
+        data["optimizers"] = [dataclasses.asdict(info) for info in self.optimizers.values()]
+        return {"format": FORMAT, **json.loads(json.dumps(data))}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """The plan that `to_json` wrote. Raises UsageError where the data is not one."""
+        try:
+            if data["format"] != FORMAT:
+                raise UsageError(f"This plan has format {data['format']!r}; this version of hptransfer reads {FORMAT}.")
+            fields = {k: v for k, v in data.items() if k != "format"}
+            rows = [Row(**{**r, **{k: tuple(r[k]) for k in ("shape", "base_shape", "why")}}) for r in fields["rows"]]
+            fields["optimizers"] = {info["name"]: OptimizerInfo(**info) for info in fields["optimizers"]}
+            fields["rows"] = {row.name: row for row in rows}
+            fields["hooks"] = tuple(Hook(**hook) for hook in fields["hooks"])
+            fields["notes"] = tuple(fields["notes"])
+            return cls(**fields)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"Not a plan: {type(error).__name__} {error}. Write it with Plan.save.") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as JSON, whole or not at all. Raises UsageError where the path cannot be written."""
+        target = Path(path)
+        partial = target.with_name(target.name + ".partial")
+        try:
+            partial.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+            partial.replace(target)
+        except OSError as error:
+            raise UsageError(f"The plan cannot be written to {target}: {error.strerror}.") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a plan. Raises UsageError where the file is missing, truncated or not a plan."""
+        try:
+            return cls.from_json(json.loads(Path(path).read_text()))
+        except OSError as error:
+            raise UsageError(f"The plan at {path} cannot be read: {error.strerror}.") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"The plan at {path} is not whole JSON ({error}). Make it again.") from error
+
+
+def verify_fingerprint(plan: Plan, stored: str) -> None:
+    """Raise UsageError where a checkpoint was trained under another plan. stored: its `Plan.fingerprint`."""
+    if plan.fingerprint != stored:
+        raise UsageError(
+            f"This checkpoint was trained under plan {stored}, but the plan in hand is {plan.fingerprint}: resuming would "
+            f"change learning rates silently. Load the plan that was saved with the checkpoint."
+        )
+
+
+def _table(plan: Plan) -> str:
+    """One line per distinct row: layers that differ only in their index share a line."""
+    lines: dict[tuple[object, ...], list[Row]] = {}
+    for row in plan:
+        key = (template(row.name), row.shape, row.role, *(f"{v:.6g}" for v in _numbers(row)))
+        lines.setdefault(key, []).append(row)
+    body = [_line(rows) for rows in lines.values()]
+    header = ("parameter", "shape", "role", "init x", "lr x", "wd x", "eps x", "why")
+    lined = [header, *body]
+    widths = [max(len(line[i]) for line in lined) for i in range(len(header) - 1)]
+    shown = ["  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[-1]]) for line in lined]
+    trained_by = ", ".join(f"{info.name} ({info.geometry} geometry)" for info in plan.optimizers.values())
+    title = f"plan: scheme {plan.scheme}, {trained_by}, {len(plan)} parameters"
+    hooks = [f"hook: {h.module} {h.where} x {h.factor:.4g}: {h.why}" for h in plan.hooks]
+    return "\n".join([title, *shown, *hooks, *(f"note: {note}" for note in plan.notes)])
+
+
+def _numbers(row: Row) -> tuple[float, ...]:
+    return row.init_mult, row.lr_mult, row.wd_mult, row.eps_mult
+
+
+def _line(rows: list[Row]) -> tuple[str, ...]:
+    first = rows[0]
+    name = first.name if len(rows) == 1 else f"{template(first.name)} (x{len(rows)})"
+    numbers = [f"{value:.4g}" for value in _numbers(first)]
+    return name, "x".join(map(str, first.shape)) or "scalar", first.role, *numbers, "; ".join(first.why)
