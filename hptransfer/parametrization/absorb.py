@@ -5,24 +5,43 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hptransfer.core.geometry import OptimizerInfo
-from hptransfer.core.rules import Geometry
 from hptransfer.parametrization.options import DecayRule
-from hptransfer.parametrization.plan import Row
+from hptransfer.parametrization.row import Row
 
 
-def absorb(row: Row, theta: float, geometry: Geometry, why: str) -> Row:
-    """Move a forward multiplier theta into a row (abc-symmetry, 2011.14522).
+def absorb(row: Row, theta: float, optimizer: OptimizerInfo, why: str) -> Row:
+    """Put a new forward multiplier theta on a row's effective weight, absorbed at once, and say why."""
+    moved = _shift(row, theta, optimizer)
+    return replace(moved, fwd_mult=row.fwd_mult, why=(*row.why, f"{why} [here x {theta:.4g}]"))
 
-    W' = theta W; the gradient at W' is 1/theta of W's, so a gradient step needs lr theta^2, a step that does not see the
-    gradient's size lr theta, and eps, compared with the gradient, eps/theta.
+
+def fold(row: Row, optimizer: OptimizerInfo) -> Row:
+    """The row without its forward multiplier: the trained function stays the same."""
+    return _shift(row, row.fwd_mult, optimizer) if row.fwd_mult != 1.0 else row
+
+
+def unfold(row: Row, optimizer: OptimizerInfo) -> Row:
+    """The row with lr_mult 1: the forward multiplier carries it. Rows that start at zero or are unused stay."""
+    theta = row.lr_mult**0.5 if optimizer.geometry == "gradient" else row.lr_mult
+    return _shift(row, 1 / theta, optimizer) if theta not in (0.0, 1.0) else row
+
+
+def _shift(row: Row, theta: float, optimizer: OptimizerInfo) -> Row:
+    """Move a factor theta from the forward pass into the weight: W' = theta W (abc-symmetry, 2011.14522).
+
+    The gradient at W' is 1/theta of W's, so a gradient step needs lr theta^2; a step that does not see the gradient's
+    size needs lr theta, and its eps, compared with the gradient, eps / theta. Decay shrinks W' as it shrank W: lr wd
+    stays, and an L2 term inside a sign step is compared with the gradient, so wd / theta^2.
     """
+    lr = theta**2 if optimizer.geometry == "gradient" else theta
     return replace(
         row,
         init_std=None if row.init_std is None else row.init_std * theta,
         init_mult=row.init_mult * theta,
-        lr_mult=row.lr_mult * (theta**2 if geometry == "gradient" else theta),
-        eps_mult=row.eps_mult / theta if geometry == "sign" else row.eps_mult,
-        why=(*row.why, f"{why} [here x {theta:.4g}]"),
+        lr_mult=row.lr_mult * lr,
+        wd_mult=row.wd_mult / (theta**2 if _l2_in_sign(optimizer) else lr),
+        eps_mult=row.eps_mult / theta if optimizer.geometry == "sign" else row.eps_mult,
+        fwd_mult=row.fwd_mult / theta,
     )
 
 
@@ -34,5 +53,10 @@ def with_decay(row: Row, optimizer: OptimizerInfo, rule: DecayRule) -> Row:
     """
     if rule == "coupled" or row.role == "unused":
         return row
-    l2_in_sign = optimizer.geometry == "sign" and not optimizer.decoupled and row.init_mult > 0
-    return replace(row, wd_mult=row.eps_mult / row.init_mult if l2_in_sign else 1 / row.lr_mult)
+    compared = _l2_in_sign(optimizer) and row.init_mult > 0
+    return replace(row, wd_mult=row.eps_mult / row.init_mult if compared else 1 / row.lr_mult)
+
+
+def _l2_in_sign(optimizer: OptimizerInfo) -> bool:
+    """Weight decay joins the gradient before a step that does not see the gradient's size (torch.optim.Adam)."""
+    return optimizer.geometry == "sign" and not optimizer.decoupled

@@ -30,7 +30,8 @@ from hptransfer.parametrization.multipliers import (
 )
 from hptransfer.parametrization.names import match_names
 from hptransfer.parametrization.options import Options
-from hptransfer.parametrization.plan import Plan, Row
+from hptransfer.parametrization.plan import Plan
+from hptransfer.parametrization.row import Row
 
 Optimizer = type[torch.optim.Optimizer] | str
 
@@ -252,7 +253,7 @@ class _Builder:
         if placed.note is not None:
             self.notes.append(placed.note)
         for name, theta in placed.factors.items():
-            rows[name] = absorb(rows[name], theta, self.trained_by(name).geometry, placed.why)
+            rows[name] = absorb(rows[name], theta, self.trained_by(name), placed.why)
 
 
 def _numbers(role: Role, rule: Rule) -> tuple[float, ...]:

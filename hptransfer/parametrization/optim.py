@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hptransfer.core.errors import UsageError
-from hptransfer.parametrization.plan import Plan, Row
+from hptransfer.parametrization.plan import Plan
+from hptransfer.parametrization.row import Row
 from hptransfer.parametrization.wrappers import plain_names
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,42 +14,11 @@ from typing import Any
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.graph import template
+from hptransfer.parametrization.absorb import fold, unfold
 from hptransfer.parametrization.multipliers import Hook
+from hptransfer.parametrization.row import Row
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Row:
-    """One parameter. Every multiplier is target / base: all are 1 at the base's own size.
-
-    name, shape: of the target's parameter; role: its kind; fan_in, fan_out: sizes; base: the base parameter it is
-    measured against.
-    init_std: root mean square that the target's initial values get (None: the model's own is kept, or the base was on
-    meta and could not be measured); init_mult: init_std / the base's.
-    lr_mult, wd_mult, eps_mult: on the optimizer's learning rate, weight decay and eps.
-    fwd_mult: multiplier in the forward pass, 1 when absorbed into init and learning rate.
-    optimizer: the class that should train it; base_shape: of the base parameter.
-    why: the reasons, in order of application.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    role: str
-    fan_in: int
-    fan_out: int
-    base: str
-    init_std: float | None
-    init_mult: float
-    lr_mult: float
-    wd_mult: float
-    eps_mult: float
-    fwd_mult: float = 1.0
-    optimizer: str = ""
-    base_shape: tuple[int, ...] = ()
-    m_in: float = 1.0
-    m_out: float = 1.0
-    why: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,8 +80,22 @@ class Plan:
         lines += [f"  - {reason}" for reason in row.why]
         std = "kept as the model draws it" if row.init_std is None else f"{row.init_std:.4g}"
         lines.append(f"  initial rms {std} (base x {row.init_mult:.4g})")
+        if row.fwd_mult != 1.0:
+            lines.append(f"  multiplied by {row.fwd_mult:.4g} in the forward pass")
         lines.append(f"  lr x {row.lr_mult:.4g}, weight decay x {row.wd_mult:.4g}, eps x {row.eps_mult:.4g}")
         return "\n".join(lines)
+
+    def as_multipliers(self) -> Plan:
+        """The same trained function with one learning rate: every lr_mult moves into a forward multiplier."""
+        return self._rewritten(unfold)
+
+    def absorb(self) -> Plan:
+        """The same trained function without forward multipliers: each moves into init and learning rate."""
+        return self._rewritten(fold)
+
+    def _rewritten(self, rewrite: Callable[[Row, OptimizerInfo], Row]) -> Plan:
+        rows = {n: rewrite(row, self.optimizers[row.optimizer]) for n, row in self.rows.items()}
+        return dataclasses.replace(self, rows=rows)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, round-tripped by `from_json`."""

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from hptransfer.core.errors import UsageError
 from hptransfer.parametrization.measure import rms
-from hptransfer.parametrization.plan import Plan, Row
+from hptransfer.parametrization.plan import Plan
+from hptransfer.parametrization.row import Row
 from hptransfer.parametrization.wrappers import plain_names
 
 
@@ -42,6 +44,7 @@ def parametrize_(model: nn.Module, plan: Plan) -> list[Change]:
                 parameters[name].mul_(factor)
                 changes.append(Change(name, factor, before, before * factor))
     _register_hooks(model, plan)
+    _register_multipliers(model, plan)
     return changes
 
 
@@ -110,3 +113,24 @@ def _register_hooks(model: nn.Module, plan: Plan) -> None:
             module.register_forward_pre_hook(_Multiply(hook.factor))
         else:
             module.register_forward_hook(_Multiply(hook.factor))
+
+
+class _Times(nn.Module):
+    """A parameter's forward multiplier: the model computes with factor x the stored values."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.factor * values
+
+
+def _register_multipliers(model: nn.Module, plan: Plan) -> None:
+    """Forward multipliers of a plan in its un-absorbed form, by torch's own parametrizations (which rename keys)."""
+    modules = dict(model.named_modules())
+    for name in [*plan.rows, *plan.aliases]:
+        row = plan[name]
+        owner, _, attribute = name.rpartition(".")
+        if row.fwd_mult != 1.0:
+            parametrize.register_parametrization(modules[owner], attribute, _Times(row.fwd_mult), unsafe=True)

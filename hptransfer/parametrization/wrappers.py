@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
 from hptransfer.core.errors import UsageError
@@ -33,10 +35,10 @@ def plain_names(model: nn.Module, plan: Plan) -> dict[str, nn.Parameter]:
 
 def _plain(name: str, plan: Plan) -> str:
     bare = ".".join(part for part in name.split(".") if part not in _INFIXES)
-    known = {bare: bare, **plan.aliases}
+    bare = re.sub(r"(^|\.)parametrizations\.([^.]+)\.original$", r"\1\2", bare)
     for candidate in (bare, bare.removeprefix("module.")):
         if candidate in plan.rows:
             return candidate
         if candidate in plan.aliases:
             return plan.aliases[candidate]
-    return known[bare]
+    return bare
