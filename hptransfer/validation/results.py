@@ -161,7 +161,7 @@ class TransferResult:
         """
         root = Path(directory)
         verdict = {k: v for k, v in self.to_json().items() if k != "runs"}
-        verdict["keys"] = [list(run.key) for run in self.runs]
+        verdict["keys"] = [run.key for run in self.runs]
         try:
             root.mkdir(parents=True, exist_ok=True)
             known = latest(read_runs(root / RUNS_FILE)[0])
@@ -191,7 +191,7 @@ class TransferResult:
             raise UsageError(f"{path} cannot be read: {error}.") from error
         runs, notes = read_runs(Path(directory) / RUNS_FILE)
         known = latest(runs)
-        keys = [tuple(key) for key in data.get("keys", [])] if isinstance(data, dict) else []
+        keys = data.get("keys", []) if isinstance(data, dict) else []
         lost = sum(key not in known for key in keys)
         if lost:
             notes.append(f"{lost} of the {len(keys)} runs of this result are not in {RUNS_FILE}.")

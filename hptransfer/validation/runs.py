@@ -15,7 +15,8 @@ from hptransfer.validation.codec import decode, encode
 SCHEMA = 1
 RUNS_FILE = "runs.jsonl"
 State = Literal["complete", "diverged", "pruned", "failed"]
-Key = tuple[str, int | None, int | None, str, int, int, float | None, float | None, str]
+Key = str
+"""Names one run: its scheme, scale, learning rate, seed, steps and recipe, in one line of text."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,9 @@ class Job:
     @property
     def key(self) -> Key:
         """What makes two runs the same run; learning rates are equal to 12 digits."""
-        lr = f"{self.lr:.12g}"
-        return (
-            *(self.scheme, self.width, self.depth, lr, self.seed, self.steps),
-            *(self.batch, self.tokens, self.fingerprint),
-        )
+        scale = {"width": self.width, "depth": self.depth, "batch": self.batch, "tokens": self.tokens}
+        where = " ".join(f"{axis}={value:g}" for axis, value in scale.items() if value is not None)
+        return f"{self.scheme} {where} lr={self.lr:.12g} seed={self.seed} steps={self.steps} {self.fingerprint}".strip()
 
     def __str__(self) -> str:
         depth = f" depth {self.depth}" if self.depth is not None else ""
