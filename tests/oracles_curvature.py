@@ -1,0 +1,112 @@
+"""Brute-force twins for curvature, quadratics, kernels and solvable models: dense, by loops, by Monte Carlo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def named(model: nn.Module) -> dict[str, Tensor]:
+    """The trainable parameters, detached, by name."""
+    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def flat(tree: dict[str, Tensor]) -> Tensor:
+    """All tensors of a dict as one vector."""
+    return torch.cat([t.reshape(-1) for t in tree.values()])
+
+
+def unflat(vector: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `flat`."""
+    pieces = vector.split([t.numel() for t in like.values()])
+    return {n: piece.view(t.shape) for (n, t), piece in zip(like.items(), pieces, strict=True)}
+
+
+class _WithLoss(nn.Module):
+    """The loss as a module's forward, so that functional_call can swap the parameters below it."""
+
+    def __init__(self, model: nn.Module, loss_fn: Callable[[nn.Module, Any], Tensor]) -> None:
+        super().__init__()
+        self.inner = model
+        self.loss_fn = loss_fn
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.loss_fn(self.inner, batch)
+
+
+def dense_hessian(model: nn.Module, loss_fn: Callable[[nn.Module, Any], Tensor], batch: Any) -> Tensor:
+    """The Hessian of the batch's loss entry by entry, by torch.autograd.functional on the flat parameter vector."""
+    wrapped, like = _WithLoss(model, loss_fn), named(model)
+
+    def loss(vector: Tensor) -> Tensor:
+        return functional_call(wrapped, {f"inner.{n}": t for n, t in unflat(vector, like).items()}, (batch,))
+
+    with sdpa_kernel(SDPBackend.MATH):
+        return torch.autograd.functional.hessian(loss, flat(like))
+
+
+def dense_jacobian(model: nn.Module, x: Tensor) -> Tensor:
+    """d output / d parameters, (outputs.numel(), parameters)."""
+    like = named(model)
+    made = jacrev(lambda v: functional_call(model, unflat(v, like), (x,)).reshape(-1))(flat(like))
+    return made
+
+
+def dense_ggn(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """J' H_z J with all three factors formed."""
+    z = model(x).detach()
+    h = jacrev(jacrev(lambda flat_z: criterion(flat_z.view(z.shape), y)))(z.reshape(-1))
+    j = dense_jacobian(model, x)
+    return j.T @ h @ j
+
+
+def largest_real_eigenvalue(matrix: Tensor) -> float:
+    """Of a matrix that need not be symmetric (P^-1 H) but has a real spectrum."""
+    values = torch.linalg.eigvals(matrix)
+    assert float(values.imag.abs().max()) < 1e-6 * float(values.abs().max())
+    return float(values.real.max())
+
+
+def simulate_mode(eta_lambda: float, step: Callable[[float, float, float], tuple[float, float]], steps: int) -> float:
+    """|x| after `steps` of a momentum method on x^2 lambda/2, from x = 1, m = 0 (inf once beyond 1e12)."""
+    x, m = 1.0, 0.0
+    for _ in range(steps):
+        x, m = step(x, m, eta_lambda)
+        if abs(x) > 1e12:
+            return float("inf")
+    return abs(x) + abs(m)
+
+
+def monte_carlo_losses(
+    eigenvalues: np.ndarray,
+    start: np.ndarray,
+    noise_std: np.ndarray,
+    lrs: Sequence[float],
+    update: Callable[[np.ndarray, np.ndarray, np.ndarray, float, int], tuple[np.ndarray, np.ndarray]],
+    *,
+    samples: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Mean final loss of noisy training on a diagonal quadratic, and its standard error, from simulated runs."""
+    rng = np.random.default_rng(seed)
+    x = np.tile(start, (samples, 1))
+    m = np.zeros_like(x)
+    for t, lr in enumerate(lrs):
+        gradient = eigenvalues * x + noise_std * rng.standard_normal(x.shape)
+        x, m = update(x, m, gradient, lr, t)
+    losses = 0.5 * (eigenvalues * x**2).sum(axis=1)
+    return float(losses.mean()), float(losses.std(ddof=1) / np.sqrt(samples))
+
+
+def gaussian_expectation(function: Callable[[Tensor], Tensor], covariance: Tensor, *, samples: int, seed: int) -> float:
+    """E function(z), z ~ N(0, covariance) of any dimension, by Monte Carlo with antithetic pairs."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(samples, covariance.shape[0], generator=generator, dtype=torch.float64)
+    z = torch.cat([z, -z]) @ torch.linalg.cholesky(covariance).T
+    return float(function(z).mean())
