@@ -76,12 +76,24 @@ def default_eps(optimizer: type[torch.optim.Optimizer] | str, options: Mapping[s
     return float(parameter.default) if parameter is not None and isinstance(parameter.default, float) else None
 
 
+def default_betas(
+    optimizer: type[torch.optim.Optimizer] | str, options: Mapping[str, Any] | None = None
+) -> tuple[float, ...] | None:
+    """The optimizer's betas, from its options or its class's defaults; None where it has no option of that name."""
+    if options and "betas" in options:
+        return tuple(float(beta) for beta in options["betas"])
+    cls = getattr(torch.optim, optimizer, None) if isinstance(optimizer, str) else optimizer
+    parameter = inspect.signature(cls).parameters.get("betas") if cls is not None else None
+    return tuple(parameter.default) if parameter is not None and isinstance(parameter.default, tuple) else None
+
+
 @dataclass(frozen=True)
 class OptimizerInfo:
     """What the rules need to know of an optimizer.
 
     name: its class; geometry: of its update; decoupled: its weight decay multiplies the weight directly;
-    default_eps: None where it has none; shape_factor: the library's own factor on a matrix's learning rate.
+    default_eps: None where it has none; shape_factor: the library's own factor on a matrix's learning rate;
+    betas: its averaging constants, None where it has none of that name.
     """
 
     name: str
@@ -89,6 +101,7 @@ class OptimizerInfo:
     decoupled: bool
     default_eps: float | None
     shape_factor: str | None = None
+    betas: tuple[float, ...] | None = None
 
     @classmethod
     def of(
@@ -97,9 +110,8 @@ class OptimizerInfo:
         """Read it off an optimizer's class (or name) and keyword options."""
         name = optimizer_name(optimizer)
         factor = (options or {}).get("adjust_lr_fn") or "original" if name == "Muon" else None
-        return cls(
-            name, geometry_of(optimizer), decoupled_decay(optimizer, options), default_eps(optimizer, options), factor
-        )
+        eps, decoupled = default_eps(optimizer, options), decoupled_decay(optimizer, options)
+        return cls(name, geometry_of(optimizer), decoupled, eps, factor, default_betas(optimizer, options))
 
     def own_factor(self, shape: Sequence[int]) -> float:
         """The library's own factor on the learning rate of a rows x columns matrix, which the plan divides out.

@@ -65,6 +65,7 @@ class Scheme:
     depth_alpha: exponent of the residual branch multiplier L^-alpha; None leaves depth alone.
     attention: logits multiplier relative to the base: "1/d" or "1/sqrt(d)".
     global_lr: one learning rate and the model's own init (the SP control).
+    unit: weights are stored with unit rms, their scale in the forward pass (unit scaling).
     source: where it is published.
     """
 
@@ -76,6 +77,7 @@ class Scheme:
     global_lr: bool = False
     exact_spectral: bool = False
     embedding_lr: Fraction = Fraction(0)
+    unit: bool = False
     source: str = ""
 
 
@@ -90,7 +92,9 @@ SCHEMES: Mapping[str, Scheme] = {
         Scheme("spectral", exact_spectral=True, source="Yang, Simon & Bernstein 2023, 2310.17813, Condition 1"),
         Scheme("completep", depth_alpha=Fraction(1), source="Dey et al. 2025, 2505.01618, Table 1"),
         Scheme("depth-mup", depth_alpha=HALF, source="Yang et al. 2023, 2310.02244"),
-        Scheme("umup", embedding_lr=-HALF, depth_alpha=HALF, source="Blake et al. 2024, 2407.17465, Table 2"),
+        Scheme(
+            "umup", embedding_lr=-HALF, depth_alpha=HALF, unit=True, source="Blake et al. 2024, 2407.17465, Table 2"
+        ),
     )
 }
 

@@ -5,28 +5,29 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hptransfer.core.geometry import OptimizerInfo
+from hptransfer.core.horizon import Horizon
 from hptransfer.parametrization.options import DecayRule
 from hptransfer.parametrization.row import Row
 
 
 def absorb(row: Row, theta: float, optimizer: OptimizerInfo, why: str) -> Row:
     """Put a new forward multiplier theta on a row's effective weight, absorbed at once, and say why."""
-    moved = _shift(row, theta, optimizer)
+    moved = shift(row, theta, optimizer)
     return replace(moved, fwd_mult=row.fwd_mult, why=(*row.why, f"{why} [here x {theta:.4g}]"))
 
 
 def fold(row: Row, optimizer: OptimizerInfo) -> Row:
     """The row without its forward multiplier: the trained function stays the same."""
-    return _shift(row, row.fwd_mult, optimizer) if row.fwd_mult != 1.0 else row
+    return shift(row, row.fwd_mult, optimizer) if row.fwd_mult != 1.0 else row
 
 
 def unfold(row: Row, optimizer: OptimizerInfo) -> Row:
     """The row with lr_mult 1: the forward multiplier carries it. Rows that start at zero or are unused stay."""
     theta = row.lr_mult**0.5 if optimizer.geometry == "gradient" else row.lr_mult
-    return _shift(row, 1 / theta, optimizer) if theta not in (0.0, 1.0) else row
+    return shift(row, 1 / theta, optimizer) if theta not in (0.0, 1.0) else row
 
 
-def _shift(row: Row, theta: float, optimizer: OptimizerInfo) -> Row:
+def shift(row: Row, theta: float, optimizer: OptimizerInfo) -> Row:
     """Move a factor theta from the forward pass into the weight: W' = theta W (abc-symmetry, 2011.14522).
 
     The gradient at W' is 1/theta of W's, so a gradient step needs lr theta^2; a step that does not see the gradient's
@@ -55,6 +56,19 @@ def with_decay(row: Row, optimizer: OptimizerInfo, rule: DecayRule) -> Row:
         return row
     compared = _l2_in_sign(optimizer) and row.init_mult > 0
     return replace(row, wd_mult=row.eps_mult / row.init_mult if compared else 1 / row.lr_mult)
+
+
+def with_horizon(row: Row, ratio: Horizon) -> Row:
+    """The batch's and the duration's multipliers, which are the same for every parameter."""
+    if not ratio.why or row.role == "unused":
+        return row
+    return replace(
+        row,
+        lr_mult=row.lr_mult * ratio.lr,
+        wd_mult=row.wd_mult * ratio.weight_decay,
+        eps_mult=row.eps_mult * ratio.eps,
+        why=(*row.why, *ratio.why),
+    )
 
 
 def _l2_in_sign(optimizer: OptimizerInfo) -> bool:

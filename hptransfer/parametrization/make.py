@@ -13,11 +13,13 @@ from torch import nn
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.graph import Graph, trace
+from hptransfer.core.horizon import Horizon, horizon
+from hptransfer.core.recipe import Scale
 from hptransfer.core.roles import Role, role_of_use, settle
 from hptransfer.core.rules import Rule, Scheme, init_ratio, rule_for, scheme_named
 from hptransfer.core.scale_flow import ScaleFlow
 from hptransfer.core.uses import Use, parameter_uses
-from hptransfer.parametrization.absorb import absorb, with_decay
+from hptransfer.parametrization.absorb import absorb, with_decay, with_horizon
 from hptransfer.parametrization.measure import measure_rms
 from hptransfer.parametrization.multipliers import (
     Absorbed,
@@ -30,7 +32,7 @@ from hptransfer.parametrization.multipliers import (
 )
 from hptransfer.parametrization.names import match_names
 from hptransfer.parametrization.options import Options
-from hptransfer.parametrization.plan import Plan
+from hptransfer.parametrization.plan import Plan, unit_weights
 from hptransfer.parametrization.row import Row
 
 Optimizer = type[torch.optim.Optimizer] | str
@@ -48,6 +50,8 @@ def make_plan(
     roles: Mapping[str, Role] | None = None,
     base_std: Mapping[str, float] | None = None,
     options: Options | None = None,
+    scale: Scale | None = None,
+    base_scale: Scale | None = None,
 ) -> Plan:
     """Work out how every hyperparameter of `model` must differ from the base's.
 
@@ -58,6 +62,7 @@ def make_plan(
     scheme: a name from hptransfer.core.rules.SCHEMES. optimizer: class or name, or {"hidden": Muon, "rest": AdamW} for
     one optimizer on hidden matrices and another on the rest; optimizer_options: keyword options (betas, adjust_lr_fn).
     roles: parameter name or glob -> Role, for what the trace cannot settle. options: named choices, see Options.
+    scale, base_scale: batch and tokens of the target's and the base's run; width and depth are read off the models.
     Raises UsageError where a role cannot be settled, shapes do not correspond, or a name or option is unknown.
     """
     chosen, options = scheme_named(scheme), options or Options()
@@ -70,7 +75,9 @@ def make_plan(
     build = _Builder(model, base, graphs, chosen, optimizers, options, roles or {}, stds)
     rows = {n: with_decay(r, build.trained_by(n), options.weight_decay) for n, r in build.rows().items()}
     named = {info.name: info for info in optimizers.values()}
-    return Plan(
+    ratios = {n: _horizon(info, scale, base_scale, chosen, options) for n, info in named.items()}
+    rows = {n: with_horizon(row, ratios[row.optimizer]) for n, row in rows.items()}
+    plan = Plan(
         scheme=scheme,
         optimizers=named,
         rows=rows,
@@ -78,7 +85,16 @@ def make_plan(
         hooks=tuple(build.hooks),
         notes=tuple(build.notes),
         options={k: str(v) for k, v in vars(options).items()},
+        beta_power=max(ratio.beta_power for ratio in ratios.values()),
     )
+    return unit_weights(plan) if chosen.unit else plan
+
+
+def _horizon(info: OptimizerInfo, scale: Scale | None, base: Scale | None, scheme: Scheme, options: Options) -> Horizon:
+    if scale is None or base is None or scheme.global_lr:
+        return Horizon()
+    rules = {"batch": options.batch, "duration": options.duration, "decay": options.decay_horizon}
+    return horizon(scale, base, info.geometry, **rules)
 
 
 def _optimizers(

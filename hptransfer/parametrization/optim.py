@@ -69,6 +69,7 @@ def max_lrs(groups: Sequence[Mapping[str, Any]] | torch.optim.Optimizer) -> list
 
 def _group(row: Row, plan: Plan, lr: float, weight_decay: float, eps: float | None) -> dict[str, Any]:
     base_eps = eps if eps is not None else plan.optimizers[row.optimizer].default_eps
+    betas = plan.optimizers[row.optimizer].betas
     return {
         "params": [],
         "names": [],
@@ -76,6 +77,7 @@ def _group(row: Row, plan: Plan, lr: float, weight_decay: float, eps: float | No
         "lr_mult": row.lr_mult,
         "weight_decay": weight_decay * row.wd_mult,
         "eps": None if base_eps is None else base_eps * row.eps_mult,
+        "betas": None if betas is None or plan.beta_power == 1 else tuple(b**plan.beta_power for b in betas),
     }
 
 

@@ -19,6 +19,7 @@ class Options:
     weight_decay: "independent" keeps lr x wd per step equal to the base's; "coupled" leaves wd as given.
     eps: "scaled" follows the gradient's scale; "fixed" leaves it as given (mup 1.0.0).
     unused: "error" refuses a trainable parameter that the traced forward never uses; "keep" leaves it as it is.
+    batch, duration, decay_horizon: rules for batch size and tokens, see hptransfer.core.horizon.
     """
 
     readout_init: Literal["own", "zero"] = "own"
@@ -26,6 +27,9 @@ class Options:
     weight_decay: DecayRule = "independent"
     eps: Literal["scaled", "fixed"] = "scaled"
     unused: Literal["error", "keep"] = "error"
+    batch: str = "default"
+    duration: str = "none"
+    decay_horizon: str = "timescale"
 
     def __post_init__(self) -> None:
         allowed = {

@@ -14,7 +14,7 @@ from typing import Any
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.graph import template
-from hptransfer.parametrization.absorb import fold, unfold
+from hptransfer.parametrization.absorb import fold, shift, unfold
 from hptransfer.parametrization.multipliers import Hook
 from hptransfer.parametrization.row import Row
 
@@ -27,7 +27,7 @@ class Plan:
 
     rows: name -> Row; aliases: further names of tied parameters; hooks: multipliers that no parameter can hold;
     notes: what the user should know; optimizers: name -> what the learning-rate rules were derived for;
-    options: the named choices that were made.
+    options: the named choices that were made; beta_power: the optimizer's betas are raised to it (batch / base batch).
     """
 
     scheme: str
@@ -37,6 +37,7 @@ class Plan:
     hooks: tuple[Hook, ...] = ()
     notes: tuple[str, ...] = ()
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    beta_power: float = 1.0
 
     def __getitem__(self, name: str) -> Row:
         """The row of a parameter, under any of its names. Raises KeyError naming close matches."""
@@ -55,8 +56,10 @@ class Plan:
     @property
     def is_identity(self) -> bool:
         """True when nothing changes: at the base's own size, or under the SP control."""
-        return not self.hooks and all(
-            row.init_mult == row.lr_mult == row.wd_mult == row.eps_mult == row.fwd_mult == 1.0 for row in self
+        return (
+            not self.hooks
+            and self.beta_power == 1.0
+            and all(row.init_mult == row.lr_mult == row.wd_mult == row.eps_mult == row.fwd_mult == 1.0 for row in self)
         )
 
     @property
@@ -113,7 +116,7 @@ class Plan:
                 raise UsageError(f"This plan has format {data['format']!r}; this version of hptransfer reads {FORMAT}.")
             fields = {k: v for k, v in data.items() if k != "format"}
             rows = [Row(**{**r, **{k: tuple(r[k]) for k in ("shape", "base_shape", "why")}}) for r in fields["rows"]]
-            fields["optimizers"] = {info["name"]: OptimizerInfo(**info) for info in fields["optimizers"]}
+            fields["optimizers"] = {info["name"]: _optimizer(info) for info in fields["optimizers"]}
             fields["rows"] = {row.name: row for row in rows}
             fields["hooks"] = tuple(Hook(**hook) for hook in fields["hooks"])
             fields["notes"] = tuple(fields["notes"])
@@ -149,6 +152,28 @@ def verify_fingerprint(plan: Plan, stored: str) -> None:
             f"This checkpoint was trained under plan {stored}, but the plan in hand is {plan.fingerprint}: resuming would "
             f"change learning rates silently. Load the plan that was saved with the checkpoint."
         )
+
+
+def unit_weights(plan: Plan) -> Plan:
+    """The same trained function with every random weight stored at unit rms and its scale in the forward pass.
+
+    Gains, biases, zeros and weights of unknown std stay absorbed. Source: unit scaling, 2303.11257; u-muP, 2407.17465.
+    """
+    rows = {
+        name: shift(row, 1 / row.init_std, plan.optimizers[row.optimizer])
+        if row.init_std and row.role in {"input", "hidden", "readout"}
+        else row
+        for name, row in plan.rows.items()
+    }
+    note = (
+        "weights are stored at unit rms; their scale is a forward multiplier (torch parametrizations rename their keys)"
+    )
+    return dataclasses.replace(plan, rows=rows, notes=(*plan.notes, note))
+
+
+def _optimizer(data: Mapping[str, Any]) -> OptimizerInfo:
+    betas = data.get("betas")
+    return OptimizerInfo(**{**data, "betas": None if betas is None else tuple(betas)})
 
 
 def _table(plan: Plan) -> str:
