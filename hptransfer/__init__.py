@@ -11,6 +11,7 @@ from hptransfer.parametrization.optim import max_lrs as max_lrs
 from hptransfer.parametrization.optim import param_groups as param_groups
 from hptransfer.parametrization.optim import set_lr as set_lr
 from hptransfer.parametrization.options import Options as Options
+from hptransfer.parametrization.options import Tuned as Tuned
 from hptransfer.parametrization.plan import Plan as Plan
 from hptransfer.parametrization.plan import verify_fingerprint as verify_fingerprint
 from hptransfer.parametrization.rewrite import parametrize_ as parametrize_

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.horizon import Horizon
-from hptransfer.parametrization.options import DecayRule
+from hptransfer.parametrization.options import DecayRule, Tuned
 from hptransfer.parametrization.row import Row
 
 
@@ -68,6 +68,18 @@ def with_horizon(row: Row, ratio: Horizon) -> Row:
         wd_mult=row.wd_mult * ratio.weight_decay,
         eps_mult=row.eps_mult * ratio.eps,
         why=(*row.why, *ratio.why),
+    )
+
+
+def with_tuned(row: Row, tuned: Tuned, pattern: str) -> Row:
+    """The factors that the user tuned at the base for the modules that `pattern` matches."""
+    return replace(
+        row,
+        init_std=None if row.init_std is None else row.init_std * tuned.init,
+        init_mult=row.init_mult * tuned.init,
+        lr_mult=row.lr_mult * tuned.lr,
+        wd_mult=row.wd_mult * tuned.weight_decay,
+        why=(*row.why, f"tuned at the base for {pattern}: {tuned}"),
     )
 
 

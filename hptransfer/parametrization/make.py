@@ -19,7 +19,7 @@ from hptransfer.core.roles import Role, role_of_use, settle
 from hptransfer.core.rules import Rule, Scheme, init_ratio, rule_for, scheme_named
 from hptransfer.core.scale_flow import ScaleFlow
 from hptransfer.core.uses import Use, parameter_uses
-from hptransfer.parametrization.absorb import absorb, with_decay, with_horizon
+from hptransfer.parametrization.absorb import absorb, with_decay, with_horizon, with_tuned
 from hptransfer.parametrization.measure import measure_rms
 from hptransfer.parametrization.multipliers import (
     Absorbed,
@@ -31,7 +31,7 @@ from hptransfer.parametrization.multipliers import (
     tied_readout_multipliers,
 )
 from hptransfer.parametrization.names import match_names
-from hptransfer.parametrization.options import Options
+from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.parametrization.plan import Plan, unit_weights
 from hptransfer.parametrization.row import Row
 
@@ -50,6 +50,7 @@ def make_plan(
     roles: Mapping[str, Role] | None = None,
     base_std: Mapping[str, float] | None = None,
     options: Options | None = None,
+    tuned: Mapping[str, Tuned] | None = None,
     scale: Scale | None = None,
     base_scale: Scale | None = None,
 ) -> Plan:
@@ -62,6 +63,7 @@ def make_plan(
     scheme: a name from hptransfer.core.rules.SCHEMES. optimizer: class or name, or {"hidden": Muon, "rest": AdamW} for
     one optimizer on hidden matrices and another on the rest; optimizer_options: keyword options (betas, adjust_lr_fn).
     roles: parameter name or glob -> Role, for what the trace cannot settle. options: named choices, see Options.
+    tuned: parameter name or glob -> factors that were tuned at the base for that kind of module (the first match counts).
     scale, base_scale: batch and tokens of the target's and the base's run; width and depth are read off the models.
     Raises UsageError where a role cannot be settled, shapes do not correspond, or a name or option is unknown.
     """
@@ -77,6 +79,7 @@ def make_plan(
     named = {info.name: info for info in optimizers.values()}
     ratios = {n: _horizon(info, scale, base_scale, chosen, options) for n, info in named.items()}
     rows = {n: with_horizon(row, ratios[row.optimizer]) for n, row in rows.items()}
+    rows = {n: _with_tuned(row, tuned or {}) for n, row in rows.items()}
     plan = Plan(
         scheme=scheme,
         optimizers=named,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from hptransfer.core.errors import UsageError
@@ -42,3 +43,21 @@ class Options:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise UsageError(f"Options({name}={getattr(self, name)!r}): use one of {values}.")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Multipliers that were tuned once at the base for one kind of module; they transfer like every base setting.
+
+    lr, init, weight_decay: factors on the learning rate, the initial std and the weight decay of matching parameters.
+    Raises UsageError where one is not positive. Source: per-module hyperparameters, 2512.22382 (Completed-P).
+    """
+
+    lr: float = 1.0
+    init: float = 1.0
+    weight_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (isfinite(value) and value > 0):
+                raise UsageError(f"Tuned({name}={value!r}): must be a positive finite factor.")

@@ -113,3 +113,24 @@ def test_batch_and_tokens_multiply_every_parameter_alike():
         assert after.wd_mult / before.wd_mult == pytest.approx(0.25)
     group = hpt.param_groups(model, scaled, lr=1e-3)[0]
     assert group["betas"] == pytest.approx((0.9**4, 0.999**4))  # the half-life in samples is kept
+
+
+def test_tuned_factors_transfer_to_every_size():
+    torch.manual_seed(0)
+    base, model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)), nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 4))
+    inputs, tuned = (torch.zeros(2, 8),), {"1.*": hpt.Tuned(lr=3, init=0.5)}
+    plain, with_tuned = (
+        hpt.make_plan(model, base=base, example_inputs=inputs, tuned=factors) for factors in ({}, tuned)
+    )
+    assert with_tuned["1.weight"].lr_mult == pytest.approx(3 * plain["1.weight"].lr_mult)
+    assert with_tuned["1.weight"].init_mult == pytest.approx(0.5 * plain["1.weight"].init_mult)
+    assert with_tuned["0.weight"] == plain["0.weight"]
+    at_base = hpt.make_plan(base, base=base, example_inputs=inputs, tuned=tuned)
+    before = base[1].weight.detach().clone()
+    hpt.parametrize_(base, at_base)
+    torch.testing.assert_close(base[1].weight.detach(), 0.5 * before, rtol=1e-6, atol=0)
+
+
+def test_a_tuned_factor_must_be_positive():
+    with pytest.raises(hpt.UsageError, match=r"Tuned\(lr=-1\)"):
+        hpt.Tuned(lr=-1)
