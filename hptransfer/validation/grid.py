@@ -1,0 +1,131 @@
+"""The grid of a sweep from what the user gave: checked, completed from the recipe, and laid out as jobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.rules import SCHEMES
+from hptransfer.validation.runs import Job
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is to be run: every scheme x scale x learning rate x seed, each for `steps` optimizer steps."""
+
+    schemes: tuple[str, ...]
+    scales: tuple[Scale, ...]
+    lrs: tuple[float, ...]
+    seeds: tuple[int, ...]
+    steps: int
+
+    def jobs(self, fingerprint: str) -> list[Job]:
+        """All jobs, seeds fastest."""
+        return [
+            job_at(scheme, scale, lr=lr, seed=seed, steps=self.steps, fingerprint=fingerprint)
+            for scheme in self.schemes
+            for scale in self.scales
+            for lr in self.lrs
+            for seed in self.seeds
+        ]
+
+
+def job_at(scheme: str, scale: Scale, *, lr: float, seed: int, steps: int, fingerprint: str) -> Job:
+    """The job of one scheme at one scale."""
+    return Job(scheme, scale.width, scale.depth, lr, seed, steps, scale.batch, scale.tokens, fingerprint)
+
+
+def grid_of(
+    recipe: Recipe,
+    *,
+    widths: Sequence[int] | None = None,
+    scales: Sequence[Scale] | None = None,
+    lrs: Sequence[float] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    schemes: Sequence[str] = ("mup", "sp"),
+    steps: int | None = None,
+) -> Grid:
+    """The grid, with the recipe's own widths, lrs, seeds and steps where none are given. lrs are sorted.
+
+    widths: the base scale with its width replaced; or scales, not both. seeds: a count, or the seeds themselves.
+    Raises UsageError where something is empty, given twice, not positive or unknown.
+    """
+    if widths is not None and scales is not None:
+        raise UsageError("Give widths or scales, not both.")
+    if scales is None:
+        scales = [recipe.base.with_(width=w) for w in checked_widths(recipe.widths if widths is None else widths)]
+    total = recipe.steps if steps is None else steps
+    if isinstance(total, bool) or not isinstance(total, int) or total < 1:
+        raise UsageError(f"steps={total!r}: must be a whole number of optimizer steps, at least 1.")
+    return Grid(
+        schemes=_distinct("schemes", [known_scheme(s) for s in _listed(schemes)]),
+        scales=_distinct("scales", scales),
+        lrs=checked_lrs(recipe.lrs if lrs is None else lrs),
+        seeds=checked_seeds(recipe.seeds if seeds is None else seeds),
+        steps=total,
+    )
+
+
+def checked_widths(widths: Iterable[int]) -> tuple[int, ...]:
+    """Widths as given. Raises UsageError where one is not a positive whole number or given twice, or none is given."""
+    for width in (given := list(widths)):
+        if isinstance(width, bool) or width != int(width) or width < 1:
+            raise UsageError(f"widths={given}: {width!r} is not a positive whole number.")
+    return _distinct("widths", [int(w) for w in given])
+
+
+def checked_lrs(lrs: Iterable[float]) -> tuple[float, ...]:
+    """Sorted learning rates. Raises UsageError where one is not positive, or repeated, or none is given."""
+    for lr in (given := list(lrs)):
+        if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not (math.isfinite(lr) and lr > 0):
+            raise UsageError(f"lrs={given}: {lr!r} is not a learning rate; give positive finite numbers.")
+    _distinct("lrs", [f"{lr:.12g}" for lr in given])
+    return tuple(sorted(float(lr) for lr in given))
+
+
+def checked_seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
+    """n -> 0 .. n-1, or the seeds as given. Raises UsageError where there are none, or one is negative or repeated."""
+    if isinstance(seeds, bool) or (isinstance(seeds, int) and seeds < 1):
+        raise UsageError(f"seeds={seeds!r}: give at least 1 (3 for an interval).")
+    given = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    for seed in given:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise UsageError(f"seeds={given}: {seed!r} is not a seed; give whole numbers from 0 to 2^31 - 1.")
+    return _distinct("seeds", given)
+
+
+def known_scheme(scheme: str) -> str:
+    """The scheme's name. Raises UsageError where there is no such scheme."""
+    if scheme not in SCHEMES:
+        raise UsageError(f"scheme {scheme!r} is unknown; use one of {', '.join(sorted(SCHEMES))}.")
+    return scheme
+
+
+def checked_device(device: str) -> str:
+    """A usable device; "auto" takes an accelerator where there is one. Raises UsageError for one torch cannot use."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except Exception as error:
+        first = str(error).split("\n")[0]
+        raise UsageError(f"device={device!r} cannot be used here: {first}. Use 'auto', 'cpu' or 'cuda'.") from error
+    return device
+
+
+def _listed(values: str | Sequence[str]) -> list[str]:
+    return [values] if isinstance(values, str) else list(values)
+
+
+def _distinct(name: str, values: Sequence) -> tuple:
+    if not values:
+        raise UsageError(f"{name} is empty: give at least one, or set the recipe's own.")
+    twice = sorted({str(v) for v in values if list(values).count(v) > 1})
+    if twice:
+        raise UsageError(f"{name} holds {', '.join(twice)} more than once; give each once.")
+    return tuple(values)

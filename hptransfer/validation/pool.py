@@ -1,0 +1,142 @@
+"""Worker processes that train jobs for one recipe, reused from job to job; they die with their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Protocol
+
+import torch
+
+from hptransfer.validation.portable import Portable
+from hptransfer.validation.runs import Job, Run
+from hptransfer.validation.trainer import Trainer, failed
+
+Task = tuple[Job, ...]
+
+
+class Engine(Protocol):
+    """What makes the runs of one task, in whatever process."""
+
+    def __call__(self, trainer: Trainer, task: Task) -> list[Run]: ...
+
+
+def loop_engine(trainer: Trainer, task: Task) -> list[Run]:
+    """Train a task's jobs one after the other."""
+    return [trainer.run(job) for job in task]
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, limited by the container's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    task: Task = ()
+
+
+class Pool:
+    """`workers` processes with one thread each. A task whose process dies is recorded as failed; a new one takes over.
+
+    Processes are forked where the platform and the device allow it (quick, and any recipe will do), else spawned (the
+    recipe must come from a file, see Portable).
+    """
+
+    def __init__(
+        self, trainer: Trainer, *, workers: int, engine: Engine = loop_engine, start_method: str | None = None
+    ) -> None:
+        forks = "fork" in multiprocessing.get_all_start_methods() and not trainer.device.startswith("cuda")
+        method = start_method or ("fork" if forks and not torch.cuda.is_initialized() else "spawn")
+        self.context: Any = multiprocessing.get_context(method)
+        self.payload = trainer if method == "fork" else Portable.of(trainer)
+        self.engine, self.count = engine, workers
+        self.workers: list[_Worker] = []
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[Run]:
+        """Every task's runs, as they finish. Leaving the iterator early ends the workers."""
+        waiting = list(reversed(tasks))
+        try:
+            self.workers = [self._start() for _ in range(min(self.count, len(tasks)))]
+            for worker in self.workers:
+                self._send(worker, waiting.pop())
+            while any(worker.task for worker in self.workers):
+                for worker in self._ready():
+                    yield from self._receive(worker)
+                    if waiting:
+                        self._send(worker, waiting.pop())
+        finally:
+            self._stop()
+
+    def _start(self) -> _Worker:
+        ours, theirs = self.context.Pipe()
+        arguments = (theirs, self.payload, self.engine, os.getpid())
+        process = self.context.Process(target=_serve, args=arguments, daemon=True)
+        with warnings.catch_warnings():  # Python >= 3.12 warns of forking beside threads; the child uses none of them
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _send(self, worker: _Worker, task: Task) -> None:
+        worker.task = task
+        with contextlib.suppress(OSError):  # it died meanwhile: the next receive finds that out
+            worker.connection.send(task)
+
+    def _ready(self) -> list[_Worker]:
+        busy = {worker.connection: worker for worker in self.workers if worker.task}
+        return [busy[connection] for connection in wait(list(busy)) if isinstance(connection, Connection)]
+
+    def _receive(self, worker: _Worker) -> list[Run]:
+        task, worker.task = worker.task, ()
+        try:
+            return worker.connection.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            code = worker.process.exitcode
+            how = f"signal {-code} ({signal.strsignal(-code)})" if code and code < 0 else f"exit code {code}"
+            fresh = self._start()
+            worker.process, worker.connection = fresh.process, fresh.connection
+            return [failed(job, f"its worker process died with {how}; out of memory?") for job in task]
+
+    def _stop(self) -> None:
+        for worker in self.workers:
+            worker.process.terminate() if worker.task else worker.connection.close()
+        for worker in self.workers:
+            worker.process.join()
+        self.workers = []
+
+
+def _serve(connection: Connection, payload: Trainer | Portable, engine: Engine, parent: int) -> None:
+    """A worker's life: one task after the other until its parent closes the connection or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    trainer = payload.trainer() if isinstance(payload, Portable) else payload
+    try:
+        while True:
+            connection.send(engine(trainer, connection.recv()))
+    except (EOFError, OSError):
+        return
+
+
+def _die_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
