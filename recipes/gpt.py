@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale
 
-BASE = Scale(width=32, depth=2)
+BASE = Scale(width=16, depth=2)
 CONTEXT, BATCH, HEADS, BYTES = 64, 16, 4, 256
 options = {"text": "a file to train on, in place of the standard library's source"}  # --text FILE sets HPTRANSFER_TEXT
 
@@ -50,11 +50,12 @@ class Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.q, self.k, self.v, self.proj = (nn.Linear(width, width) for _ in range(4))
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, -1))
+        h = self.norm1(x)
+        q, k, v = (f(h).unflatten(-1, (HEADS, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
         x = x + self.proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
@@ -80,7 +81,7 @@ class GPT(nn.Module):
 
 
 def build(scale: Scale) -> nn.Module:
-    return GPT(scale.width or 32, scale.depth or 2)
+    return GPT(scale.width or 16, scale.depth or 2)
 
 
 def windows(data: Tensor, starts: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ def loss(model: nn.Module, batch: Tensor) -> Tensor:
 
 def validation() -> list[Tensor]:
     data = text()[1]
-    return list(windows(data, torch.linspace(0, len(data) - CONTEXT - 1, 512).long()).split(64))
+    return list(windows(data, torch.linspace(0, len(data) - CONTEXT - 1, 256).long()).split(64))
 
 
 recipe = Recipe(
@@ -114,10 +115,10 @@ recipe = Recipe(
     optimizer=torch.optim.AdamW,
     optimizer_options={"betas": (0.9, 0.95), "weight_decay": 0.0},
     steps=200,
-    widths=(32, 64, 128, 256),
+    widths=(16, 32, 64, 128),
     lrs=tuple(2.0**k for k in range(-10, -3)),
     seeds=3,
-    quick={"widths": (32, 64, 128), "steps": 100},
+    quick={"widths": (16, 32, 64), "steps": 100},
 )
 
 if __name__ == "__main__":

@@ -20,15 +20,17 @@ from hptransfer.core.recipe import Recipe, Scale
 
 BASE = Scale(width=64)
 BATCH = 64
-VALIDATION = 500  # of the 1797 images, chosen once and for all
+VALIDATION = 597  # of the 1797 images, chosen once and for all
 
 
 @cache
 def digits() -> tuple[Tensor, Tensor]:
-    """Images [1797, 64] scaled to [0, 1] and labels [1797], in one fixed random order."""
+    """Images [1797, 64], every pixel standardised, and labels [1797], in one fixed random order."""
     data = load_digits()
+    pixels = torch.tensor(data.data, dtype=torch.float32)
+    pixels = (pixels - pixels.mean(0)) / pixels.std(0).clamp_min(1e-3)  # three pixels are always blank
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    return torch.tensor(data.data, dtype=torch.float32)[order] / 16, torch.tensor(data.target)[order]
+    return pixels[order], torch.tensor(data.target)[order]
 
 
 def build(scale: Scale) -> nn.Module:
@@ -65,11 +67,11 @@ recipe = Recipe(
     example_inputs=lambda: (torch.zeros(2, 64),),
     base=BASE,
     optimizer=torch.optim.Adam,
-    steps=150,
+    steps=100,
     widths=(64, 128, 256, 512),
-    lrs=tuple(2.0**k for k in range(-12, -3)),
+    lrs=tuple(2.0**k for k in range(-11, -3)),
     seeds=3,
-    quick={"widths": (64, 128, 256), "steps": 80},
+    quick={"widths": (64, 128, 256), "steps": 60},
 )
 
 if __name__ == "__main__":
