@@ -93,6 +93,11 @@ def make_plan(
     return unit_weights(plan) if chosen.unit else plan
 
 
+def _with_tuned(row: Row, tuned: Mapping[str, Tuned]) -> Row:
+    pattern = next((p for p in tuned if fnmatch.fnmatchcase(row.name, p)), None)
+    return row if pattern is None else with_tuned(row, tuned[pattern], pattern)
+
+
 def _horizon(info: OptimizerInfo, scale: Scale | None, base: Scale | None, scheme: Scheme, options: Options) -> Horizon:
     if scale is None or base is None or scheme.global_lr:
         return Horizon()
