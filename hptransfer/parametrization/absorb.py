@@ -10,10 +10,14 @@ from hptransfer.parametrization.options import DecayRule, Tuned
 from hptransfer.parametrization.row import Row
 
 
-def absorb(row: Row, theta: float, optimizer: OptimizerInfo, why: str) -> Row:
-    """Put a new forward multiplier theta on a row's effective weight, absorbed at once, and say why."""
+def absorb(row: Row, theta: float, optimizer: OptimizerInfo, why: str, *, holds: bool = True) -> Row:
+    """Put a new forward multiplier theta on a row's effective weight, absorbed at once, and say why.
+
+    holds: the weight's output is theta times larger for it; False where theta only takes back another weight's factor.
+    """
     moved = shift(row, theta, optimizer)
-    return replace(moved, fwd_mult=row.fwd_mult, why=(*row.why, f"{why} [here x {theta:.4g}]"))
+    held = row.held * theta if holds else row.held
+    return replace(moved, fwd_mult=row.fwd_mult, held=held, why=(*row.why, f"{why} [here x {theta:.4g}]"))
 
 
 def fold(row: Row, optimizer: OptimizerInfo) -> Row:

@@ -277,7 +277,8 @@ class _Builder:
         if placed.note is not None:
             self.notes.append(placed.note)
         for name, theta in placed.factors.items():
-            rows[name] = absorb(rows[name], theta, self.trained_by(name), placed.why)
+            holds = name not in placed.compensated
+            rows[name] = absorb(rows[name], theta, self.trained_by(name), placed.why, holds=holds)
 
 
 def _numbers(role: Role, rule: Rule) -> tuple[float, ...]:

@@ -31,12 +31,16 @@ class Multiplier:
 
 @dataclass(frozen=True)
 class Absorbed:
-    """A multiplier placed: parameter -> factor on its effective weight; or a hook where nothing can hold it."""
+    """A multiplier placed: parameter -> factor on its effective weight; or a hook where nothing can hold it.
+
+    compensated: those of the parameters whose factor takes the multiplier back from a second reader.
+    """
 
     factors: Mapping[str, float]
     why: str
     hook: Hook | None = None
     note: str | None = None
+    compensated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,7 @@ def place(multiplier: Multiplier, flow: ScaleFlow) -> Absorbed:
     held = flow.holders(multiplier.targets, consumers=multiplier.consumers)
     if isinstance(held, Holders):
         factors = dict.fromkeys(held.scaled, multiplier.factor) | dict.fromkeys(held.compensated, 1 / multiplier.factor)
-        return Absorbed(factors, multiplier.why)
+        return Absorbed(factors, multiplier.why, compensated=held.compensated)
     hook = _hook(multiplier)
     if hook is not None:
         return Absorbed({}, multiplier.why, hook=hook)

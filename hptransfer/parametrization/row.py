@@ -16,6 +16,8 @@ class Row:
     lr_mult, wd_mult, eps_mult: on the optimizer's learning rate, weight decay and eps.
     fwd_mult: multiplier in the forward pass, 1 when absorbed into init and learning rate.
     optimizer: the class that should train it; base_shape: of the base parameter.
+    held: the forward multipliers of activations that this parameter absorbed (attention's, a tied readout's): the
+    activation it makes is that much larger than without them.
     why: the reasons, in order of application.
     """
 
@@ -35,4 +37,5 @@ class Row:
     base_shape: tuple[int, ...] = ()
     m_in: float = 1.0
     m_out: float = 1.0
+    held: float = 1.0
     why: tuple[str, ...] = ()
