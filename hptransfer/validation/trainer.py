@@ -65,7 +65,7 @@ class Trainer:
         return self.plans[scheme, scale]
 
     def sketch(self, scale: Scale) -> nn.Module:
-        """The model on meta, or with weights where it cannot be built there. Raises UsageError where it cannot at all."""
+        """The model on meta, or with weights where it cannot be built there. Raises UsageError if not even that."""
         try:
             with torch.device("meta"):
                 return self.recipe.build(scale)
