@@ -4,12 +4,14 @@ The condition (spectral condition, Yang, Simon & Bernstein 2023, 2310.17813; des
 activations and their change in one step have entries of order 1. Written for one weight W of fan_in i and fan_out o:
 
   init     W x has entries of order 1       ->  std = i^-1/2; the readout shares its n features, so its std is a
-                                                choice: i^-1 (features learn: muP, MFP) or i^-1/2 (kernel: SP, NTP)
+                                                choice: i^-1 (features learn: muP, MFP) or i^-1/2 (SP, NTP, NTK)
   backward delta, the gradient at W's output, is set by the readout: entries o^-1 with the former, o^-1/2 with the latter
   update   (dW) x has entries of order 1    ->  gradient step: dW = lr delta x^T, |x|^2 = i   -> lr = i^-1 delta^-1
                                                 sign step: entries lr, aligned with x         -> lr = i^-1
                                                 sign step, not aligned (Everett 2024)         -> lr = i^-1/2
                                                 spectral step: |dW|_2 = lr, |x| = i^1/2       -> lr = (o/i)^1/2
+           kernel (NTK): what the readout sees of dW x has order 1, not dW x itself. An i^-1/2 readout that is aligned
+           with it adds n i^-1/2 = n^1/2 up, so every lr behind it takes o^-1/2 more, and the features stand still
   eps      follows the gradient's entries   ->  eps = delta
 
 A quantity that grows with neither fan drops out, so roles need no table: an embedding or a gain has i fixed, a readout o.
@@ -60,10 +62,11 @@ class Power:
 class Scheme:
     """The choices that a parametrization makes; everything else is derived from them.
 
-    readout_init: exponent of fan_in in the readout's initial std: -1 (features learn) or -1/2 (kernel regime).
+    readout_init: exponent of fan_in in the readout's initial std: -1 (muP, MFP) or -1/2 (SP, NTP, NTK).
     aligned: whether a sign update is taken to be aligned with the activation (Everett et al. 2024, 2407.05872).
     depth_alpha: exponent of the residual branch multiplier L^-alpha; None leaves depth alone.
     attention: logits multiplier relative to the base: "1/d" or "1/sqrt(d)".
+    kernel: the readout's change is of order one, not the features' (lazy training); needs readout_init -1/2.
     global_lr: one learning rate and the model's own init (the SP control).
     unit: weights are stored with unit rms, their scale in the forward pass (unit scaling).
     source: where it is published.
@@ -72,6 +75,7 @@ class Scheme:
     name: str
     readout_init: Fraction = Fraction(-1)
     aligned: bool = True
+    kernel: bool = False
     depth_alpha: Fraction | None = None
     attention: Literal["1/d", "1/sqrt(d)"] = "1/d"
     global_lr: bool = False
@@ -85,7 +89,8 @@ SCHEMES: Mapping[str, Scheme] = {
     s.name: s
     for s in (
         Scheme("sp", -HALF, attention="1/sqrt(d)", global_lr=True, source="PyTorch's defaults, one global LR"),
-        Scheme("ntp", -HALF, attention="1/sqrt(d)", source="Jacot et al. 2018, 1806.07572; 2011.14522"),
+        Scheme("ntp", -HALF, attention="1/sqrt(d)", source="Everett et al. 2024, 2407.05872"),
+        Scheme("ntk", -HALF, kernel=True, attention="1/sqrt(d)", source="Jacot et al. 2018, 1806.07572; 2308.01814"),
         Scheme("mfp", source="mean field, Mei et al. 2018, 1804.06561; 2011.14522"),
         Scheme("mup", source="Yang et al. 2022, 2203.03466, Table 8"),
         Scheme("mup-no-align", aligned=False, source="Everett et al. 2024, 2407.05872"),
@@ -131,6 +136,8 @@ def rule_for(role: Role, geometry: Geometry, scheme: Scheme, *, in_branch: bool 
     init = Power(fan_in=scheme.readout_init if role.kind == "readout" else -HALF)
     alpha = scheme.depth_alpha if in_branch and scheme.depth_alpha is not None else None
     lr, eps = _update(geometry, role, scheme, delta), delta
+    if scheme.kernel:
+        lr = lr * Power(fan_out=-1 - scheme.readout_init)
     if alpha is not None:
         lr = lr * Power(depth=2 * alpha - 1 if geometry == "gradient" else alpha - 1)
         eps = eps * Power(depth=-alpha)
