@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
-from hptransfer.core.graph import op, shape
+from hptransfer.core.graph import number, op, sequence, shape
 
 Dims = tuple[frozenset[int], ...]
 """For each dimension of a tensor, the parameter axes it is made of."""
@@ -37,17 +37,17 @@ def through_view(node: fx.Node, source: fx.Node, dims: Dims) -> Dims | None:
     if name in {"t", "numpy_T", "mT", "matrix_H", "adjoint"}:
         return _swap(dims, -1, -2) if len(dims) > 1 and name != "numpy_T" else tuple(reversed(dims))
     if name in {"transpose", "swapaxes", "swapdims"}:
-        return _swap(dims, int(args[1]), int(args[2]))  # type: ignore[arg-type]
+        return _swap(dims, number(args[1]), number(args[2]))
     if name in {"permute", "movedim"}:
-        order = args[1] if name == "permute" else _moved(len(dims), args[1], args[2])
-        return tuple(dims[int(i)] for i in order)  # type: ignore[union-attr,arg-type]
+        order = sequence(args[1]) if name == "permute" else _moved(len(dims), args[1], args[2])
+        return tuple(dims[int(i)] for i in order)
     if name in {"unsqueeze", "unsqueeze_"}:
-        at = int(args[1]) % (len(dims) + 1)  # type: ignore[arg-type]
+        at = number(args[1]) % (len(dims) + 1)
         return (*dims[:at], NONE, *dims[at:])
     if name in {"squeeze", "squeeze_"}:
         return _squeezed(shape(source), dims, args[1:])
     if name in {"select", "unbind"}:
-        at = int(args[1]) % len(dims) if len(args) > 1 else 0  # type: ignore[arg-type]
+        at = number(args[1]) % len(dims) if len(args) > 1 else 0
         return (*dims[:at], *dims[at + 1 :])
     if name in {"expand", "repeat", "broadcast_to", "tile"}:
         return _repeated(dims, node)
@@ -93,7 +93,7 @@ def _squeezed(old: Sequence[int], dims: Dims, where: Sequence[object]) -> Dims:
     chosen = where[0] if where else None
     if chosen is None:
         return tuple(d for d, size in zip(dims, old, strict=True) if size != 1)
-    at = {int(i) % len(dims) for i in (chosen if isinstance(chosen, (list, tuple)) else [chosen])}  # type: ignore[arg-type]
+    at = {int(i) % len(dims) for i in sequence(chosen)}
     return tuple(d for k, d in enumerate(dims) if not (k in at and old[k] == 1))
 
 
@@ -102,8 +102,8 @@ def _repeated(dims: Dims, node: fx.Node) -> Dims:
 
 
 def _moved(rank: int, source: object, destination: object) -> list[int]:
-    sources = [int(s) % rank for s in (source if isinstance(source, (list, tuple)) else [source])]  # type: ignore[arg-type]
-    targets = [int(d) % rank for d in (destination if isinstance(destination, (list, tuple)) else [destination])]  # type: ignore[arg-type]
+    sources = [int(s) % rank for s in sequence(source)]
+    targets = [int(d) % rank for d in sequence(destination)]
     order = [k for k in range(rank) if k not in sources]
     for target, origin in sorted(zip(targets, sources, strict=True)):
         order.insert(target, origin)

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,8 +18,14 @@ from torch.utils import _pytree as pytree
 
 from hptransfer.core.errors import UsageError
 
-BOOKKEEPING = {"_assert_tensor_metadata", "sym_size", "_assert_scalar", "sym_constrain_range_for_size"}
+BOOKKEEPING = {
+    "_assert_tensor_metadata", "sym_size", "_assert_scalar", "sym_constrain_range_for_size", "zeros_like", "ones_like",
+    "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty", "new_full",
+}  # fmt: skip
 """Ops that look at a tensor's shape or type and never at its values."""
+
+_LIKE = {"expand_as", "view_as", "type_as"}
+"""Ops that look only at the shape or type of their second argument."""
 
 
 @dataclass(frozen=True)
@@ -28,26 +35,33 @@ class Graph:
     nodes: every fx node in execution order, with no-grad and autocast regions inlined.
     parameters: parameter name -> its placeholder; a tied parameter stands under its first name only.
     aliases: every further name of a tied parameter -> its first name.
-    values: scalar buffers and constants that the graph reads, by node.
+    inputs: the placeholders of the forward's own arguments.
+    values: value of each one-element buffer or constant that the graph reads, by node; unread: name of those whose
+    value cannot be read, because they are on the meta device.
     """
 
     nodes: tuple[fx.Node, ...]
     order: Mapping[fx.Node, int]
     parameters: Mapping[str, fx.Node]
     aliases: Mapping[str, str]
+    inputs: frozenset[fx.Node]
     values: Mapping[fx.Node, float]
+    unread: Mapping[fx.Node, str]
 
     def parameter_name(self, node: fx.Node) -> str | None:
         """The parameter that this node is the placeholder of, or None."""
         return self._names.get(node)
 
-    @property
+    @cached_property
     def _names(self) -> Mapping[fx.Node, str]:
-        cached = self.__dict__.get("_names_cache")
-        if cached is None:
-            cached = {node: name for name, node in self.parameters.items()}
-            self.__dict__["_names_cache"] = cached
-        return cached
+        return {node: name for name, node in self.parameters.items()}
+
+    @cached_property
+    def called_again(self) -> frozenset[str]:
+        """Paths of the modules whose forward runs more than once."""
+        stacks = (node.meta.get("nn_module_stack") or {} for node in self.nodes)
+        # torch.export marks the second and later calls of one module as key "...@1", "...@2"
+        return frozenset(str(path) for stack in stacks for key, (path, *_) in stack.items() if "@" in str(key))
 
 
 def op(node: fx.Node) -> str:
@@ -66,7 +80,27 @@ def shape(node: Any) -> tuple[int, ...]:
 
 def users(node: fx.Node) -> list[fx.Node]:
     """The nodes that read the *values* of this one."""
-    return [user for user in node.users if op(user) not in BOOKKEEPING]
+    return [
+        user
+        for user in node.users
+        if op(user) not in BOOKKEEPING and not (op(user) in _LIKE and user.args[0] is not node)
+    ]
+
+
+def operand(node: fx.Node, position: int = 0) -> fx.Node | None:
+    """A positional argument that is a node, or None."""
+    found = node.args[position] if len(node.args) > position else None
+    return found if isinstance(found, fx.Node) else None
+
+
+def number(value: object) -> int:
+    """An argument of an op that is an integer by the op's signature."""
+    return int(value)  # pyright: ignore[reportArgumentType]
+
+
+def sequence(value: object) -> list[Any]:
+    """An argument that may be one value or a list of them, as a list."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def module_path(node: fx.Node) -> str:
@@ -88,32 +122,38 @@ def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | Non
     Raises UsageError where torch.export cannot trace the call.
     Source: torch.export, non-strict mode.
     """
-    args, kwargs = _on_device_of(model, tuple(args)), _on_device_of(model, dict(kwargs or {}))
     first, aliases = _tied_names(model)
-    with warnings.catch_warnings(), _training(model), _no_dynamo_config_leak():
+    exported = _exported(model, _on_device_of(model, tuple(args)), _on_device_of(model, dict(kwargs or {})))
+    _inline_regions(exported.graph_module)
+    nodes = tuple(exported.graph_module.graph.nodes)
+    by_name = {node.name: node for node in nodes if node.op == "placeholder"}
+    signature = exported.graph_signature
+    found = {aliases.get(n, n): by_name[p] for p, n in signature.inputs_to_parameters.items() if p in by_name}
+    values, unread = _scalars(exported, by_name)
+    return Graph(
+        nodes,
+        order={node: i for i, node in enumerate(nodes)},
+        parameters={name: found[name] for name in first if name in found},
+        aliases=aliases,
+        inputs=frozenset(by_name[str(n)] for n in signature.user_inputs if str(n) in by_name),
+        values=values,
+        unread=unread,
+    )
+
+
+def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    # the caller's no_grad must not change what is traced: a plan made under it is the same plan
+    with warnings.catch_warnings(), _training(model), torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
-            exported = torch.export.export(model, args, kwargs, strict=False)
+            return torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(
                 f"{type(model).__name__} could not be traced with these example inputs "
-                f"({type(error).__name__}: {reason}). Give inputs of the shape that training uses; a model that "
-                f"torch.export cannot trace needs roles={{...}} for every parameter and trace=False."
+                f"({type(error).__name__}: {reason}). Give inputs of the shape and type that training uses; "
+                f"the forward must be one that torch.export(strict=False) can trace."
             ) from error
-    graph = exported.graph_module.graph
-    _inline_regions(exported.graph_module)
-    nodes = tuple(graph.nodes)
-    signature = exported.graph_signature
-    by_target = {node.name: node for node in nodes if node.op == "placeholder"}
-    parameters = {
-        aliases.get(name, name): by_target[placeholder]
-        for placeholder, name in signature.inputs_to_parameters.items()
-        if placeholder in by_target
-    }
-    parameters = {name: parameters[name] for name in first if name in parameters}
-    values = _scalar_values(exported, by_target)
-    return Graph(nodes, {node: i for i, node in enumerate(nodes)}, parameters, aliases, values)
 
 
 def _tied_names(model: nn.Module) -> tuple[list[str], dict[str, str]]:
@@ -146,13 +186,6 @@ def _training(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-@contextlib.contextmanager
-def _no_dynamo_config_leak() -> Iterator[None]:
-    """Keep the caller's autocast and grad state: a plan made under no_grad is the same plan."""
-    with torch.enable_grad():
-        yield
-
-
 def _inline_regions(module: fx.GraphModule) -> None:
     """Replace calls of traced sub-regions (no_grad, autocast, checkpoint) by their bodies."""
     graph = module.graph
@@ -161,15 +194,14 @@ def _inline_regions(module: fx.GraphModule) -> None:
         if body is None:
             continue
         _inline_regions(body)
-        operands = [a for a in _region_operands(node)]
+        operands = [a for a in node.args if isinstance(a, fx.Node) and a.op != "get_attr"]
         placeholders = [n for n in body.graph.nodes if n.op == "placeholder"]
-        mapping: dict[fx.Node, fx.Node] = dict(zip(placeholders, operands[-len(placeholders) :], strict=True))
+        mapping = dict(zip(placeholders, operands[-len(placeholders) :], strict=True))
         with graph.inserting_before(node):
-            result = graph.graph_copy(body.graph, mapping)
-        results = result if isinstance(result, (tuple, list)) else (result,)
+            results = sequence(graph.graph_copy(body.graph, mapping))
         for user in list(node.users):
             if op(user) == "getitem":
-                user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
+                user.replace_all_uses_with(results[number(user.args[1])])
                 graph.erase_node(user)
         if node.users:
             node.replace_all_uses_with(results[0])
@@ -185,20 +217,21 @@ def _region_body(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None
     return found[0] if len(found) == 1 else None
 
 
-def _region_operands(node: fx.Node) -> list[fx.Node]:
-    return [a for a in node.args if isinstance(a, fx.Node) and a.op != "get_attr"]
-
-
-def _scalar_values(exported: torch.export.ExportedProgram, by_name: Mapping[str, fx.Node]) -> dict[fx.Node, float]:
-    """Values of one-element buffers and lifted constants: forward multipliers are sometimes stored in them."""
+def _scalars(
+    exported: torch.export.ExportedProgram, by_name: Mapping[str, fx.Node]
+) -> tuple[dict[fx.Node, float], dict[fx.Node, str]]:
+    """Values of one-element buffers and lifted constants, and the names of those on meta, which hold none."""
     signature = exported.graph_signature
     stored = {**exported.constants, **dict(exported.state_dict)}
     sources = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
-    found: dict[fx.Node, float] = {}
-    for placeholder, target in sources.items():
-        value = stored.get(target)
-        if placeholder in by_name and isinstance(value, Tensor) and value.numel() == 1 and value.device.type != "meta":
-            number = float(value)
-            if math.isfinite(number):
-                found[by_name[placeholder]] = number
-    return found
+    values: dict[fx.Node, float] = {}
+    unread: dict[fx.Node, str] = {}
+    for placeholder, name in sources.items():
+        value = stored.get(name)
+        if placeholder not in by_name or not isinstance(value, Tensor) or value.numel() != 1:
+            continue
+        if value.device.type == "meta":
+            unread[by_name[placeholder]] = name
+        elif math.isfinite(float(value)):
+            values[by_name[placeholder]] = float(value)
+    return values, unread
