@@ -9,6 +9,7 @@ activations and their change in one step have entries of order 1. Written for on
   update   (dW) x has entries of order 1    ->  gradient step: dW = lr delta x^T, |x|^2 = i   -> lr = i^-1 delta^-1
                                                 sign step: entries lr, aligned with x         -> lr = i^-1
                                                 sign step, not aligned (Everett 2024)         -> lr = i^-1/2
+                                                relative step: entries lr rms(W)              -> sign's lr / std
                                                 spectral step: |dW|_2 = lr, |x| = i^1/2       -> lr = (o/i)^1/2
            kernel (NTK): what the readout sees of dW x has order 1, not dW x itself. An i^-1/2 readout that is aligned
            with it adds n i^-1/2 = n^1/2 up, so every lr behind it takes o^-1/2 more, and the features stand still
@@ -16,7 +17,7 @@ activations and their change in one step have entries of order 1. Written for on
 
 A quantity that grows with neither fan drops out, so roles need no table: an embedding or a gain has i fixed, a readout o.
 Depth (CompleteP, Dey et al. 2025, 2505.01618): a branch multiplied by L^-alpha has delta ~ L^-alpha, and L updates add up:
-sign and spectral lr = L^(alpha-1), gradient lr = L^(2 alpha-1), eps = L^-alpha.
+sign, relative and spectral lr = L^(alpha-1), gradient lr = L^(2 alpha-1), eps = L^-alpha.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Literal
 from hptransfer.core.errors import UsageError
 from hptransfer.core.roles import Role
 
-Geometry = Literal["gradient", "sign", "spectral"]
+Geometry = Literal["gradient", "sign", "relative", "spectral"]
 HALF = Fraction(1, 2)
 
 
@@ -113,7 +114,10 @@ def scheme_named(name: str) -> Scheme:
 
 @dataclass(frozen=True)
 class Rule:
-    """How one parameter's effective (absorbed) hyperparameters scale. Each is a Power of the target/base ratios."""
+    """How one parameter's effective (absorbed) hyperparameters scale. Each is a Power of the target/base ratios.
+
+    eps: also the scale of the gradient's entries, whether or not the optimizer has an eps that follows them.
+    """
 
     init: Power
     lr: Power
@@ -135,23 +139,24 @@ def rule_for(role: Role, geometry: Geometry, scheme: Scheme, *, in_branch: bool 
     delta = gradient_scale(scheme)
     init = Power(fan_in=scheme.readout_init if role.kind == "readout" else -HALF)
     alpha = scheme.depth_alpha if in_branch and scheme.depth_alpha is not None else None
-    lr, eps = _update(geometry, role, scheme, delta), delta
+    lr, eps = _update(geometry, role, scheme, delta, init), delta
     if scheme.kernel:
         lr = lr * Power(fan_out=-1 - scheme.readout_init)
     if alpha is not None:
         lr = lr * Power(depth=2 * alpha - 1 if geometry == "gradient" else alpha - 1)
         eps = eps * Power(depth=-alpha)
-    return Rule(init, lr, eps if geometry == "sign" else Power())
+    return Rule(init, lr, eps)
 
 
-def _update(geometry: Geometry, role: Role, scheme: Scheme, delta: Power) -> Power:
+def _update(geometry: Geometry, role: Role, scheme: Scheme, delta: Power, init: Power) -> Power:
     """The learning rate at which (dW) x keeps entries of order 1: see the derivation at the top."""
     if geometry == "gradient":
         return Power(fan_in=Fraction(-1)) * delta.inverse()
     if geometry == "spectral":
         return Power(fan_in=-HALF, fan_out=HALF)
     aligned = Power(fan_in=Fraction(-1) if scheme.aligned else -HALF)
-    return aligned * Power(fan_out=scheme.embedding_lr) if role.kind == "input" else aligned
+    step = aligned * Power(fan_out=scheme.embedding_lr) if role.kind == "input" else aligned
+    return step * init.inverse() if geometry == "relative" else step
 
 
 def init_ratio(role: Role, rule: Rule, scheme: Scheme, m_depth: float = 1.0) -> float:

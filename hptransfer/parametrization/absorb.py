@@ -26,8 +26,9 @@ def fold(row: Row, optimizer: OptimizerInfo) -> Row:
 
 
 def unfold(row: Row, optimizer: OptimizerInfo) -> Row:
-    """The row with lr_mult 1: the forward multiplier carries it. Rows that start at zero or are unused stay."""
-    theta = row.lr_mult**0.5 if optimizer.geometry == "gradient" else row.lr_mult
+    """The row with lr_mult 1: the forward multiplier carries it. Unused rows stay, and those under a relative step."""
+    degree = _lr_degree(optimizer)
+    theta = row.lr_mult ** (1 / degree) if degree else 1.0
     return shift(row, 1 / theta, optimizer) if theta not in (0.0, 1.0) else row
 
 
@@ -35,31 +36,42 @@ def shift(row: Row, theta: float, optimizer: OptimizerInfo) -> Row:
     """Move a factor theta from the forward pass into the weight: W' = theta W (abc-symmetry, 2011.14522).
 
     The gradient at W' is 1/theta of W's, so a gradient step needs lr theta^2; a step that does not see the gradient's
-    size needs lr theta, and its eps, compared with the gradient, eps / theta. Decay shrinks W' as it shrank W: lr wd
-    stays, and an L2 term inside a sign step is compared with the gradient, so wd / theta^2.
+    size needs lr theta (lr as it is where the step is relative to W), and its eps, compared with the gradient,
+    eps / theta. Decay shrinks W' as it shrank W: lr wd stays, and an L2 term inside a step that does not see the
+    gradient's size is compared with the gradient, so wd / theta^2.
     """
-    lr = theta**2 if optimizer.geometry == "gradient" else theta
+    lr, shrinks = theta ** _lr_degree(optimizer), theta if optimizer.decay_in_step else 1.0
+    adaptive = optimizer.geometry in {"sign", "relative"}
     return replace(
         row,
         init_std=None if row.init_std is None else row.init_std * theta,
         init_mult=row.init_mult * theta,
         lr_mult=row.lr_mult * lr,
-        wd_mult=row.wd_mult / (theta**2 if _l2_in_sign(optimizer) else lr),
-        eps_mult=row.eps_mult / theta if optimizer.geometry == "sign" else row.eps_mult,
+        wd_mult=row.wd_mult / (theta**2 if optimizer.l2_in_step else lr * shrinks),
+        eps_mult=row.eps_mult / theta**optimizer.eps_power if adaptive else row.eps_mult,
         fwd_mult=row.fwd_mult / theta,
+        scale_mult=row.scale_mult * theta,
+        grad_mult=row.grad_mult / theta,
     )
+
+
+def _lr_degree(optimizer: OptimizerInfo) -> float:
+    """d, where W -> theta W asks for lr -> theta^d lr. A step proportional to a power of eps shrinks along with it."""
+    own = {"gradient": 2.0, "relative": 0.0}.get(optimizer.geometry, 1.0)
+    return own + optimizer.eps_power * optimizer.step_per_eps
 
 
 def with_decay(row: Row, optimizer: OptimizerInfo, rule: DecayRule) -> Row:
     """Weight decay that keeps the base's shrinkage per step.
 
-    Decoupled, or in a gradient step: shrinkage is lr wd, so wd ~ 1/lr. In a sign step with L2 (torch.optim.Adam) decay is
-    compared with the gradient, so wd ~ gradient / weight = eps / init.
+    Decoupled, or in a gradient step: shrinkage is lr wd, so wd ~ 1/lr. Where L2 joins a step that does not see the
+    gradient's size (torch.optim.Adam), decay is compared with the gradient, so wd ~ gradient / weight.
     """
     if rule == "coupled" or row.role == "unused":
         return row
-    compared = _l2_in_sign(optimizer) and row.init_mult > 0
-    return replace(row, wd_mult=row.eps_mult / row.init_mult if compared else 1 / row.lr_mult)
+    if optimizer.l2_in_step:
+        return replace(row, wd_mult=row.grad_mult / row.scale_mult)
+    return replace(row, wd_mult=1 / (row.lr_mult * (row.scale_mult if optimizer.decay_in_step else 1.0)))
 
 
 def with_horizon(row: Row, ratio: Horizon) -> Row:
@@ -81,12 +93,8 @@ def with_tuned(row: Row, tuned: Tuned, pattern: str) -> Row:
         row,
         init_std=None if row.init_std is None else row.init_std * tuned.init,
         init_mult=row.init_mult * tuned.init,
+        scale_mult=row.scale_mult * tuned.init,
         lr_mult=row.lr_mult * tuned.lr,
         wd_mult=row.wd_mult * tuned.weight_decay,
         why=(*row.why, f"tuned at the base for {pattern}: {tuned}"),
     )
-
-
-def _l2_in_sign(optimizer: OptimizerInfo) -> bool:
-    """Weight decay joins the gradient before a step that does not see the gradient's size (torch.optim.Adam)."""
-    return optimizer.geometry == "sign" and not optimizer.decoupled

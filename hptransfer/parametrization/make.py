@@ -61,7 +61,8 @@ def make_plan(
     stds can be measured, or on meta together with base_std (parameter name -> rms).
     example_inputs: arguments of one forward call (a mapping: keyword arguments); base_example_inputs: where they differ.
     scheme: a name from hptransfer.core.rules.SCHEMES. optimizer: class or name, or {"hidden": Muon, "rest": AdamW} for
-    one optimizer on hidden matrices and another on the rest; optimizer_options: keyword options (betas, adjust_lr_fn).
+    one optimizer on hidden matrices and another on the rest; optimizer_options: keyword options (betas, adjust_lr_fn),
+    with two optimizers under "hidden" and "rest".
     roles: parameter name or glob -> Role, for what the trace cannot settle. options: named choices, see Options.
     tuned: parameter name or glob -> factors that were tuned at the base for that kind of module (the first match counts).
     scale, base_scale: batch and tokens of the target's and the base's run; width and depth are read off the models.
@@ -102,18 +103,22 @@ def _horizon(info: OptimizerInfo, scale: Scale | None, base: Scale | None, schem
     if scale is None or base is None or scheme.global_lr:
         return Horizon()
     rules = {"batch": options.batch, "duration": options.duration, "decay": options.decay_horizon}
-    return horizon(scale, base, info.geometry, **rules)
+    ratio = horizon(scale, base, info.geometry, **rules)
+    eps = ratio.eps**info.eps_power
+    return replace(ratio, eps=eps, lr=ratio.lr / eps**info.step_per_eps)
 
 
 def _optimizers(
     optimizer: Optimizer | Mapping[str, Optimizer], options: Mapping[str, Any] | None
 ) -> dict[str, OptimizerInfo]:
-    """ "hidden" and "rest" -> what is known of the optimizer that trains them."""
+    """ "hidden" and "rest" -> what is known of the optimizer that trains them. Options may stand under these keys."""
     if not isinstance(optimizer, Mapping):
         return {"rest": OptimizerInfo.of(optimizer, options)}
     if set(optimizer) != {"hidden", "rest"}:
         raise UsageError(f"optimizer={dict(optimizer)}: give the two keys 'hidden' (2-D hidden weights) and 'rest'.")
-    return {part: OptimizerInfo.of(cls, options) for part, cls in optimizer.items()}
+    options = options or {}
+    own = options if set(options) <= {"hidden", "rest"} else dict.fromkeys(optimizer, options)
+    return {part: OptimizerInfo.of(cls, own.get(part)) for part, cls in optimizer.items()}
 
 
 def _traced(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> Graph:
@@ -239,10 +244,13 @@ class _Builder:
         measured = self.stds.get(base_name)
         std = None if own or measured is None else 0.0 if zero else measured * ratio
         optimizer, shapes = self.trained_by(name), self.shapes(name)
-        lr = rule.lr.at(role.m_in, role.m_out, m_depth)
+        grad = rule.eps.at(role.m_in, role.m_out, m_depth)
+        eps = 1.0 if self.options.eps == "fixed" else optimizer.eps_ratio(grad)
+        lr = rule.lr.at(role.m_in, role.m_out, m_depth) / eps**optimizer.step_per_eps
         if not own:
             lr /= optimizer.own_factor(shapes[0]) / optimizer.own_factor(shapes[1])
-        eps = 1.0 if self.options.eps == "fixed" else rule.eps.at(role.m_in, role.m_out, m_depth)
+            if optimizer.geometry == "relative":  # the rule divides by its own init, which may not be the exact one
+                lr *= rule.init.at(role.m_in, role.m_out, m_depth) / ratio
         return Row(
             name,
             shapes[0],
@@ -259,6 +267,8 @@ class _Builder:
             base_shape=shapes[1],
             m_in=role.m_in,
             m_out=role.m_out,
+            scale_mult=1.0 if own else ratio,
+            grad_mult=grad,
             why=(self.reason(role, rule, optimizer),),
         )
 

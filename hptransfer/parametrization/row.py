@@ -15,6 +15,8 @@ class Row:
     meta and could not be measured); init_mult: init_std / the base's.
     lr_mult, wd_mult, eps_mult: on the optimizer's learning rate, weight decay and eps.
     fwd_mult: multiplier in the forward pass, 1 when absorbed into init and learning rate.
+    scale_mult, grad_mult: ratios of the weight's and of its gradient's natural scale; decay and floors follow from them
+    (scale_mult is init_mult, also where the values start at zero).
     optimizer: the class that should train it; base_shape: of the base parameter.
     held: the forward multipliers of activations that this parameter absorbed (attention's, a tied readout's): the
     activation it makes is that much larger than without them.
@@ -37,5 +39,7 @@ class Row:
     base_shape: tuple[int, ...] = ()
     m_in: float = 1.0
     m_out: float = 1.0
+    scale_mult: float = 1.0
+    grad_mult: float = 1.0
     held: float = 1.0
     why: tuple[str, ...] = ()
