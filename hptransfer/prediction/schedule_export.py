@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from hptransfer.core.errors import UsageError
 from hptransfer.prediction.schedule import Schedule, from_array
+from hptransfer.prediction.table import read_columns
 
 
 def as_lambda_lr(schedule: Schedule, optimizer: torch.optim.Optimizer, *, last_epoch: int = -1) -> LambdaLR:
@@ -57,17 +56,4 @@ def read_csv(path: str | Path, *, column: str = "factor") -> Schedule:
 
     Raises UsageError where the file cannot be read, lacks the column, or holds anything but numbers >= 0.
     """
-    path = Path(path)
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"Cannot read the schedule {str(path)!r}: {error}") from error
-    if not rows or column not in rows[0]:
-        have = ", ".join(rows[0]) if rows else "no rows"
-        raise UsageError(f"{path} has no column {column!r} (it has {have}). Name the column that holds the factors.")
-    try:
-        values = np.array([float(row[column]) for row in rows])
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{path}, column {column!r}: {error}. Every row needs one number.") from error
-    return from_array(values, name=path.stem)
+    return from_array(read_columns(path, {"factor": column})["factor"], name=Path(path).stem)

@@ -95,7 +95,8 @@ class LrTransfer:
         s = self.shrinkage
         return (
             f"bound: x{self.theory_ratio:.3f} (schedule x{self.schedule_ratio:.3f}, "
-            f"horizon x{self.horizon_ratio:.3f}); measured shrinkage {s.schedule:.2f} and {s.horizon:.2f}: x{self.ratio:.3f}. {self.prediction}"
+            f"horizon x{self.horizon_ratio:.3f}); measured shrinkage {s.schedule:.2f} and {s.horizon:.2f}: "
+            f"x{self.ratio:.3f}. {self.prediction}"
         )
 
 
