@@ -117,21 +117,25 @@ class Pool:
 
     def _stop(self) -> None:
         for worker in self.workers:
-            worker.process.terminate() if worker.task else worker.connection.close()
+            if worker.task:  # left early: do not wait for the runs in flight
+                worker.process.terminate()
+            else:
+                self._send(worker, ())
         for worker in self.workers:
             worker.process.join()
+            worker.connection.close()
         self.workers = []
 
 
 def _serve(connection: Connection, payload: Trainer | Portable, engine: Engine, parent: int) -> None:
-    """A worker's life: one task after the other until its parent closes the connection or dies."""
+    """A worker's life: one task after the other until its parent sends an empty one or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     trainer = payload.trainer() if isinstance(payload, Portable) else payload
     try:
-        while True:
-            connection.send(engine(trainer, connection.recv()))
+        while task := connection.recv():
+            connection.send(engine(trainer, task))
     except (EOFError, OSError):
         return
 
