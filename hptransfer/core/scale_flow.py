@@ -1,18 +1,19 @@
 """Which parameters can hold a forward multiplier: scaling them scales exactly one activation, and nothing else.
 
 An abc-parametrization may move a constant between the forward pass, the initial weights and the learning rate
-without changing the trained function (Yang & Hu 2020, 2011.14522, section on abc-symmetry). This file finds *where* it may go.
+without changing the trained function (abc-symmetry, Yang & Hu 2020, 2011.14522). This file finds *where* it may go.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import fx
 
 from hptransfer.core.axes import RESHAPES, SAME
-from hptransfer.core.graph import Graph, module_path, op, users
+from hptransfer.core.graph import Graph, module_path, op, sequence, users
 from hptransfer.core.uses import depends_on_inputs
 
 PASSES = (
@@ -37,6 +38,7 @@ WEIGHTED = {
 
 CONTRACTIONS = {"matmul", "mm", "bmm", "mv", "_grouped_mm"}
 NORMS = {"layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm"}
+ZEROS = {"zeros", "zeros_like", "new_zeros"}
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,21 @@ class NotAbsorbed:
     reason: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Trail:
-    """What a backward walk met: the parameters that scale the activation and the nodes on the way."""
+    """What a backward walk met: the parameters that scale the activation, the nodes on the way and the edges taken."""
 
-    scaled: set[str] = field(default_factory=set)
-    nodes: set[fx.Node] = field(default_factory=set)
+    scaled: frozenset[str] = frozenset()
+    nodes: frozenset[fx.Node] = frozenset()
+    edges: frozenset[tuple[fx.Node, fx.Node]] = frozenset()
 
     def join(self, other: _Trail) -> _Trail:
-        return _Trail(self.scaled | other.scaled, self.nodes | other.nodes)
+        return _Trail(self.scaled | other.scaled, self.nodes | other.nodes, self.edges | other.edges)
+
+    def onto(self, node: fx.Node, operands: Iterable[fx.Node]) -> _Trail:
+        """The trail with one more node, which scales because these operands of it do."""
+        edges = {(node, o) for o in operands if o in self.nodes}
+        return _Trail(self.scaled, self.nodes | {node}, self.edges | edges)
 
 
 class ScaleFlow:
@@ -81,25 +89,27 @@ class ScaleFlow:
 
         targets: activations to be multiplied; consumers: the ops that should see them multiplied.
         """
-        trail = _Trail()
-        for target in targets:
-            found = self._back(target)
-            if isinstance(found, NotAbsorbed):
-                return found
-            trail = trail.join(found)
+        targets, consumers = set(targets), set(consumers)
+        trail = self._all(targets)
+        if isinstance(trail, NotAbsorbed):
+            return trail
         if not trail.scaled:
             return NotAbsorbed("no parameter stands before it")
+        twice = self._scaled_twice(trail, targets, consumers)
+        if twice is not None:
+            return NotAbsorbed(f"{op(twice)} in {module_path(twice) or 'the root module'} would be scaled twice over")
         compensated: set[str] = set()
-        for leak in self._leaks(trail, set(consumers)):
-            undone = self._compensate(leak, trail)
+        for leak in self._leaks(trail, consumers):
+            undone = self._compensate(leak, trail, consumers)
             if undone is None:
                 return NotAbsorbed(
-                    f"scaling {sorted(trail.scaled)} would also change {op(leak)} in {module_path(leak)}"
+                    f"scaling {', '.join(sorted(trail.scaled))} would also change {op(leak)} in "
+                    f"{module_path(leak) or 'the root module'}"
                 )
             compensated |= undone
         if compensated & trail.scaled:
             return NotAbsorbed(f"{sorted(compensated & trail.scaled)} would have to be both scaled and compensated")
-        return Holders(frozenset(trail.scaled), frozenset(compensated))
+        return Holders(trail.scaled, frozenset(compensated))
 
     def parameter_behind(self, node: object) -> str | None:
         """The parameter that this node is a view, cast or slice of, or None."""
@@ -119,35 +129,42 @@ class ScaleFlow:
             return NotAbsorbed("it is a constant")
         name = self.parameter_behind(node)
         if name is not None:
-            return _Trail({name}, self._chain(node))
+            return _Trail(frozenset({name}), frozenset(self._chain(node)))
+        if op(node) in ZEROS:
+            return _Trail()
+        found = self._through(node)
+        return found if isinstance(found, NotAbsorbed) else found.onto(node, node.all_input_nodes)
+
+    def _through(self, node: fx.Node) -> _Trail | NotAbsorbed:
+        """The walk continued behind one op, through every operand that must scale for its output to scale."""
         kind = op(node)
         if kind in WEIGHTED:
-            found = self._weighted(node)
-        elif kind in PASSES:
-            found = self._back(node.args[0])
-        elif kind in {"cat", "stack"}:
-            found = self._all(node.args[0])  # type: ignore[arg-type]
-        elif kind in {"add", "sub", "add_"}:
-            found = self._all(node.args[:2])
-        elif kind in {"mul", "mul_"} or kind in CONTRACTIONS or "grouped_mm" in kind:
-            found = self._either(node)
-        elif kind in {"div", "div_", "index_add", "masked_fill"}:
-            found = self._back(node.args[3 if kind == "index_add" else 0])
-        elif kind == "einsum":
-            found = self._one_of(list(node.args[1]))  # type: ignore[arg-type]
-        elif kind == "scaled_dot_product_attention":
-            found = self._back(node.args[2])  # linear in the values
-        else:
-            found = NotAbsorbed(f"{kind} in {module_path(node) or 'the root module'} does not pass a scale on")
-        if isinstance(found, _Trail):
-            found.nodes.add(node)
-        return found
+            return self._weighted(node)
+        if kind in PASSES or kind in {"div", "div_"} or self._masks(node):
+            return self._back(node.args[0])
+        if kind in {"cat", "stack"}:
+            return self._all(sequence(node.args[0]))
+        if kind in {"add", "sub", "add_", "sub_"}:
+            return self._all(node.args[:2])
+        if kind in {"index_add", "index_add_"}:
+            return self._all((node.args[0], node.args[3]))
+        if kind in {"mul", "mul_"} or kind in CONTRACTIONS or "grouped_mm" in kind:
+            return self._one_of(node, list(node.args[:2]))
+        if kind == "einsum":
+            return self._one_of(node, sequence(node.args[1]))
+        if kind == "scaled_dot_product_attention":
+            return self._back(node.args[2])  # linear in the values
+        return NotAbsorbed(f"{kind} in {module_path(node) or 'the root module'} does not pass a scale on")
+
+    def _masks(self, node: fx.Node) -> bool:
+        """A fill with zeros or infinities, which no scale changes."""
+        fill = node.args[2] if op(node) in {"masked_fill", "masked_fill_"} else None
+        return isinstance(fill, (int, float)) and (fill == 0 or math.isinf(fill))
 
     def _weighted(self, node: fx.Node) -> _Trail | NotAbsorbed:
         where = [at for at in WEIGHTED[op(node)] if at is not None]
-        operands = [_argument(node, at) for at in where]
-        present = [o for o in operands if isinstance(o, fx.Node)]
-        if not present or not isinstance(operands[0], fx.Node):
+        present = [o for o in (_argument(node, at) for at in where) if isinstance(o, fx.Node)]
+        if _argument(node, where[0]) not in present:
             return NotAbsorbed(f"{op(node)} in {module_path(node)} has no gain")
         if any(self.parameter_behind(o) is None for o in present):
             return NotAbsorbed(f"the weight of {op(node)} in {module_path(node)} is computed, not a plain parameter")
@@ -162,29 +179,39 @@ class ScaleFlow:
             trail = trail.join(found)
         return trail
 
-    def _either(self, node: fx.Node) -> _Trail | NotAbsorbed:
-        """A product scales with either factor: prefer a plain parameter, then the right factor, then the left."""
-        factors = [a for a in node.args[:2] if isinstance(a, fx.Node)]
-        plain = [f for f in factors if self.parameter_behind(f) is not None]
-        return self._one_of(plain or factors[::-1])
-
-    def _one_of(self, nodes: list[fx.Node]) -> _Trail | NotAbsorbed:
+    def _one_of(self, node: fx.Node, factors: list[object]) -> _Trail | NotAbsorbed:
+        """A product scales with one of its factors: prefer a plain parameter, then the rightmost."""
+        nodes = [f for f in factors if isinstance(f, fx.Node)]
+        if len(set(nodes)) < len(nodes):
+            return NotAbsorbed(f"{op(node)} in {module_path(node) or 'the root module'} multiplies a value by itself")
         plain = [n for n in nodes if self.parameter_behind(n) is not None]
         found: _Trail | NotAbsorbed = NotAbsorbed("no factor depends on a parameter")
-        for node in plain or nodes:
-            found = self._back(node)
-            if isinstance(found, _Trail):
+        for factor in plain or nodes[::-1]:
+            found = self._back(factor)
+            if isinstance(found, _Trail) and found.scaled:
                 return found
         return found
 
     def _chain(self, node: fx.Node) -> set[fx.Node]:
         chain = {node}
         while self.graph.parameter_name(node) is None:
-            node = node.args[0]  # type: ignore[assignment]
+            node = node.all_input_nodes[0]
             chain.add(node)
         return chain
 
     # Forward: what else would change, and can the next weight undo it?
+
+    def _scaled_twice(self, trail: _Trail, targets: set[fx.Node], consumers: set[fx.Node]) -> fx.Node | None:
+        """A node that reads a scaled value where it should not: beside the trail (x f(x)), or beside the targets."""
+        for node in trail.nodes | consumers:
+            if self.parameter_behind(node) is not None:
+                continue
+            for operand in node.all_input_nodes:
+                scaled = operand in trail.nodes or self.parameter_behind(operand) in trail.scaled
+                expected = operand in targets if node in consumers else (node, operand) in trail.edges
+                if scaled and not expected:
+                    return node
+        return None
 
     def _leaks(self, trail: _Trail, consumers: set[fx.Node]) -> list[fx.Node]:
         """Nodes outside the trail that read a scaled value."""
@@ -203,29 +230,40 @@ class ScaleFlow:
                     leaks.append(user)
         return leaks
 
-    def _compensate(self, leak: fx.Node, trail: _Trail) -> set[str] | None:
+    def _compensate(self, leak: fx.Node, trail: _Trail, consumers: set[fx.Node]) -> set[str] | None:
         """Weights that undo the scale downstream of a leak; None where something nonlinear comes first."""
-        if op(leak) in WEIGHTED and not self._wholly_scaled(leak, trail):
-            return None
-        starts_scaled = op(leak) in WEIGHTED or op(leak) in PASSES
-        if not starts_scaled:
+        wholly = op(leak) in WEIGHTED and self._wholly_scaled(leak, trail)
+        passes = op(leak) in PASSES and op(leak) not in WEIGHTED and leak.args[0] in trail.nodes
+        if not (wholly or passes):
             return None
         undone: set[str] = set()
         pending, seen = [leak], {leak}
         while pending:
             node = pending.pop()
             for user in users(node):
-                if user in seen or user in trail.nodes:
+                if user in seen:
                     continue
                 seen.add(user)
-                weight = self._weight_reading(user, node)
+                weight = None if user in trail.nodes | consumers else self._weight_reading(user, node)
                 if weight is not None:
                     undone.add(weight)
-                elif op(user) in PASSES and user.args[0] is node or self._linear_in(user, node):
+                elif self._carries(user, node, trail, consumers):
                     pending.append(user)
                 else:
                     return None
         return undone or None
+
+    def _carries(self, user: fx.Node, node: fx.Node, trail: _Trail, consumers: set[fx.Node]) -> bool:
+        """True when `user` scales as `node` does, and nothing else in it scales."""
+        if user in trail.nodes:
+            return False
+        if op(user) == "scaled_dot_product_attention":
+            return user.args[2] is node and node not in user.args[:2]
+        if user in consumers or any(o in trail.nodes for o in user.all_input_nodes):
+            return False
+        return (op(user) in PASSES and user.args[0] is node) or (
+            op(user) in CONTRACTIONS and node in user.args[:2] and user.args[0] is not user.args[1]
+        )
 
     def _wholly_scaled(self, node: fx.Node, trail: _Trail) -> bool:
         operands = [_argument(node, at) for at in WEIGHTED[op(node)] if at is not None]
@@ -239,9 +277,7 @@ class ScaleFlow:
             weight = next((self.parameter_behind(a) for a in node.args[:2] if a is not operand), None)
         else:
             return None
-        if weight is None:
-            return None
-        return weight if self._single_use(weight) else None
+        return weight if weight is not None and self._single_use(weight) else None
 
     def _single_use(self, name: str) -> bool:
         node = self.graph.parameters[name]
@@ -252,11 +288,6 @@ class ScaleFlow:
             if self.parameter_behind(readers[0]) is None:
                 return True
             node = readers[0]
-
-    def _linear_in(self, node: fx.Node, operand: fx.Node) -> bool:
-        if op(node) == "scaled_dot_product_attention":
-            return node.args[2] is operand and operand not in node.args[:2]
-        return op(node) in CONTRACTIONS and node.args[0] is not node.args[1]
 
 
 def _argument(node: fx.Node, position: int | None) -> object:

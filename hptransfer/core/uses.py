@@ -156,6 +156,6 @@ class _Walk:
                 yield Unsettled(self.parameter, op(node), module_path(node))
                 continue
             labels, operand = found
-            axes = tuple(label_of(axis, dims, labels) for axis in range(self.rank))
+            axes: tuple[Label, ...] = tuple(label_of(axis, dims, labels) for axis in range(self.rank))
             where = module_path(node)
             yield Use(self.parameter, op(node), where, node, axes, operand, groups_of(node), self.normalised)
