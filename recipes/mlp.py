@@ -1,4 +1,4 @@
-"""Three-layer ReLU MLP on scikit-learn's handwritten digits: the smallest model whose learning rate must be transferred.
+"""Three-layer ReLU MLP on scikit-learn's handwritten digits: the smallest recipe of them all.
 
     hptransfer check recipes/mlp.py      sweep the learning rate at every width and judge the transfer
     python recipes/mlp.py                train once at the base width and print the loss
@@ -26,18 +26,16 @@ VALIDATION = 597  # of the 1797 images, chosen once and for all
 @cache
 def digits() -> tuple[Tensor, Tensor]:
     """Images [1797, 64], every pixel standardised, and labels [1797], in one fixed random order."""
-    data = load_digits()
-    pixels = torch.tensor(data.data, dtype=torch.float32)
+    data, target = load_digits(return_X_y=True)
+    pixels = torch.tensor(data, dtype=torch.float32)
     pixels = (pixels - pixels.mean(0)) / pixels.std(0).clamp_min(1e-3)  # three pixels are always blank
-    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    return pixels[order], torch.tensor(data.target)[order]
+    order = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))
+    return pixels[order], torch.tensor(target)[order]
 
 
 def build(scale: Scale) -> nn.Module:
     width = scale.width or 64
-    return nn.Sequential(
-        nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
-    )
+    return nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
 
 
 def batches(scale: Scale, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

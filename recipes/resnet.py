@@ -28,10 +28,10 @@ VALIDATION = 597  # of the 1797 images, chosen once and for all
 @cache
 def digits() -> tuple[Tensor, Tensor]:
     """Images [1797, 1, 8, 8] standardised as a whole, and labels [1797], in one fixed random order."""
-    data = load_digits()
-    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(data.images, dtype=torch.float32)[order, None]
-    return (images - images.mean()) / images.std(), torch.tensor(data.target)[order]
+    data, target = load_digits(return_X_y=True)
+    order = torch.randperm(len(target), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(data, dtype=torch.float32)[order].view(-1, 1, 8, 8)
+    return (images - images.mean()) / images.std(), torch.tensor(target)[order]
 
 
 class Block(nn.Module):

@@ -1,0 +1,195 @@
+"""Arguments that several subcommands share: recipes with their own options, widths, learning rates, seeds, output."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.recipe import Recipe, load_recipe
+
+MAX_LRS = 200
+_POWER = re.compile(r"2(?:\^|\*\*)([+-]?\d+(?:\.\d*)?)")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists the options)\n")
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and warnings")
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="FILE.py or FILE.py:name; its own options may follow, as --text FILE"
+    )
+    parser.add_argument("--quick", action="store_true", help="the recipe's own smaller setting")
+
+
+def add_grid(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--widths", type=widths, metavar="W,W,...", help="default: the recipe's")
+    parser.add_argument(
+        "--seeds", type=seeds, metavar="N", help="how many, or a list such as 0,1,5; default: the recipe's"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="optimizer steps of one run; default: the recipe's")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+
+
+def add_lrs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lrs",
+        type=lrs,
+        metavar="LRS",
+        help="2^-10..2^-4 (every octave), 2^-10..2^-4:0.5 (every half), or 1e-3,3e-3,...",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def widths(text: str) -> tuple[int, ...]:
+    """ "64,128" -> (64, 128)."""
+    return _whole_numbers(text, "64,128,256")
+
+
+def seeds(text: str) -> int | tuple[int, ...]:
+    """ "3" -> 3 (that many seeds); "0,4" -> (0, 4)."""
+    found = _whole_numbers(text, "3, or 0,1,2")
+    return found if "," in text else found[0]
+
+
+def _whole_numbers(text: str, example: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.rstrip(",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers; write {example}") from None
+
+
+def lrs(text: str) -> tuple[float, ...]:
+    """ "2^-10..2^-4" (by octaves), "2^-10..2^-4:0.5" (by half octaves) or "1e-3,2^-9" -> learning rates."""
+    if ".." not in text:
+        return tuple(_lr(part) for part in text.rstrip(",").split(","))
+    ends, _, step_text = text.partition(":")
+    first, last = (math.log2(_lr(end)) for end in ends.split("..", 1))
+    try:
+        step = float(step_text or 1)
+    except ValueError:
+        step = math.nan
+    if not (step > 0 and first <= last):
+        raise argparse.ArgumentTypeError(f"{text!r}: write LOW..HIGH or LOW..HIGH:STEP, with a step in octaves above 0")
+    count = math.floor((last - first) / step + 1e-9) + 1
+    if count > MAX_LRS:
+        raise argparse.ArgumentTypeError(f"{text!r} makes {count} learning rates; at most {MAX_LRS} are allowed")
+    return tuple(2.0 ** (first + i * step) for i in range(count))
+
+
+def _lr(text: str) -> float:
+    power = _POWER.fullmatch(text.strip())
+    try:
+        value = 2.0 ** float(power[1]) if power else float(text)
+    except (ValueError, OverflowError):
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a learning rate; write 2^-7 or 0.003")
+    return value
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """The recipe that was asked for, with its own options set and, under --quick, made small.
+
+    A recipe file may have `options`, a dict of name -> help; `--name VALUE` then reaches it as the environment variable
+    HPTRANSFER_NAME, also in worker processes. Raises UsageError on options that neither we nor the recipe know.
+    """
+    chosen = _pairs(args.rest, args.parser)
+    for name, value in chosen.items():
+        os.environ[f"HPTRANSFER_{name.upper().replace('-', '_')}"] = value
+    recipe = load_recipe(args.recipe)
+    known = options_of(args.recipe)
+    for name in chosen:
+        if name not in known:
+            raise UsageError(_unknown(name, args.parser, known, args.recipe))
+    return recipe.quickened() if args.quick else recipe
+
+
+def options_of(spec: str) -> Mapping[str, str]:
+    """The options that an already loaded recipe file declares: name -> help."""
+    path = Path(spec if Path(spec).exists() else spec.partition(":")[0])
+    return getattr(sys.modules.get(f"hptransfer_recipe_{path.stem}"), "options", {})
+
+
+def no_more(args: argparse.Namespace) -> None:
+    """Refuse leftover arguments, for a subcommand without a recipe."""
+    if args.rest:
+        raise UsageError(_unknown(args.rest[0].lstrip("-"), args.parser, {}, None))
+
+
+def _pairs(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
+    """["--text", "FILE", "--n=3"] -> {"text": "FILE", "n": "3"}."""
+    left, found = list(rest), {}
+    while left:
+        head = left.pop(0)
+        name, given, value = head.removeprefix("--").partition("=")
+        if not head.startswith("--") or not (given or (left and not left[0].startswith("--"))):
+            raise UsageError(
+                _unknown(name, parser, {}, None) if head.startswith("--") else f"unexpected argument {head!r}."
+            )
+        found[name] = value if given else left.pop(0)
+    return found
+
+
+def _unknown(name: str, parser: argparse.ArgumentParser, known: Mapping[str, str], recipe: str | None) -> str:
+    own = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    near = difflib.get_close_matches(f"--{name}", [*own, *(f"--{k}" for k in known)], n=1, cutoff=0.75)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    takes = f" {recipe} takes {', '.join(f'--{k}' for k in known) or 'no options of its own'}." if recipe else ""
+    return f"unknown option --{name}{hint}{takes}"
+
+
+def output_directory(args: argparse.Namespace, recipe: Recipe) -> Path:
+    """--out, or hptransfer-out/<recipe>; made and tried. Raises UsageError where nothing can be written there."""
+    out = Path(args.out or Path("hptransfer-out") / (recipe.name + ("-quick" if args.quick else "")))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot write there ({error.strerror}). Give a writable directory.") from error
+    return out
+
+
+def command_line(args: argparse.Namespace) -> str:
+    """The command as one would type it."""
+    return shlex.join(["hptransfer", *args.given])
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given: those that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+@contextmanager
+def restored_environment() -> Iterator[None]:
+    """Leaves os.environ as it was."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)

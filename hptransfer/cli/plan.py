@@ -1,0 +1,65 @@
+"""Show how every hyperparameter of a recipe's model changes at another size, with the reason for each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+
+from hptransfer.cli.arguments import add_json, add_recipe, recipe_of
+from hptransfer.core.errors import UsageError
+from hptransfer.core.recipe import Recipe
+from hptransfer.parametrization.make import make_plan
+from hptransfer.parametrization.plan import Plan
+
+HELP = "how every hyperparameter changes at another size, and why"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_recipe(parser)
+    parser.add_argument("--width", type=int, help="of the target; default: the recipe's largest")
+    parser.add_argument("--depth", type=int, help="of the target; default: the base's")
+    parser.add_argument("--scheme", default="mup", help="mup (default), sp, completep, ...")
+    parser.add_argument("--optimizer", help="class name, as AdamW or SGD; default: the recipe's")
+    parser.add_argument("--explain", metavar="NAME", help="the rule, numbers and equation of one parameter")
+    parser.add_argument("--save", metavar="FILE", help="write the plan as JSON")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    plan = plan_of(recipe_of(args), args)
+    if args.save:
+        plan.save(args.save)
+    if args.json:
+        print(json.dumps(plan.to_json(), indent=1))
+    elif args.explain:
+        print(_explained(plan, args.explain))
+    else:
+        print(plan)
+    return 0
+
+
+def plan_of(recipe: Recipe, args: argparse.Namespace) -> Plan:
+    """The recipe's plan at the asked size; the target is built without memory for its weights."""
+    width = args.width if args.width is not None else max(recipe.widths, default=recipe.base.width)
+    scale = recipe.base.with_(width=width, **({} if args.depth is None else {"depth": args.depth}))
+    torch.manual_seed(0)
+    base = recipe.build(recipe.base)
+    with torch.device("meta"):
+        model = recipe.build(scale)
+    return make_plan(
+        model,
+        base=base,
+        example_inputs=recipe.example_inputs(),
+        scheme=args.scheme,
+        optimizer=args.optimizer or recipe.optimizer,
+        optimizer_options=None if args.optimizer else recipe.optimizer_options,
+    )
+
+
+def _explained(plan: Plan, name: str) -> str:
+    try:
+        return plan.explain(name)
+    except KeyError as error:
+        raise UsageError(f"--explain: {error.args[0]}") from error

@@ -1,0 +1,24 @@
+"""Render report.html again from the files of an earlier check; nothing is trained."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hptransfer.cli.arguments import no_more
+from hptransfer.reporting.html import write_report
+from hptransfer.validation.results import TransferResult
+
+HELP = "render report.html from the files of a check"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="what `check --out` wrote")
+    parser.add_argument("--out", metavar="FILE", help="default: DIR/report.html")
+
+
+def run(args: argparse.Namespace) -> int:
+    no_more(args)
+    result = TransferResult.load(args.directory)
+    print(write_report(result, args.out or Path(args.directory) / "report.html"))
+    return 0

@@ -1,0 +1,60 @@
+"""Train a recipe over schemes, widths, learning rates and seeds, and print the loss of each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+
+from hptransfer.cli.arguments import add_grid, add_json, add_lrs, add_recipe, given, output_directory, recipe_of
+from hptransfer.validation.runs import RUNS_FILE, Run
+from hptransfer.validation.sweep import run_sweep
+
+HELP = "train over widths, learning rates and seeds"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_recipe(parser)
+    add_grid(parser)
+    add_lrs(parser)
+    parser.add_argument("--schemes", default="mup,sp", help="comma list; default: mup,sp")
+    parser.add_argument("--out", metavar="DIR", help="where runs.jsonl goes; default: hptransfer-out/<recipe>")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    recipe = recipe_of(args)
+    out = output_directory(args, recipe)
+    runs = run_sweep(
+        recipe,
+        schemes=tuple(args.schemes.split(",")),
+        device=args.device,
+        out=out,
+        **given(widths=args.widths, lrs=args.lrs, seeds=args.seeds, steps=args.steps, workers=args.workers),
+    )
+    print(json.dumps([json.loads(run.to_line()) for run in runs], indent=1) if args.json else table(runs))
+    print(f"Runs: {out / RUNS_FILE}", file=sys.stderr)
+    return 0
+
+
+def table(runs: list[Run]) -> str:
+    """A line per (scheme, width): the mean validation loss over seeds per learning rate; "div" where one diverged."""
+    rates = sorted({run.lr for run in runs})
+    lines = ["  ".join(["scheme    width", *(f"{math.log2(lr):>7.4g}" for lr in rates), "  (log2 learning rate)"])]
+    for scheme, width in dict.fromkeys((run.scheme, run.width) for run in runs):
+        cells = []
+        for lr in rates:
+            at = [run for run in runs if (run.scheme, run.width, run.lr) == (scheme, width, lr)]
+            cells.append(f"{_cell(at):>7}")
+        lines.append("  ".join([f"{scheme:<9} {width or '-':>5}", *cells]))
+    return "\n".join(lines)
+
+
+def _cell(runs: list[Run]) -> str:
+    losses = [run.val_loss for run in runs]
+    if any(run.state == "failed" for run in runs):
+        return "failed"
+    if any(not math.isfinite(loss) for loss in losses):
+        return "div"
+    return f"{sum(losses) / len(losses):.4f}" if losses else "-"

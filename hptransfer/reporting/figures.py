@@ -1,0 +1,183 @@
+"""The report's figures: each draws one info tuple and returns an SVG element. Nothing here trains or reads files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+
+from hptransfer.reporting import svg
+from hptransfer.reporting.info import CurvesInfo, GapInfo, LossAxis, OptimaInfo, curves_info, loss_axis, superscript
+from hptransfer.validation.results import TransferResult
+
+SCHEME_NAMES = {"sp": "SP (one global learning rate)", "mup": "muP"}
+
+
+def scheme_name(scheme: str) -> str:
+    """How a scheme is called in the report."""
+    return SCHEME_NAMES.get(scheme, scheme)
+
+
+def loss_curves(info: CurvesInfo, axis: LossAxis, *, name: str) -> str:
+    """Loss against learning rate, one line per width: mean over seeds, seeds as dots, optimum with its interval."""
+    with svg.drawing(5.0, 3.9) as (figure, (ax,)):
+        draw_curves(ax, info, axis)
+        ax.set_ylabel("validation loss")
+        return svg.inline(figure, name, describe_curves(info))
+
+
+def describe_curves(info: CurvesInfo) -> str:
+    """The figure in words: the optimum of every width."""
+    best = [f"width {c.width}: best at 2^{c.optimum.log2_lr:.2f}" for c in info.curves if c.optimum]
+    return f"Validation loss against learning rate for {scheme_name(info.scheme)}. " + "; ".join(best)
+
+
+def draw_curves(ax: Axes, info: CurvesInfo, axis: LossAxis) -> None:
+    """Draw one panel onto `ax`."""
+    for curve in info.curves:
+        colour = svg.series(curve.place)
+        known = [p for p in curve.points if p.losses]
+        ax.plot([p.log2_lr for p in known], [p.mean for p in known], color=colour, lw=1.8, zorder=3)
+        dots = [(p.log2_lr, loss) for p in curve.points for loss in p.losses]
+        ax.scatter(*zip(*dots, strict=True), color=colour, s=9, alpha=0.35, lw=0, zorder=2) if dots else None
+        _mark_diverged(ax, curve.place, [p.log2_lr for p in curve.points if p.diverged], colour)
+        if curve.optimum:
+            best = curve.optimum
+            span = [[max(0.0, best.log2_lr - best.low)], [max(0.0, best.high - best.log2_lr)]]
+            ax.errorbar([best.log2_lr], [best.loss], xerr=span, color=colour, lw=2.4, capsize=3.5, zorder=4)
+            ax.scatter([best.log2_lr], [best.loss], s=46, color=svg.PAPER, edgecolor=colour, lw=2, zorder=5)
+    ax.set_title(scheme_name(info.scheme))
+    ax.set_xlabel("learning rate (of the base)")
+    _lr_ticks(ax, [p.log2_lr for c in info.curves for p in c.points])
+    _loss_scale(ax, axis)
+
+
+def _mark_diverged(ax: Axes, index: int, where: Sequence[float], colour: str) -> None:
+    """Crosses above the axis at learning rates where a seed diverged, a row per width."""
+    heights = [1.0 - 0.028 * index] * len(where)
+    ax.scatter(where, heights, marker="x", s=24, lw=1.6, color=colour, transform=ax.get_xaxis_transform(), zorder=6)
+
+
+def _lr_ticks(ax: Axes, log2_lrs: Sequence[float]) -> None:
+    if not log2_lrs:
+        return
+    low, high = math.floor(min(log2_lrs)), math.ceil(max(log2_lrs))
+    step = max(1, math.ceil((high - low) / 9))
+    ax.xaxis.set_major_locator(FixedLocator(list(range(low, high + 1, step))))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: superscript(x)))
+    ax.set_xlim(min(log2_lrs) - 0.4, max(log2_lrs) + 0.4)
+
+
+def _loss_scale(ax: Axes, axis: LossAxis) -> None:
+    if axis.log:
+        ax.set_yscale("log")
+        first = math.floor(math.log10(axis.low))
+        ticks = [m * 10.0**e for e in range(first, first + 8) for m in (1, 2, 5)]
+        ax.yaxis.set_major_locator(FixedLocator([t for t in ticks if axis.low <= t <= axis.high]))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_minor_locator(FixedLocator([]))
+    ax.set_ylim(axis.low, axis.high)
+
+
+def optimum_by_width(infos: Sequence[OptimaInfo], *, scheme: str, tolerance: float, name: str) -> str:
+    """The optimal learning rate against width with its interval; the band is what the tolerance allows."""
+    with svg.drawing(5.0, 3.6) as (figure, (ax,)):
+        draw_optima(ax, infos, scheme=scheme, tolerance=tolerance)
+        words = [f"{scheme_name(i.scheme)} at width {o.width}: 2^{o.log2_lr:.2f}" for i in infos for o in i.optima]
+        return svg.inline(figure, name, "Optimal learning rate against width. " + "; ".join(words))
+
+
+def draw_optima(ax: Axes, infos: Sequence[OptimaInfo], *, scheme: str, tolerance: float) -> None:
+    """Draw the optimum against width onto `ax`."""
+    widths = sorted({o.width for info in infos for o in info.optima})
+    for info in infos:
+        checked = info.scheme == scheme
+        colour = svg.SCHEME if checked else svg.CONTROL
+        x = [math.log2(o.width) + (0.03 if checked else -0.03) for o in info.optima]
+        y = [o.log2_lr for o in info.optima]
+        span = [[max(0.0, o.log2_lr - o.low) for o in info.optima], [max(0.0, o.high - o.log2_lr) for o in info.optima]]
+        if checked:
+            ax.axhspan(y[0] - tolerance, y[0] + tolerance, color=colour, alpha=0.12, lw=0, zorder=1)
+        ax.errorbar(
+            *(x, y),
+            yerr=span,
+            color=colour,
+            lw=2,
+            ls="-" if checked else (0, (4, 2.5)),
+            marker="o" if checked else "s",
+            ms=6.5,
+            mfc=svg.PAPER,
+            mew=2,
+            capsize=3.5,
+            zorder=3,
+            label=scheme_name(info.scheme),
+        )
+    ax.set_title("Optimal learning rate")
+    _width_ticks(ax, widths)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: superscript(y)))
+    ax.set_ylabel("learning rate (of the base)")
+    ax.legend(loc="best")
+
+
+def _width_ticks(ax: Axes, widths: Sequence[int]) -> None:
+    ax.xaxis.set_major_locator(FixedLocator([math.log2(w) for w in widths]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: str(round(2.0**x))))
+    ax.set_xlabel("width")
+
+
+def loss_gap(info: GapInfo, *, scheme: str, name: str) -> str:
+    """Tuned loss of the scheme less tuned SP's, per width; the shaded part is what seed noise allows."""
+    with svg.drawing(5.0, 3.6) as (figure, (ax,)):
+        x = [math.log2(g.width) for g in info.gaps]
+        limits = [g.tolerance for g in info.gaps]
+        ax.fill_between(x, [0.0] * len(x), limits, color=svg.GOOD, alpha=0.14, lw=0, label="within seed noise")
+        ax.axhline(0.0, color=svg.CONTROL, lw=1.6, ls=(0, (4, 2.5)), label="tuned SP")
+        for ok, colour, marker in ((True, svg.SCHEME, "o"), (False, svg.BAD, "D")):
+            part = [(math.log2(g.width), g) for g in info.gaps if g.ok == ok]
+            if part:
+                gaps = [g for _, g in part]
+                span = [
+                    [max(0.0, g.mup_minus_sp - g.low) for g in gaps],
+                    [max(0.0, g.high - g.mup_minus_sp) for g in gaps],
+                ]
+                label = f"tuned {scheme_name(scheme)}" + ("" if ok else ", worse than noise allows")
+                ax.errorbar(
+                    *([p[0] for p in part], [g.mup_minus_sp for g in gaps]),
+                    yerr=span,
+                    fmt=marker,
+                    color=colour,
+                    mfc=svg.PAPER,
+                    ms=6.5,
+                    mew=2,
+                    lw=2,
+                    capsize=3.5,
+                    label=label,
+                )
+        ax.set_title(f"Tuned loss, {scheme_name(scheme)} less SP")
+        ax.set_ylabel("difference in loss")
+        _width_ticks(ax, [g.width for g in info.gaps])
+        ax.margins(x=0.12, y=0.15)
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.4 * (high - low))
+        ax.legend(loc="upper left")
+        words = [f"width {g.width}: {g.mup_minus_sp:+.4f}" for g in info.gaps]
+        return svg.inline(figure, name, "Difference of tuned losses. " + "; ".join(words))
+
+
+def overview(result: TransferResult) -> str:
+    """The loss curves of all schemes side by side as an SVG file of its own, for a README or a slide."""
+    panels = [curves_info(result, scheme) for scheme in dict.fromkeys((result.against, result.scheme)) if scheme]
+    axis = loss_axis(panels)
+    with svg.drawing(9.6, 3.9, len(panels), share_y=True) as (figure, axes):
+        for ax, panel in zip(axes, panels, strict=True):
+            draw_curves(ax, panel, axis)
+        axes[0].set_ylabel("validation loss")
+        for curve in panels[-1].curves:
+            axes[-1].plot([], [], color=svg.series(curve.place), lw=2.4, label=str(curve.width))
+        axes[-1].legend(title="width", loc="upper right", bbox_to_anchor=(1.2, 1.0))
+        drawn = svg.inline(figure, "overview", " ".join(describe_curves(panel) for panel in panels))
+    return svg.standalone(drawn, len(result.widths))

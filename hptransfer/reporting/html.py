@@ -1,0 +1,101 @@
+"""report.html: one self-contained page made from a TransferResult. Needs no network, no script and no training."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from hptransfer.core.errors import UsageError
+from hptransfer.reporting import figures, words
+from hptransfer.reporting.info import curves_info, gap_info, loss_axis, optima_info, schemes_of, superscript
+from hptransfer.reporting.svg import palette
+from hptransfer.validation.results import TransferResult
+
+
+def render_report(result: TransferResult) -> str:
+    """The page as text."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(number=words.number, signed=words.signed, lr=_lr)
+    template = environment.from_string(files("hptransfer.reporting").joinpath("template.html").read_text("utf-8"))
+    return template.render(
+        result=result,
+        headline=words.headline(result),
+        facts=words.facts(result),
+        figures=draw(result),
+        colours=palette(len(result.widths)),
+        schemes=schemes_of(result),
+        plan=plan_lines(result.plan),
+        words=words,
+        scheme_name=figures.scheme_name,
+        wider=wider_summary(result),
+        run_counts=run_counts(result),
+    )
+
+
+def write_report(result: TransferResult, path: str | os.PathLike[str]) -> Path:
+    """Write the page to `path` and return it. Raises UsageError where it cannot be written."""
+    target = Path(path)
+    try:
+        target.write_text(render_report(result), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"The report cannot be written to {target}: {error.strerror}. Give a writable path."
+        ) from error
+    return target
+
+
+def draw(result: TransferResult) -> dict[str, Any]:
+    """Name -> SVG element(s) of every figure that the result has data for."""
+    panels = [curves_info(result, scheme) for scheme in schemes_of(result)]
+    panels = [panel for panel in panels if panel.curves]
+    axis = loss_axis(panels)
+    drawn: dict[str, Any] = {"curves": [figures.loss_curves(p, axis, name=f"curves-{p.scheme}") for p in panels]}
+    optima, gaps = optima_info(result), gap_info(result)
+    if optima:
+        drawn["optimum"] = figures.optimum_by_width(
+            optima, scheme=result.scheme, tolerance=result.tolerance, name="optimum"
+        )
+    if gaps.gaps:
+        drawn["gap"] = figures.loss_gap(gaps, scheme=result.scheme, name="gap")
+    return drawn
+
+
+def plan_lines(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The plan's rows as the table shows them; rows that differ only in a block's index share a line."""
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in plan.get("rows", ()):
+        name = ".".join("*" if part.isdigit() else part for part in row["name"].split("."))
+        numbers = tuple(f"{row[key]:.4g}" for key in ("init_mult", "lr_mult", "wd_mult", "eps_mult", "fwd_mult"))
+        shape = "×".join(map(str, row["shape"])) or "scalar"
+        line = {"shape": shape, "role": row["role"], "numbers": numbers, "why": "; ".join(row["why"])}
+        found = lines.setdefault((name, *line.values()), {**line, "name": row["name"], "pattern": name, "count": 0})
+        found["count"] += 1
+    return list(lines.values())
+
+
+def wider_summary(result: TransferResult) -> list[dict[str, Any]]:
+    """Per scheme: at how many (learning rate, pair of widths) the wider model was no worse, and where it was worse."""
+    found = []
+    for scheme in schemes_of(result):
+        pairs = [p for p in result.wider_is_better if p.scheme == scheme]
+        worse = [f"{p.narrow} → {p.wide} at {_lr(p.lr)} ({words.signed(p.difference)})" for p in pairs if not p.ok]
+        if pairs:
+            found.append({"scheme": scheme, "ok": len(pairs) - len(worse), "all": len(pairs), "worse": worse})
+    return found
+
+
+def run_counts(result: TransferResult) -> list[tuple[str, int]]:
+    """(state, number of runs), most frequent first, without states that did not occur."""
+    states: Sequence[str] = [run.state for run in result.runs]
+    return sorted(((s, states.count(s)) for s in set(states)), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _lr(value: float) -> str:
+    """A learning rate: as a power of two where it is one."""
+    return superscript(math.log2(value)) if value > 0 else f"{value:g}"

@@ -1,0 +1,128 @@
+"""What each figure shows, as plain numbers: pure functions of a TransferResult, tested without drawing anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from hptransfer.validation.results import LossGap, Optimum, TransferResult
+
+
+class Point(NamedTuple):
+    """The runs of one (scheme, width, learning rate): the seeds' losses, their mean, and how many diverged."""
+
+    log2_lr: float
+    losses: tuple[float, ...]
+    mean: float
+    diverged: int
+
+
+class Curve(NamedTuple):
+    """Loss against learning rate at one width. place: its index among the widths; optimum: None where not found."""
+
+    width: int
+    place: int
+    points: tuple[Point, ...]
+    optimum: Optimum | None
+
+
+class CurvesInfo(NamedTuple):
+    """One panel: a scheme's curves, narrow to wide."""
+
+    scheme: str
+    curves: tuple[Curve, ...]
+
+
+class LossAxis(NamedTuple):
+    """The loss axis that all panels share. log: drawn on a log scale."""
+
+    low: float
+    high: float
+    log: bool
+
+
+class OptimaInfo(NamedTuple):
+    """A scheme's optimum (log2 of the learning rate, with interval) against width; only widths where it was found."""
+
+    scheme: str
+    optima: tuple[Optimum, ...]
+
+
+class GapInfo(NamedTuple):
+    """Tuned loss of the scheme less tuned SP's per width; worst: the largest excess over its tolerance, or None."""
+
+    gaps: tuple[LossGap, ...]
+    worst: LossGap | None
+
+
+def schemes_of(result: TransferResult) -> tuple[str, ...]:
+    """The control first, then the checked scheme: the order of the panels."""
+    return tuple(dict.fromkeys(s for s in (result.against, result.scheme) if s))
+
+
+def curves_info(result: TransferResult, scheme: str) -> CurvesInfo:
+    """The curves of one scheme over all widths of the result."""
+    found = {o.width: o for o in result.optima if o.scheme == scheme and math.isfinite(o.log2_lr)}
+    curves = [
+        Curve(width, index, _points(result, scheme, width), found.get(width))
+        for index, width in enumerate(result.widths)
+    ]
+    return CurvesInfo(scheme, tuple(curve for curve in curves if curve.points))
+
+
+def _points(result: TransferResult, scheme: str, width: int) -> tuple[Point, ...]:
+    by_lr: dict[float, list[float]] = {}
+    for run in result.runs:
+        if (run.scheme, run.width) == (scheme, width) and run.state != "failed":
+            by_lr.setdefault(run.lr, []).append(math.inf if run.diverged or run.state == "pruned" else run.val_loss)
+    return tuple(_point(lr, losses) for lr, losses in sorted(by_lr.items()))
+
+
+def _point(lr: float, losses: Sequence[float]) -> Point:
+    finite = tuple(loss for loss in losses if math.isfinite(loss))
+    mean = sum(finite) / len(finite) if finite else math.inf
+    return Point(math.log2(lr), finite, mean, len(losses) - len(finite))
+
+
+def loss_axis(panels: Iterable[CurvesInfo], *, octaves_above: float = 3.0) -> LossAxis:
+    """Limits that show every loss, but no more than 2^octaves_above times the lowest (what lies above says little).
+
+    Logarithmic where the losses span more than a factor of 2.5 and are positive.
+    """
+    losses = [loss for panel in panels for curve in panel.curves for point in curve.points for loss in point.losses]
+    if not losses:
+        return LossAxis(0.0, 1.0, False)
+    low, high = min(losses), max(losses)
+    if low <= 0:
+        margin = 0.06 * (high - low or 1.0)
+        return LossAxis(low - margin, high + 2 * margin, False)
+    high = min(high, low * 2**octaves_above)
+    if high / low > 2.5:
+        stretch = (high / low) ** 0.06
+        return LossAxis(low / stretch, high * stretch**2, True)
+    margin = 0.06 * (high - low or low)
+    return LossAxis(low - margin, high + 2 * margin, False)
+
+
+def optima_info(result: TransferResult) -> tuple[OptimaInfo, ...]:
+    """Optimum against width, the control first."""
+    found = [
+        OptimaInfo(s, tuple(o for o in result.optima if o.scheme == s and math.isfinite(o.log2_lr)))
+        for s in schemes_of(result)
+    ]
+    return tuple(info for info in found if info.optima)
+
+
+def gap_info(result: TransferResult) -> GapInfo:
+    """Loss gaps with a finite value, and the one that exceeds its tolerance most."""
+    gaps = tuple(g for g in result.loss_gaps if math.isfinite(g.mup_minus_sp))
+    over = [g for g in gaps if not g.ok]
+    return GapInfo(gaps, max(over, key=lambda g: g.mup_minus_sp - g.tolerance, default=None))
+
+
+def superscript(exponent: float) -> str:
+    """2 to the exponent as text: "2⁻⁷" for whole exponents, else the number in decimal notation."""
+    if exponent != round(exponent):
+        return f"{2.0**exponent:.3g}"
+    return "2" + str(round(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
