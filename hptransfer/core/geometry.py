@@ -129,8 +129,11 @@ def default_betas(optimizer: Optimizer, options: Mapping[str, Any] | None = None
 
 def _setting(optimizer: Optimizer, options: Mapping[str, Any] | None, key: str) -> Any:
     """A keyword option, or its default in the optimizer's class (a name means torch.optim's); None without one."""
-    if options and key in options:
-        return options[key]
+    return options[key] if options and key in options else class_default(optimizer, key)
+
+
+def class_default(optimizer: Optimizer, key: str) -> Any:
+    """The default of a keyword in an optimizer's class (a name means torch.optim's); None where there is none."""
     cls = getattr(torch.optim, optimizer, None) if isinstance(optimizer, str) else optimizer
     parameter = inspect.signature(cls).parameters.get(key) if cls is not None else None
     return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default

@@ -57,7 +57,13 @@ def param_groups(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the base learning rate: every group gets lr x its lr_mult. For loops that set the rate themselves."""
+    """Set the base learning rate: every group gets lr x its lr_mult. For loops that set the rate themselves.
+
+    Raises UsageError where the groups belong to two optimizers, which have a base rate each: set each one's own.
+    """
+    owners = {group.get("hpt_optimizer") for group in optimizer.param_groups}
+    if len(owners) > 1:
+        raise UsageError("Two optimizers have two base rates: call set_lr on each of optimizer.inner.")
     for group in optimizer.param_groups:
         value = lr * group.get("lr_mult", 1.0)
         if isinstance(group["lr"], Tensor):
@@ -130,15 +136,14 @@ def _check_multipliers(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any)
     """Refuse a step where the groups' learning rates no longer stand in the ratio of their multipliers."""
     if torch.compiler.is_compiling():  # a compiled step would be specialised on the values read here
         return
-    base: float | None = None
+    bases: dict[str | None, float] = {}
     for group in optimizer.param_groups:
         multiplier, lr = group.get("lr_mult"), group["lr"]
         if multiplier is None or multiplier == 0 or (isinstance(lr, Tensor) and lr.device.type != "cpu"):
             continue
         own = float(lr) / multiplier
-        if base is None:
-            base = own
-        elif not math.isclose(own, base, rel_tol=1e-5, abs_tol=1e-30):
+        base = bases.setdefault(group.get("hpt_optimizer"), own)
+        if not math.isclose(own, base, rel_tol=1e-5, abs_tol=1e-30):
             raise UsageError(_overwritten(group, float(lr), multiplier, base))
 
 

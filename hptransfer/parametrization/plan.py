@@ -64,10 +64,13 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of everything that changes training. Goes into checkpoints; see `verify_fingerprint`."""
+        """A short hash of everything that changes training, for checkpoints; see checkpoint.py.
+
+        The measured initial stds are left out: they differ between seeds of the base, and resuming does not use them.
+        """
         body = {k: v for k, v in self.to_json().items() if k != "notes"}
         for row in body["rows"]:
-            row.pop("why")
+            row.pop("why"), row.pop("init_std")
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
