@@ -1,0 +1,89 @@
+"""The measurement behind a transfer check: the grid, its extensions, and runs at the transferred learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hptransfer.validation.compare import transferred_lr
+from hptransfer.validation.grid import Grid, job_at
+from hptransfer.validation.optimum import Fit, curve_of
+from hptransfer.validation.runs import Job, Run
+from hptransfer.validation.sweep import refuse_if_all_failed
+
+Make = Callable[[Sequence[Job]], list[Run]]
+"""Jobs to their runs, however they are made; a job made before is not made again."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All runs of a check and the curve fitted for every (scheme, width).
+
+    lrs: the grid with its extensions. transferred: scheme -> the narrowest width's optimal LR, which the widest was
+    trained with; a scheme without one is left out.
+    """
+
+    grid: Grid
+    runs: list[Run]
+    fits: list[Fit]
+    lrs: tuple[float, ...]
+    transferred: dict[str, float]
+
+    def of(self, scheme: str) -> list[Fit]:
+        """The fits of one scheme, by ascending width."""
+        return [fit for fit in self.fits if fit.curve.scheme == scheme]
+
+
+def measure(grid: Grid, make: Make, *, fingerprint: str, extend: float) -> Measurement:
+    """Make every run of the grid; extend it where a best rate is its first or last; then transfer the optimum.
+
+    extend: at most this many octaves on either side, for the (scheme, width) that needs it only.
+    Raises UsageError where all runs of a scheme fail.
+    """
+    runs = make(grid.jobs(fingerprint))
+    for scheme in grid.schemes:
+        refuse_if_all_failed([run for run in runs if run.scheme == scheme])
+    fits = fitted(grid, runs)
+    while more := [(fit, lr) for fit in fits for lr in _beyond(fit, grid, extend)]:
+        runs += make([job for fit, lr in more for job in _jobs(fit, lr, grid, fingerprint)])
+        fits = fitted(grid, runs)
+    lrs = tuple(sorted({run.lr for run in runs}))
+    narrow, wide = min(_widths(grid)), max(_widths(grid))
+    transferred = {
+        fit.curve.scheme: lr for fit in fits if fit.curve.width == narrow and (lr := transferred_lr(fit)) is not None
+    }
+    ends = [(fit, transferred[s]) for fit in fits if fit.curve.width == wide and (s := fit.curve.scheme) in transferred]
+    runs += make([job for fit, lr in ends if lr not in lrs for job in _jobs(fit, lr, grid, fingerprint)])
+    return Measurement(grid, runs, fits, lrs, transferred)
+
+
+def fitted(grid: Grid, runs: Sequence[Run]) -> list[Fit]:
+    """The fit of every (scheme, width) of a grid, widths ascending."""
+    return [
+        Fit.of(curve_of(runs, scheme=scheme, width=width, seeds=grid.seeds))
+        for scheme in grid.schemes
+        for width in _widths(grid)
+    ]
+
+
+def _widths(grid: Grid) -> list[int]:
+    return sorted(scale.width or 0 for scale in grid.scales)
+
+
+def _beyond(fit: Fit, grid: Grid, extend: float) -> list[float]:
+    """Up to two further learning rates on the side where the best one is the last, within `extend` octaves."""
+    if fit.edge == 0 or len(fit.curve.log2_lrs) == 0:
+        return []
+    spacing = float(np.median(np.diff(np.log2(grid.lrs))))
+    first, last = np.log2(grid.lrs[0]) - extend - 1e-6, np.log2(grid.lrs[-1]) + extend + 1e-6
+    end = float(fit.curve.log2_lrs[0] if fit.edge < 0 else fit.curve.log2_lrs[-1])
+    points = [end + fit.edge * spacing * k for k in (1, 2)]
+    return [float(f"{2.0**x:.12g}") for x in points if first <= x <= last]
+
+
+def _jobs(fit: Fit, lr: float, grid: Grid, fingerprint: str) -> list[Job]:
+    scale = next(s for s in grid.scales if s.width == fit.curve.width)
+    scheme = fit.curve.scheme
+    return [job_at(scheme, scale, lr=lr, seed=s, steps=grid.steps, fingerprint=fingerprint) for s in grid.seeds]
