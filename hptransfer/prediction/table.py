@@ -25,9 +25,9 @@ def read_columns(
     """
     path = Path(path)
     header, rows = _read(path)
-    missing = [f"{theirs!r} (for {ours})" for ours, theirs in columns.items() if theirs not in header]
     wanted = {ours: theirs for ours, theirs in columns.items() if theirs in header}
-    if any(ours not in wanted and ours not in optional for ours in columns):
+    missing = [f"{columns[ours]!r} (for {ours})" for ours in columns if ours not in wanted and ours not in optional]
+    if missing:
         raise UsageError(
             f"{path} has no column {', '.join(missing)}. It has: {', '.join(header)}. Map names, as in loss=val_loss."
         )
@@ -45,15 +45,20 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str | None]]
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"Cannot read {str(path)!r} as a CSV file: {error}") from error
+    for line, row in rows:
+        if None in row or None in row.values():
+            have = sum(1 for value in row.values() if value is not None)
+            raise UsageError(
+                f"{path}, line {line}: {have} cells where the header has {len(header)}. The file looks truncated or "
+                "damaged there."
+            )
     if not rows:
         raise UsageError(f"{path} holds no rows below its header ({', '.join(header) or 'which is missing too'}).")
     return header, rows
 
 
 def _number(path: Path, line: int, row: dict[str, str | None], column: str, lenient: bool) -> float:
-    text = row[column]
-    if text is None:
-        raise UsageError(f"{path}, line {line}: the row ends before column {column!r}. The file looks truncated.")
+    text = row[column] or ""
     try:
         value = math.nan if lenient and not text.strip() else float(text)
     except ValueError:

@@ -31,7 +31,9 @@ def test_optional_columns_may_be_missing_and_named_ones_may_be_non_finite(tmp_pa
     ("text", "words"),
     [
         ("a,b\n1,2\n", "no column 'lr' .for lr., 'loss' .for loss.*It has: a, b"),
-        ("lr,loss\n1,2\n3\n", "line 3: the row ends before column 'loss'.*truncated"),
+        ("lr,loss\n1,2\n3\n", "line 3: 1 cells where the header has 2.*truncated"),
+        ("lr,loss,note\n1,2.125,a\n3,2.1", "line 3: 2 cells where the header has 3.*truncated"),
+        ("lr,loss\n1,2,3\n", "line 2: "),
         ("lr,loss\n1,two\n", "line 2, column 'loss': 'two' is not a number"),
         ("lr,loss\n1,nan\n", "'nan' is not finite"),
         ("lr,loss\n1,\n", "not a number"),
