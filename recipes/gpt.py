@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale
 
-BASE = Scale(width=16, depth=2)
+BASE = Scale(width=32, depth=2)
 CONTEXT, BATCH, HEADS, BYTES = 64, 16, 4, 256
 options = {"text": "a file to train on, in place of the standard library's source"}  # --text FILE sets HPTRANSFER_TEXT
 
@@ -71,7 +71,8 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, BYTES, bias=False)
         for table in (self.embed, self.position):
-            nn.init.normal_(table.weight, std=0.1)
+            nn.init.normal_(table.weight, std=0.3)
+        nn.init.normal_(self.head.weight, std=width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x) + self.position(torch.arange(x.shape[1], device=x.device))
@@ -81,7 +82,7 @@ class GPT(nn.Module):
 
 
 def build(scale: Scale) -> nn.Module:
-    return GPT(scale.width or 16, scale.depth or 2)
+    return GPT(scale.width or 32, scale.depth or 2)
 
 
 def windows(data: Tensor, starts: Tensor) -> Tensor:

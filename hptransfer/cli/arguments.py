@@ -39,12 +39,14 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="the recipe's own smaller setting")
 
 
-def add_grid(parser: argparse.ArgumentParser) -> None:
+def add_grid(
+    parser: argparse.ArgumentParser, *, steps_help: str = "optimizer steps of one run; default: the recipe's"
+) -> None:
     parser.add_argument("--widths", type=widths, metavar="W,W,...", help="default: the recipe's")
     parser.add_argument(
         "--seeds", type=seeds, metavar="N", help="how many, or a list such as 0,1,5; default: the recipe's"
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="optimizer steps of one run; default: the recipe's")
+    parser.add_argument("--steps", type=int, metavar="N", help=steps_help)
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
 
 

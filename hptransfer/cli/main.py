@@ -11,11 +11,17 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
-from hptransfer.cli import plan, report, sweep
+from hptransfer.cli import check, coord_check, plan, report, sweep
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
 from hptransfer.core.errors import UsageError
 
-COMMANDS: dict[str, ModuleType] = {"plan": plan, "sweep": sweep, "report": report}
+COMMANDS: dict[str, ModuleType] = {
+    "plan": plan,
+    "coord-check": coord_check,
+    "sweep": sweep,
+    "check": check,
+    "report": report,
+}
 """Each module has `HELP`, `configure(parser)` and `run(args) -> exit code`."""
 
 

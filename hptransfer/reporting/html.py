@@ -12,7 +12,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from hptransfer.core.errors import UsageError
+from hptransfer.parametrization.coord_report import CoordReport
 from hptransfer.reporting import figures, words
+from hptransfer.reporting.coordinates import coord_info, coord_rows, coordinate_figure
 from hptransfer.reporting.info import curves_info, gap_info, loss_axis, optima_info, schemes_of, superscript
 from hptransfer.reporting.svg import palette
 from hptransfer.validation.results import TransferResult
@@ -22,15 +24,18 @@ def render_report(result: TransferResult) -> str:
     """The page as text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(number=words.number, signed=words.signed, lr=_lr)
+    coord = CoordReport.from_json(result.coord) if result.coord else None
     template = environment.from_string(files("hptransfer.reporting").joinpath("template.html").read_text("utf-8"))
     return template.render(
         result=result,
         headline=words.headline(result),
         facts=words.facts(result),
-        figures=draw(result),
+        figures=draw(result) | ({"coord": draw_coord(coord)} if coord else {}),
         colours=palette(len(result.widths)),
         schemes=schemes_of(result),
         plan=plan_lines(result.plan),
+        coord=coord,
+        coord_rows=coord_rows(coord) if coord else (),
         words=words,
         scheme_name=figures.scheme_name,
         wider=wider_summary(result),
@@ -64,6 +69,11 @@ def draw(result: TransferResult) -> dict[str, Any]:
     if gaps.gaps:
         drawn["gap"] = figures.loss_gap(gaps, scheme=result.scheme, name="gap")
     return drawn
+
+
+def draw_coord(report: CoordReport) -> list[str]:
+    """The panels of the coordinate check as SVG elements."""
+    return [coordinate_figure(panel, name=f"coord-{panel.quantity}") for panel in coord_info(report)]
 
 
 def plan_lines(plan: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,88 @@
+"""Sweep the learning rate at every width, find each optimum, and judge whether the smallest width's one transfers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+
+from hptransfer.cli.arguments import (
+    add_grid,
+    add_json,
+    add_lrs,
+    add_recipe,
+    command_line,
+    given,
+    output_directory,
+    recipe_of,
+)
+from hptransfer.core.recipe import Recipe
+from hptransfer.parametrization.coord import coord_check
+from hptransfer.parametrization.coord_report import CoordReport
+from hptransfer.reporting.html import write_report
+from hptransfer.reporting.words import table
+from hptransfer.validation.grid import checked_device
+from hptransfer.validation.results import VERDICT_FILE, TransferResult
+from hptransfer.validation.runs import RUNS_FILE
+from hptransfer.validation.transfer import transfer_check
+
+HELP = "the main job: does the learning rate transfer over width?"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_recipe(parser)
+    add_grid(parser)
+    add_lrs(parser)
+    parser.add_argument("--tolerance", type=float, default=0.5, help="allowed drift in octaves; default: 0.5")
+    parser.add_argument("--no-coord", action="store_true", help="leave out the coordinate check")
+    parser.add_argument("--scheme", default="mup", help="the scheme to check, against SP; default: mup")
+    parser.add_argument("--storage", metavar="URL", help="Optuna storage, as sqlite:///study.db; default: in DIR")
+    parser.add_argument("--out", metavar="DIR", help="where the results go; default: hptransfer-out/<recipe>")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    recipe = recipe_of(args)
+    out = output_directory(args, recipe)
+    result = transfer_check(
+        recipe,
+        scheme=args.scheme,
+        tolerance=args.tolerance,
+        device=args.device,
+        out=out,
+        command=command_line(args),
+        **given(
+            widths=args.widths,
+            lrs=args.lrs,
+            seeds=args.seeds,
+            steps=args.steps,
+            workers=args.workers,
+            storage=args.storage,
+        ),
+    )
+    if not args.no_coord and len(result.widths) >= 3:
+        result = dataclasses.replace(result, coord=_coordinates(recipe, result, args.device).to_json())
+    written = write_all(result, out)
+    print(
+        json.dumps({k: v for k, v in result.to_json().items() if k != "runs"}, indent=1) if args.json else table(result)
+    )
+    print("Wrote " + ", ".join(map(str, written)), file=sys.stderr)
+    return 0 if result.verdict == "PASS" else 1
+
+
+def _coordinates(recipe: Recipe, result: TransferResult, device: str) -> CoordReport:
+    """The coordinate check at the same widths, at the learning rate that was found best at the smallest."""
+    best = result.optimum(result.scheme, min(result.widths)).log2_lr
+    lr = 2.0**best if math.isfinite(best) else None
+    return coord_check(recipe, widths=result.widths, scheme=result.scheme, lr=lr, device=checked_device(device))
+
+
+def write_all(result: TransferResult, out: Path) -> list[Path]:
+    """verdict.json, runs.jsonl, plan.json and report.html; returns their paths."""
+    result.save(out)
+    plan = out / "plan.json"
+    plan.write_text(json.dumps(dict(result.plan), indent=1) + "\n", encoding="utf-8")
+    return [out / VERDICT_FILE, out / RUNS_FILE, plan, write_report(result, out / "report.html")]

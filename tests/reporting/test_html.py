@@ -1,0 +1,185 @@
+"""The page is self-contained, says the verdict first, and holds every number of it."""
+
+import itertools
+import math
+import re
+from html import unescape
+from html.parser import HTMLParser
+
+import pytest
+from cases_reporting import result
+
+from hptransfer.core.errors import UsageError
+from hptransfer.reporting import figures, svg, words
+from hptransfer.reporting.html import plan_lines, render_report, write_report
+from hptransfer.validation.results import TransferResult
+
+VOID = {"meta", "br", "path", "use", "img", "hr", "input", "link"}
+
+
+class Tree(HTMLParser):
+    """Collects what a browser would fetch or run, and checks that every element is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self._attributes(attrs)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+        self._attributes(attrs)
+
+    def _attributes(self, attrs):
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "src", "srcset", "data", "action", "poster"):
+                self.targets.append(value)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render_report(result())
+
+
+@pytest.fixture(scope="module")
+def tree(page) -> Tree:
+    parsed = Tree()
+    parsed.feed(page)
+    return parsed
+
+
+def test_the_page_asks_for_nothing_from_outside(page, tree):
+    assert not re.findall(r"https?:|//[a-z]|@import|url\((?!#)", page)
+    assert not tree.tags & {"script", "link", "img", "iframe", "object", "embed", "base"}
+    assert all(target.startswith("#") for target in tree.targets)
+
+
+def test_elements_are_closed_ids_are_unique_and_references_resolve(page, tree):
+    assert tree.open == []
+    assert len(tree.ids) == len(set(tree.ids))
+    assert {t[1:] for t in tree.targets} | set(re.findall(r"url\(#([^)]+)\)", page)) <= set(tree.ids)
+
+
+def test_every_colour_variable_that_is_used_is_defined_for_light_and_dark(page):
+    used = set(re.findall(r"var\((--[\w-]+)\)", page))
+    _, _, dark = page.partition("@media (prefers-color-scheme: dark)")
+    dark = dark[: dark.index("</style>")]
+    same_in_both = {"--font", "--mono", "--tone", "--c"}
+    for name in used:
+        assert f"{name}:" in page
+        assert name in same_in_both or f"{name}:" in dark
+    assert "#0a0" not in page  # no stand-in colour is left
+
+
+def test_the_verdict_comes_first(page):
+    body = page[page.index("<body>") :]
+    assert (
+        body.index(words.headline(result()))
+        < body.index(">PASS<")
+        < body.index(result().reasons[0])
+        < body.index("<svg")
+    )
+
+
+def test_every_number_of_the_verdict_appears(page):
+    text = unescape(re.sub(r"<[^>]+>", "", page))
+    found = result()
+    for drift in found.drifts:
+        assert all(f"{v:+.2f}" in text for v in (drift.octaves, drift.low, drift.high))
+    for regret in found.regrets:
+        assert all(f"{v:+.3g}" in text for v in (regret.loss, regret.low, regret.high))
+    for o in found.optima:
+        assert all(f"{v:.2f}" in text for v in (o.log2_lr, o.low, o.high))
+        assert all(f"{v:.3g}" in text for v in (o.loss, o.loss_low, o.loss_high))
+    for gap in found.loss_gaps:
+        assert (
+            all(f"{v:+.3g}" in text for v in (gap.mup_minus_sp, gap.low, gap.high)) and f"{gap.tolerance:.3g}" in text
+        )
+    for value in [*found.widths, *found.seeds, found.steps, *found.environment.values(), found.rule, found.command]:
+        assert str(value) in text
+    assert all(text.count(reason) == 1 for reason in found.reasons)
+    assert "180 complete" in text and "12 diverged" in text
+
+
+def test_text_from_files_is_escaped(page):
+    assert "&lt;Table 8&gt; &amp; eq. 3" in page and "ran as &lt;lanes&gt;" in page
+    assert "<lanes>" not in page
+
+
+def test_the_same_result_gives_the_same_page_also_from_its_files(page, tmp_path):
+    assert render_report(result()) == page
+    result().save(tmp_path)
+    assert render_report(TransferResult.load(tmp_path)) == page
+
+
+@pytest.mark.parametrize("verdict", ["PASS", "FAIL", "INCONCLUSIVE"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"runs": ()},
+        {"optima": (), "drifts": (), "regrets": (), "loss_gaps": (), "wider_is_better": ()},
+        {"against": None, "loss_gaps": ()},
+        {"plan": {}, "environment": {}, "command": "", "notes": ()},
+        {"base_width": None},
+    ],
+    ids=lambda c: "-".join(c),
+)
+def test_a_result_with_parts_missing_still_renders(verdict, changes):
+    page = render_report(result(verdict, **changes))
+    assert verdict in page and words.headline(result(verdict)) in page
+
+
+def test_all_runs_diverged_renders_as_such():
+    found = result("FAIL")
+    optima = tuple(o.__class__(o.scheme, o.width, *[math.nan] * 3, *[math.inf] * 3, True, 3) for o in found.optima)
+    assert "every run diverged" in render_report(result("FAIL", optima=optima))
+
+
+def test_an_unwritable_path_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_report(result(), tmp_path / "missing" / "report.html")
+
+
+def test_plan_rows_of_repeated_blocks_share_a_line():
+    row = result().plan["rows"][0]
+    blocks = [row | {"name": f"blocks.{i}.weight"} for i in range(3)] + [
+        row | {"name": "blocks.3.weight", "lr_mult": 0.5}
+    ]
+    lines = plan_lines({"rows": blocks})
+    assert [(line["pattern"], line["count"]) for line in lines] == [("blocks.*.weight", 3), ("blocks.*.weight", 1)]
+
+
+def test_series_colours_run_from_dark_to_light_and_stay_apart():
+    def lightness(colour: str) -> float:  # relative luminance, ITU-R BT.709
+        r, g, b = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    colours = svg.palette(4)
+    for theme in (0, 1):
+        steps = [lightness(colours[f"--series-{i}"][theme]) for i in range(4)]
+        assert all(b - a > 0.08 for a, b in itertools.pairwise(steps))
+
+
+def test_the_overview_is_a_picture_of_its_own():
+    picture = figures.overview(result())
+    assert picture.startswith("<svg") and 'xmlns="http://www.w3.org/2000/svg"' in picture
+    assert "prefers-color-scheme:dark" in picture and "#0a0" not in picture
+
+
+def test_the_terminal_table_names_every_width_and_the_verdict():
+    text = words.table(result())
+    assert all(re.search(rf"^{w} ", text, re.M) for w in result().widths)
+    assert "PASS: " + words.headline(result()) in text and all(r in text for r in result().reasons)
