@@ -14,7 +14,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.parametrization.measure import rms
 from hptransfer.parametrization.plan import Plan
 from hptransfer.parametrization.row import Row
-from hptransfer.parametrization.wrappers import plain_names
+from hptransfer.parametrization.wrappers import plain_modules, plain_names
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,17 @@ class Change:
     rms_after: float
 
 
-def parametrize_(model: nn.Module, plan: Plan) -> list[Change]:
+def parametrize_(model: nn.Module, plan: Plan, *, init: bool = True) -> list[Change]:
     """Scale the initial weights in place so that their rms is the plan's, and register the plan's hooks if it has any.
 
     Values keep their distribution; zeros stay zero; at the base's own size nothing changes, bit for bit. Where the
     model's own init already follows a power of the width, the factor is that power's exact ratio, not a noisy estimate.
+    init: False leaves the values alone and only registers hooks and multipliers, for weights loaded from a checkpoint.
     Returns the parameters that changed. Works on sharded (DTensor) and on compiled or DDP-wrapped models.
     Raises UsageError where the model does not match the plan, is on meta, or already carries the plan's hooks.
     """
     parameters = plain_names(model, plan)
-    factors = {name: _factor(parameter, plan.rows[name]) for name, parameter in parameters.items()}
+    factors = {n: _factor(p, plan.rows[n]) for n, p in parameters.items()} if init else {}
     changes: list[Change] = []
     with torch.no_grad():
         for name, (factor, before) in factors.items():
@@ -101,7 +102,7 @@ class _Multiply:
 
 
 def _register_hooks(model: nn.Module, plan: Plan) -> None:
-    modules = dict(model.named_modules())
+    modules = plain_modules(model)
     for hook in plan.hooks:
         module = modules.get(hook.module)
         if module is None:
@@ -128,7 +129,7 @@ class _Times(nn.Module):
 
 def _register_multipliers(model: nn.Module, plan: Plan) -> None:
     """Forward multipliers of a plan in its un-absorbed form, by torch's own parametrizations (which rename keys)."""
-    modules = dict(model.named_modules())
+    modules = plain_modules(model)
     for name in [*plan.rows, *plan.aliases]:
         row = plan[name]
         owner, _, attribute = name.rpartition(".")

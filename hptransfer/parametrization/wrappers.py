@@ -33,8 +33,21 @@ def plain_names(model: nn.Module, plan: Plan) -> dict[str, nn.Parameter]:
     return found
 
 
+def plain_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Name without wrappers -> innermost module of that name; DDP's "module." is taken off where all stand under it."""
+    found = {_bare(name): module for name, module in model.named_modules()}
+    inner = {name.removeprefix("module.") for name in found if name not in {"", "module"}}
+    if "module" in found and all(name == "" or (name + ".").startswith("module.") for name in found):
+        return {"": found["module"], **{name: found["module." + name] for name in inner}}
+    return found
+
+
+def _bare(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _INFIXES)
+
+
 def _plain(name: str, plan: Plan) -> str:
-    bare = ".".join(part for part in name.split(".") if part not in _INFIXES)
+    bare = _bare(name)
     bare = re.sub(r"(^|\.)parametrizations\.([^.]+)\.original$", r"\1\2", bare)
     for candidate in (bare, bare.removeprefix("module.")):
         if candidate in plan.rows:
