@@ -4,94 +4,144 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import fx
 
-from hptransfer.core.graph import Graph, module_path, op, shape, template, users
-from hptransfer.core.scale_flow import PASSES
-from hptransfer.core.uses import depends_on_inputs
+from hptransfer.core.constants import constants
+from hptransfer.core.graph import Graph, module_path, op, sequence, shape, users
+from hptransfer.core.scale_flow import PASSES, ScaleFlow
+
+PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum"}
 
 
 @dataclass(frozen=True)
 class Attention:
     """One attention product.
 
-    key: (module template, ordinal within it), the same in a base and a deeper target.
+    module, ordinal: where it stands: the module whose forward ran it, and its place among that module's products.
     query, key_node: the activations contracted; consumer: the op that contracts them.
-    head_dim: size of the contracted axis; scale: the constant the code multiplies the logits with, and constants: the
-    ops that do.
+    head_dim: size of the contracted axis; scale: the constant that the code multiplies the logits with, be it on the
+    logits, the queries or the keys, and constants: the ops that do.
     """
 
-    key: tuple[str, int]
     module: str
+    ordinal: int
     query: fx.Node
     key_node: fx.Node
     consumer: fx.Node
     head_dim: int
     scale: float
-    constants: tuple[fx.Node, ...] = ()
+    constants: frozenset[fx.Node] = frozenset()
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of two activations that no softmax reads: no rule scales it. contracted: size of the summed axis."""
+
+    module: str
+    ordinal: int
+    contracted: int
 
 
 def attentions(graph: Graph) -> list[Attention]:
     """All attention products of a graph, in execution order."""
-    from_inputs = depends_on_inputs(graph)
-    found: list[Attention] = []
+    known = {constant.node: constant.value for constant in constants(graph) if constant.value is not None}
     ordinals: Counter[str] = Counter()
-    for node in graph.nodes:
-        product = _sdpa(node) if op(node) == "scaled_dot_product_attention" else _eager(node, from_inputs)
-        if product is None:
+    found: list[Attention] = []
+    for node, query, key in _products(graph):
+        logits = _until_softmax(node, known)
+        if logits is None:
             continue
-        query, key, scale, constants = product
+        used = {*logits, *_behind(query, node, known), *_behind(key, node, known)}
+        scale = _own_scale(node) * math.prod(known[n] for n in used)
         module = module_path(node)
-        name = (template(module), ordinals[module])
-        found.append(Attention(name, module, query, key, node, shape(query)[-1], scale, constants))
+        found.append(Attention(module, ordinals[module], query, key, node, _contracted(node), scale, frozenset(used)))
         ordinals[module] += 1
     return found
 
 
-Product = tuple[fx.Node, fx.Node, float, tuple[fx.Node, ...]]
+def unscaled_products(graph: Graph) -> list[Product]:
+    """Products of two activations whose result no softmax reads (linear attention, similarity of two towers)."""
+    ordinals: Counter[str] = Counter()
+    found: list[Product] = []
+    for node, _, _ in _products(graph):
+        if _until_softmax(node, {}) is None:
+            module = module_path(node)
+            found.append(Product(module, ordinals[module], _contracted(node)))
+            ordinals[module] += 1
+    return found
 
 
-def _sdpa(node: fx.Node) -> Product:
-    query, key = node.args[0], node.args[1]
-    scale = node.kwargs.get("scale", node.args[6] if len(node.args) > 6 else None)
-    width = shape(query)[-1]
-    return query, key, float(scale) if scale is not None else 1 / math.sqrt(width), ()  # type: ignore[return-value,arg-type]
+def _products(graph: Graph) -> Iterator[tuple[fx.Node, fx.Node, fx.Node]]:
+    """(op, left, right) of every product of two activations; learned queries count once a layer has made them."""
+    flow = ScaleFlow(graph)
+    for node in graph.nodes:
+        if op(node) == "scaled_dot_product_attention":
+            operands = list(node.args[:2])
+        elif op(node) in PRODUCTS and node in flow.from_inputs:
+            operands = sequence(node.args[1]) if op(node) == "einsum" else list(node.args[:3])[-2:]
+        else:
+            continue
+        nodes = [o for o in operands if isinstance(o, fx.Node)]
+        plain = op(node) in PRODUCTS and any(flow.parameter_behind(o) is not None for o in nodes)
+        if len(nodes) == len(operands) == 2 and not plain:
+            yield node, nodes[0], nodes[1]
 
 
-def _eager(node: fx.Node, from_inputs: set[fx.Node]) -> Product | None:
-    """matmul(q, k^T), then constants and masks, then softmax. The contracted axis is the query's last."""
-    if op(node) not in {"matmul", "bmm", "baddbmm", "einsum"}:
-        return None
-    operands = list(node.args[1]) if op(node) == "einsum" else list(node.args[:3])[-2:]  # type: ignore[arg-type]
-    if len(operands) != 2 or not all(isinstance(o, fx.Node) and o in from_inputs for o in operands):
-        return None
-    found = _scale_until_softmax(node)
-    if found is None:
-        return None
-    scale, constants = found
+def _contracted(node: fx.Node) -> int:
+    """Size of the axis that a product sums over: the left factor's last, or an einsum's missing letters."""
+    if op(node) != "einsum":
+        left = node.args[1] if op(node) == "baddbmm" else node.args[0]
+        return shape(left)[-1]
+    equation, left = str(node.args[0]).replace(" ", ""), sequence(node.args[1])[0]
+    terms, _, out = equation.partition("->")
+    letters = terms.split(",")[0].replace("...", "")
+    sizes = dict(zip(letters[::-1], shape(left)[::-1], strict=False))
+    return math.prod(size for letter, size in sizes.items() if letter not in out)
+
+
+def _own_scale(node: fx.Node) -> float:
+    """The multiplier inside the op: sdpa's scale (1/sqrt(d) by default), baddbmm's alpha."""
     if op(node) == "baddbmm":
-        scale *= float(node.kwargs.get("alpha", 1.0))  # type: ignore[arg-type]
-    return operands[0], operands[1], scale, constants  # type: ignore[return-value]
+        return float(node.kwargs.get("alpha", 1.0))  # pyright: ignore[reportArgumentType]
+    if op(node) != "scaled_dot_product_attention":
+        return 1.0
+    scale = node.kwargs.get("scale", node.args[6] if len(node.args) > 6 else None)
+    return float(scale) if isinstance(scale, (int, float)) else 1 / math.sqrt(_contracted(node))
 
 
 _ONWARD = PASSES | {"add", "add_", "masked_fill", "masked_fill_", "where", "mul", "div", "mul_", "div_", "maximum"}
+_STEPS = 24
 
 
-def _scale_until_softmax(node: fx.Node) -> tuple[float, tuple[fx.Node, ...]] | None:
-    """Product of the constants between the logits and their softmax; None where no softmax reads them."""
-    scale, constants = 1.0, []
-    for _ in range(24):
+def _until_softmax(node: fx.Node, known: Mapping[fx.Node, float]) -> list[fx.Node] | None:
+    """The constant multiplications between the logits and their softmax; None where no softmax reads them."""
+    if op(node) == "scaled_dot_product_attention":
+        return []
+    met: list[fx.Node] = []
+    for _ in range(_STEPS):
         readers = users(node)
         if any(op(r) in {"softmax", "_softmax", "_safe_softmax"} for r in readers):
-            return scale, tuple(constants)
+            return met
         onward = [r for r in readers if op(r) in _ONWARD]
         if not onward:
             return None
         node = onward[0]
-        factor = node.args[1] if len(node.args) > 1 else None
-        if isinstance(factor, (int, float)) and op(node) in {"mul", "mul_", "div", "div_"}:
-            scale = scale * float(factor) if op(node).startswith("mul") else scale / float(factor)
-            constants.append(node)
+        met += [node] if node in known else []
     return None
+
+
+def _behind(node: fx.Node, reader: fx.Node, known: Mapping[fx.Node, float]) -> list[fx.Node]:
+    """The constant multiplications of a factor before it enters its product, as long as nothing else reads it."""
+    met: list[fx.Node] = []
+    for _ in range(_STEPS):
+        if set(users(node)) != {reader} or (op(node) not in PASSES and node not in known):
+            break
+        met += [node] if node in known else []
+        parent = next((a for a in node.args[:2] if isinstance(a, fx.Node) and a.op != "placeholder"), None)
+        if parent is None:
+            break
+        node, reader = parent, node
+    return met

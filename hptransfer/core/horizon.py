@@ -1,13 +1,15 @@
 """Batch size and duration: how learning rate, betas, eps and weight decay change with k = B/B0 and r = D/D0.
 
-One optimizer step sees k times the data, so the run has r/k times the steps. Named rules where the literature disagrees:
+One optimizer step sees k times the data, so the run has r/k times the steps. Named rules where publications disagree:
 
   batch "sqrt"    Adam as an SDE (Malladi et al. 2022, 2205.10287): lr k^1/2, eps k^-1/2. Default for sign and spectral
                   steps: their step size does not see the gradient's size, so noise averages as k^-1/2 per sample.
-  batch "linear"  SGD as an SDE (Li et al. 2017, 1511.06251; Goyal et al. 2017, 1706.02677): lr k. Default for gradient steps.
+  batch "linear"  SGD as an SDE (Li et al. 2017, 1511.06251; Goyal et al. 2017, 1706.02677): lr k. Default for gradient
+                  steps.
   batch "none"    leave lr. Above the critical batch neither rule holds: prediction/batch.py has the saturating ones.
-  betas           beta^k: the averaging half-life in samples is kept (equal to 1 - k (1 - beta) to first order, the SDE's).
-  decay "timescale"  tau = B / (lr wd D) epochs is kept (Wang & Aitchison 2024, 2405.13698): wd k / (lr ratio x r). Default.
+  betas           beta^k: the averaging half-life in samples is kept (the SDE's 1 - k (1 - beta), to first order).
+  decay "timescale"  tau = B / (lr wd D) epochs is kept (Wang & Aitchison 2024, 2405.13698): wd k / (lr ratio x r).
+                  Default.
   decay "none"    leave wd.
   duration "none" leave lr. Default, because published exponents contradict each other (D^+.31 to D^-.56).
   duration "power:E"  lr r^E, an exponent the user has measured.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from hptransfer.core.graph import Graph, module_path, op, shape
+from hptransfer.core.constants import constants
+from hptransfer.core.graph import Graph, module_path, op, operand, shape, users
 from hptransfer.core.scale_flow import CONTRACTIONS, PASSES, WEIGHTED
 from hptransfer.core.uses import depends_on_inputs
 
@@ -19,7 +20,8 @@ class Branch:
     """One residual branch: stream + F(stream).
 
     add: the op that closes it; end: F's last node; stream: index of the residual stream (encoder, decoder...);
-    parameters: those used inside the branch; post_norm: the sum is normalised before the next branch reads it.
+    parameters: those used inside the branch; post_norm: the stream itself is normalised, not only what a branch
+    reads. constants: multiplications by a constant right before the add, on the branch or on the stream.
     """
 
     module: str
@@ -28,26 +30,27 @@ class Branch:
     stream: int
     parameters: frozenset[str]
     post_norm: bool
+    constants: frozenset[fx.Node] = frozenset()
 
 
 def residual_branches(graph: Graph) -> list[Branch]:
     """All residual branches of a graph, in execution order. A net without residual adds has none."""
-    from_inputs = depends_on_inputs(graph)
-    holding = _parameters_read(graph, from_inputs)
+    search = _Search(graph)
     stream_of: dict[fx.Node, int] = {}
     found: list[Branch] = []
     for node in graph.nodes:
-        if op(node) not in {"add", "add_"} or node not in from_inputs:
+        if op(node) not in {"add", "add_"} or node not in search.from_inputs:
             continue
-        split = _split(graph, node, from_inputs, holding)
+        split = search.split(node)
         if split is None:
             continue
-        root, end, inside = split
+        root, end, inside, scaled = split
         carried = _carried(root, stream_of)
         stream = stream_of[carried] if carried is not None else len(set(stream_of.values()))
         stream_of[node] = stream
-        parameters = frozenset().union(*(holding.get(n, frozenset()) for n in inside))
-        found.append(Branch(module_path(node), node, end, stream, parameters, _post_norm(node)))
+        parameters = frozenset().union(*(search.holding.get(n, frozenset()) for n in inside))
+        post_norm = _post_norm(node, root, inside)
+        found.append(Branch(module_path(node), node, end, stream, parameters, post_norm, scaled))
     return found
 
 
@@ -56,29 +59,46 @@ def stream_depths(branches: list[Branch]) -> dict[int, int]:
     return dict(Counter(branch.stream for branch in branches))
 
 
-def _split(
-    graph: Graph, node: fx.Node, from_inputs: set[fx.Node], holding: dict[fx.Node, frozenset[str]]
-) -> tuple[fx.Node, fx.Node, set[fx.Node]] | None:
-    """(stream, branch end, nodes inside the branch) when one summand is computed from the other by a weight."""
-    left, right = node.args[:2]
-    if not (isinstance(left, fx.Node) and isinstance(right, fx.Node)) or shape(left) != shape(right):
+def post_norm_streams(branches: list[Branch]) -> set[int]:
+    """Streams that are normalised after most of their adds: no identity path runs along them."""
+    post = Counter(branch.stream for branch in branches if branch.post_norm)
+    return {stream for stream, depth in stream_depths(branches).items() if post[stream] > depth / 2}
+
+
+class _Search:
+    """What finding branches needs to know of a graph: which nodes depend on inputs, read parameters, or multiply."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.from_inputs = graph, depends_on_inputs(graph)
+        self.holding = _parameters_read(graph, self.from_inputs)
+        self.multiplications = {constant.node for constant in constants(graph)}
+
+    def split(self, node: fx.Node) -> tuple[fx.Node, fx.Node, set[fx.Node], frozenset[fx.Node]] | None:
+        """(stream, branch end, nodes inside, constants) when one summand is computed from the other by a weight."""
+        left, right = operand(node, 0), operand(node, 1)
+        if left is None or right is None or shape(left) != shape(right):
+            return None
+        for factors in (False, True):  # x + F(x) first; only then c x + F(x)
+            for stream, end in ((left, right), (right, left)):
+                root, on_stream = self.strip(stream, factors=factors)
+                inside = _between(self.graph, root, end)
+                if inside is not None and any(_contracts(n) and self.holding.get(n) for n in inside):
+                    return root, end, inside, on_stream | self.strip(end)[1]
         return None
-    for stream, end in ((left, right), (right, left)):
-        root = _strip(stream)
-        inside = _between(graph, root, end)
-        if inside is not None and any(_contracts(n) and holding.get(n) for n in inside):
-            return root, end, inside
-    return None
+
+    def strip(self, node: fx.Node, *, factors: bool = True) -> tuple[fx.Node, frozenset[fx.Node]]:
+        """Behind casts, copies and dropout (and constant factors), where the stream itself is; and those factors."""
+        met: set[fx.Node] = set()
+        while op(node) in _TRANSPARENT or (factors and node in self.multiplications):
+            parent = operand(node, 0) if operand(node, 0) in self.from_inputs else operand(node, 1)
+            if parent is None:
+                break
+            met |= {node} & self.multiplications
+            node = parent
+        return node, frozenset(met)
 
 
-def _strip(node: fx.Node) -> fx.Node:
-    """Behind casts, copies and dropout, where the stream itself is."""
-    while op(node) in {"to", "_to_copy", "clone", "alias", "dropout", "contiguous", "detach"}:
-        parent = node.args[0]
-        if not isinstance(parent, fx.Node):
-            return node
-        node = parent
-    return node
+_TRANSPARENT = {"to", "_to_copy", "clone", "alias", "dropout", "contiguous", "detach"}
 
 
 def _between(graph: Graph, start: fx.Node, end: fx.Node) -> set[fx.Node] | None:
@@ -135,7 +155,22 @@ def _carried(node: fx.Node, stream_of: dict[fx.Node, int]) -> fx.Node | None:
     return None
 
 
-def _post_norm(add: fx.Node) -> bool:
-    """True when everything that reads the sum reads it normalised (post-norm), so no identity path passes it."""
-    readers = [user for user in add.users if op(user) not in {"_assert_tensor_metadata"}]
-    return bool(readers) and all(op(r) in NORM_OPS for r in readers) and len(readers) == 1
+def _post_norm(add: fx.Node, root: fx.Node, inside: set[fx.Node]) -> bool:
+    """True when the sum is read normalised while the branch itself read the stream as it was: LN(x + F(x)).
+
+    The last add of a pre-norm stack is read normalised as well, by the final norm, but its branch starts with a norm.
+    """
+    return _normalised(add) and not any(op(reader) in NORM_OPS for reader in _readers(root) if reader in inside)
+
+
+def _normalised(node: fx.Node) -> bool:
+    readers = _readers(node)
+    return bool(readers) and all(op(reader) in NORM_OPS for reader in readers)
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """The nodes that read this one, behind casts, copies and dropout."""
+    found: list[fx.Node] = []
+    for user in users(node):
+        found += _readers(user) if op(user) in _TRANSPARENT else [user]
+    return found

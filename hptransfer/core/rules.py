@@ -5,7 +5,7 @@ activations and their change in one step have entries of order 1. Written for on
 
   init     W x has entries of order 1       ->  std = i^-1/2; the readout shares its n features, so its std is a
                                                 choice: i^-1 (features learn: muP, MFP) or i^-1/2 (SP, NTP, NTK)
-  backward delta, the gradient at W's output, is set by the readout: entries o^-1 with the former, o^-1/2 with the latter
+  backward delta, the gradient at W's output, is set by the readout: entries o^-1 with the former, o^-1/2 the latter
   update   (dW) x has entries of order 1    ->  gradient step: dW = lr delta x^T, |x|^2 = i   -> lr = i^-1 delta^-1
                                                 sign step: entries lr, aligned with x         -> lr = i^-1
                                                 sign step, not aligned (Everett 2024)         -> lr = i^-1/2
@@ -15,9 +15,9 @@ activations and their change in one step have entries of order 1. Written for on
            with it adds n i^-1/2 = n^1/2 up, so every lr behind it takes o^-1/2 more, and the features stand still
   eps      follows the gradient's entries   ->  eps = delta
 
-A quantity that grows with neither fan drops out, so roles need no table: an embedding or a gain has i fixed, a readout o.
-Depth (CompleteP, Dey et al. 2025, 2505.01618): a branch multiplied by L^-alpha has delta ~ L^-alpha, and L updates add up:
-sign, relative and spectral lr = L^(alpha-1), gradient lr = L^(2 alpha-1), eps = L^-alpha.
+A quantity that grows with neither fan drops out, so roles need no table: an embedding or a gain has i fixed, a readout
+o. Depth (CompleteP, Dey et al. 2025, 2505.01618): a branch multiplied by L^-alpha has delta ~ L^-alpha, and L updates
+add up: sign, relative and spectral lr = L^(alpha-1), gradient lr = L^(2 alpha-1), eps = L^-alpha.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _update(geometry: Geometry, role: Role, scheme: Scheme, delta: Power, init: 
 
 
 def init_ratio(role: Role, rule: Rule, scheme: Scheme, m_depth: float = 1.0) -> float:
-    """Target/base ratio of the initial std. The spectral scheme uses |W|_2 = std (i^1/2 + o^1/2) with the true sizes."""
+    """Target/base ratio of the initial std; for the spectral scheme from |W|_2 = std (i^1/2 + o^1/2) at true sizes."""
     if scheme.exact_spectral and role.kind in {"hidden", "readout"}:
         return _spectral_std(role.fan_in, role.fan_out) / _spectral_std(role.base_fan_in, role.base_fan_out)
     return rule.init.at(role.m_in, role.m_out, m_depth)

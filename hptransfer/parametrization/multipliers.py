@@ -2,58 +2,47 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from torch import fx
 
-from hptransfer.core.attention import Attention, attentions
-from hptransfer.core.graph import Graph, module_path, op, template, users
-from hptransfer.core.residual import residual_branches, stream_depths
+from hptransfer.core.attention import Attention, attentions, unscaled_products
+from hptransfer.core.constants import Constant, constants
+from hptransfer.core.errors import UsageError
+from hptransfer.core.graph import Graph, op, operand, shape, users
+from hptransfer.core.residual import post_norm_streams, residual_branches, stream_depths
 from hptransfer.core.rules import Scheme
-from hptransfer.core.scale_flow import Holders, ScaleFlow
+from hptransfer.core.scale_flow import Holders, NotAbsorbed, ScaleFlow
 from hptransfer.core.uses import Use
+from hptransfer.parametrization.names import Counterparts
+from hptransfer.parametrization.placement import Multiplier
+
+Site = TypeVar("Site")
+Values = Mapping[str, float | tuple[float, float]]
+"""Buffer name or glob -> its value in the target, or (in the target, in the base)."""
 
 
-@dataclass(frozen=True)
-class Multiplier:
-    """A factor that activations must be multiplied with, before it is known what holds it.
+def twins(
+    target: Sequence[Site], base: Sequence[Site], where: Callable[[Site], tuple[str, object]]
+) -> list[Site | None]:
+    """For every site of the target the base's: same kind and place in the module, in the module that corresponds.
 
-    targets: each is multiplied by `factor`; consumers: the ops that see them multiplied.
+    where: site -> (module path, kind and place).
     """
-
-    targets: tuple[fx.Node, ...]
-    consumers: tuple[fx.Node, ...]
-    factor: float
-    why: str
-
-
-@dataclass(frozen=True)
-class Absorbed:
-    """A multiplier placed: parameter -> factor on its effective weight; or a hook where nothing can hold it.
-
-    compensated: those of the parameters whose factor takes the multiplier back from a second reader.
-    """
-
-    factors: Mapping[str, float]
-    why: str
-    hook: Hook | None = None
-    note: str | None = None
-    compensated: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Hook:
-    """A forward (pre-)hook: multiplies the first input or the output of one module. Used only where nothing absorbs.
-
-    module: its dotted name; where: "input" or "output"; factor: the multiplier; why: what asks for it.
-    """
-
-    module: str
-    where: str
-    factor: float
-    why: str
+    known = {where(site): site for site in base}
+    modules: dict[object, list[str]] = {}
+    for module, kind in known:
+        modules.setdefault(kind, []).append(module)
+    counterparts = {kind: Counterparts(paths) for kind, paths in modules.items()}
+    found: list[Site | None] = []
+    for module, kind in map(where, target):
+        path = counterparts[kind].of(module) if kind in counterparts else None
+        found.append(None if path is None else known[path, kind])
+    return found
 
 
 def attention_multipliers(target: Graph, base: Graph, scheme: Scheme) -> list[Multiplier]:
@@ -62,11 +51,10 @@ def attention_multipliers(target: Graph, base: Graph, scheme: Scheme) -> list[Mu
     Source: 2203.03466, definition 4.1: aligned q and k give q.k of order d, so the logits take 1/d.
     """
     exponent = 1.0 if scheme.attention == "1/d" else 0.5
-    known = {site.key: site for site in attentions(base)}
+    sites = attentions(target)
     found: list[Multiplier] = []
-    for site in attentions(target):
-        twin = known.get(site.key)
-        if twin is None or twin.head_dim == site.head_dim:
+    for site, twin in zip(sites, twins(sites, attentions(base), lambda s: (s.module, s.ordinal)), strict=True):
+        if twin is None:
             continue
         factor = twin.scale * (twin.head_dim / site.head_dim) ** exponent / site.scale
         if not math.isclose(factor, 1.0, rel_tol=1e-9):
@@ -76,10 +64,22 @@ def attention_multipliers(target: Graph, base: Graph, scheme: Scheme) -> list[Mu
 
 def _on_logits(site: Attention, twin: Attention, factor: float, law: str) -> Multiplier:
     why = (
-        f"attention in {site.module}: logits x {factor:.4g} so that q.k is scaled by {law} "
+        f"attention in {site.module or 'the root module'}: logits x {factor:.4g} so that q.k is scaled by {law} "
         f"(d {twin.head_dim} -> {site.head_dim}; 2203.03466 def. 4.1), split evenly over q and k"
     )
     return Multiplier((site.query, site.key_node), (site.consumer,), math.sqrt(factor), why)
+
+
+def unscaled_notes(target: Graph, base: Graph) -> list[str]:
+    """What no rule covers: products of two activations over an axis that grows, with no softmax behind them."""
+    sites = unscaled_products(target)
+    pairs = zip(sites, twins(sites, unscaled_products(base), lambda s: (s.module, s.ordinal)), strict=True)
+    return [
+        f"in {site.module or 'the root module'} two activations are multiplied over an axis that grows "
+        f"({twin.contracted} -> {site.contracted}) with no softmax after it: no rule scales that product"
+        for site, twin in pairs
+        if twin is not None and twin.contracted != site.contracted
+    ]
 
 
 def tied_readout_multipliers(uses: Mapping[str, list[Use]], factors: Mapping[str, float]) -> list[Multiplier]:
@@ -98,12 +98,14 @@ class Depth:
     """Residual depth of a target against its base.
 
     multipliers: the branches' L^-alpha; in_branch: parameter -> m_L of its stream; ratios: stream -> m_L; notes.
+    own_constants: the code's own factors on branches and streams, which a scheme without a depth rule leaves alone.
     """
 
     multipliers: tuple[Multiplier, ...]
     in_branch: Mapping[str, float]
     ratios: Mapping[int, float]
     notes: tuple[str, ...]
+    own_constants: frozenset[fx.Node]
 
 
 def depth_of(target: Graph, base: Graph, scheme: Scheme) -> Depth:
@@ -111,126 +113,85 @@ def depth_of(target: Graph, base: Graph, scheme: Scheme) -> Depth:
     branches = residual_branches(target)
     base_depths = stream_depths(residual_branches(base))
     ratios = {stream: depth / base_depths.get(stream, depth) for stream, depth in stream_depths(branches).items()}
-    in_branch = {name: ratios[b.stream] for b in branches for name in b.parameters}
     if scheme.depth_alpha is None:
-        grown = sorted({f"{r:g}x" for r in ratios.values() if r != 1})
-        note = (
-            (f"depth grows {', '.join(grown)}; scheme {scheme.name} has no depth rule (completep has)",)
-            if grown
-            else ()
-        )
-        return Depth((), {}, ratios, note)
+        grown = ", ".join(sorted({f"{r:g}x" for r in ratios.values() if r != 1}))
+        notes = (f"depth grows {grown}; scheme {scheme.name} has no depth rule (completep has)",) if grown else ()
+        return Depth((), {}, ratios, notes, frozenset().union(*(b.constants for b in branches)))
     alpha = float(scheme.depth_alpha)
     multipliers = tuple(
         Multiplier((b.end,), (b.add,), ratios[b.stream] ** -alpha, f"residual branch in {b.module}: x m_L^-{alpha:g}")
         for b in branches
         if ratios[b.stream] != 1
     )
-    post = sum(b.post_norm for b in branches)
-    notes = (
-        (
-            f"{post} of {len(branches)} residual adds are normalised afterwards (post-norm): L^-alpha has no identity path",
-        )
-        if post > len(branches) / 2
-        else ()
+    in_branch = {name: ratios[b.stream] for b in branches for name in b.parameters}
+    post = sorted(stream for stream in post_norm_streams(branches) if ratios[stream] != 1)
+    notes = tuple(
+        f"residual stream {s} is normalised after its adds (post-norm): L^-alpha has no identity path there"
+        for s in post
     )
-    return Depth(multipliers, in_branch, ratios, notes)
+    return Depth(multipliers, in_branch, ratios, notes, frozenset())
 
 
-def constant_multipliers(target: Graph, base: Graph, flow: ScaleFlow) -> list[Multiplier]:
+def constant_multipliers(
+    target: Graph, base: Graph, flow: ScaleFlow, *, skip: frozenset[fx.Node] = frozenset(), given: Values | None = None
+) -> list[Multiplier]:
     """Constants in the code that differ from the base's (an embedding times sqrt(d)): the base's value is restored.
 
-    Those behind attention logits are left to `attention_multipliers`.
+    skip: multiplications that another rule takes care of; those on attention logits always are. A sum over an axis that
+    grows, divided by its length, is a mean and stays one. given: values of buffers that cannot be read.
+    Raises UsageError where a constant is held in a buffer on the meta device and is not given.
     """
-    known = {key: value for key, _, value in _constants(base, set())}
-    logits = {node for site in attentions(target) for node in site.constants}
-    found: list[Multiplier] = []
-    for key, node, value in _constants(target, logits):
-        twin = known.get(key)
-        if twin is None or twin == 0 or value == 0 or math.isclose(twin, value, rel_tol=1e-6) or value * twin < 0:
-            continue
-        why = f"{op(node)} by {value:.4g} in {module_path(node) or 'the root module'} is {twin:.4g} at the base"
-        readers = tuple(users(node))
-        if readers and isinstance(flow.holders([node], consumers=readers), Holders):
-            found.append(Multiplier((node,), readers, twin / value, why))
-    return found
+    skip = skip.union(*(site.constants for site in attentions(target)))
+    sites = constants(target)
+    pairs = zip(sites, twins(sites, constants(base), lambda s: (s.module, (s.op, s.ordinal))), strict=True)
+    valued = [_valued(site, twin, given or {}) for site, twin in pairs if twin is not None and site.node not in skip]
+    wanted = [_restored(site, twin) for site, twin in valued if _differs(site, twin)]
+    means = {site.node for site, twin in valued if _is_mean(site, twin)}
+    return [m for m in wanted if m.targets[0] not in means or isinstance(_held(m, flow), Holders)]
 
 
-def _constants(graph: Graph, skip: set[fx.Node]) -> list[tuple[tuple[str, str, int], fx.Node, float]]:
-    """((module template, op, ordinal), node, multiplier) of every multiplication by a constant."""
-    found: list[tuple[tuple[str, str, int], fx.Node, float]] = []
-    ordinals: dict[tuple[str, str], int] = {}
-    for node in graph.nodes:
-        if op(node) not in {"mul", "div", "mul_", "div_"} or len(node.args) < 2:
-            continue
-        where = (module_path(node), op(node))
-        ordinal = ordinals[where] = ordinals.get(where, -1) + 1
-        value = _constant(graph, node.args[1])
-        if value is None and op(node).startswith("mul"):
-            value = _constant(graph, node.args[0])
-        if value is not None and value != 0 and node not in skip:
-            key = (template(where[0]), where[1], ordinal)
-            found.append((key, node, value if op(node).startswith("mul") else 1 / value))
-    return found
+def _ratio(site: Constant, twin: Constant) -> float:
+    return (twin.value or 0.0) / (site.value or 1.0)
 
 
-def _constant(graph: Graph, argument: object) -> float | None:
-    if isinstance(argument, (int, float)) and not isinstance(argument, bool):
-        return float(argument)
-    seen = argument
-    while isinstance(seen, fx.Node):
-        if seen in graph.values:
-            return graph.values[seen]
-        if op(seen) not in {"to", "_to_copy", "clone", "detach", "lift_fresh_copy", "alias", "detach_"}:
-            return None
-        seen = seen.args[0]
-    return None
+def _differs(site: Constant, twin: Constant) -> bool:
+    return _ratio(site, twin) > 0 and not math.isclose(_ratio(site, twin), 1.0, rel_tol=1e-6)
 
 
-def place(multiplier: Multiplier, flow: ScaleFlow) -> Absorbed:
-    """Put a multiplier on parameters that can hold it, else on a hook, else say that it is left out.
-
-    The absorption rules (2011.14522): W -> theta W changes nothing if init and learning rate follow; see plan.py.
-    """
-    held = flow.holders(multiplier.targets, consumers=multiplier.consumers)
-    if isinstance(held, Holders):
-        factors = dict.fromkeys(held.scaled, multiplier.factor) | dict.fromkeys(held.compensated, 1 / multiplier.factor)
-        return Absorbed(factors, multiplier.why, compensated=held.compensated)
-    hook = _hook(multiplier)
-    if hook is not None:
-        return Absorbed({}, multiplier.why, hook=hook)
-    return Absorbed({}, multiplier.why, note=f"NOT APPLIED: {multiplier.why}; nothing can hold it ({held.reason})")
+def _restored(site: Constant, twin: Constant) -> Multiplier:
+    why = f"{site.op} by {site.value:.4g} in {site.module or 'the root module'} is {twin.value:.4g} at the base"
+    return Multiplier((site.node,), tuple(users(site.node)), _ratio(site, twin), why)
 
 
-def _hook(multiplier: Multiplier) -> Hook | None:
-    """Multiply one module's input or output: for logits one of the two factors takes the whole multiplier."""
-    factor = multiplier.factor ** len(multiplier.targets)
-    consumer = module_path(multiplier.consumers[0])
-    for target in multiplier.targets:
-        module = _module_ending_at(target)
-        if module is not None and module != consumer:
-            return Hook(module, "output", factor, multiplier.why)
-    single = len(multiplier.targets) == 1 and len(multiplier.consumers) == 1
-    if single and consumer and _enters(multiplier.targets[0], multiplier.consumers[0]):
-        return Hook(consumer, "input", factor, multiplier.why)
-    return None
+def _held(multiplier: Multiplier, flow: ScaleFlow) -> Holders | NotAbsorbed:
+    return flow.holders(multiplier.targets, consumers=multiplier.consumers)
 
 
-def _module_ending_at(node: fx.Node) -> str | None:
-    """The module whose output this node is a view of, when nothing outside reads that output otherwise."""
-    while op(node) in {"transpose", "view", "reshape", "contiguous", "permute", "to", "unsqueeze", "expand"}:
-        if len(users(node)) != 1:
-            return None
-        node = node.args[0]  # type: ignore[assignment]
-    module = module_path(node)
-    outside = [u for u in users(node) if not _within(module_path(u), module)]
-    return module if module and outside and len(outside) == len(users(node)) else None
+def _is_mean(site: Constant, twin: Constant) -> bool:
+    """A sum divided by its own length, at both sizes."""
+    return math.isclose(_summed(site.node) / _summed(twin.node), _ratio(site, twin), rel_tol=1e-6)
 
 
-def _enters(operand: fx.Node, consumer: fx.Node) -> bool:
-    """True when the operand comes from outside the consumer's module: a pre-hook on it sees exactly this value."""
-    return not _within(module_path(operand), module_path(consumer))
+def _summed(node: fx.Node) -> float:
+    """How many entries each entry of a factor's operand is the sum of: 1 unless it is a sum."""
+    source = operand(node)
+    if source is None or op(source) != "sum":
+        return 1.0
+    return math.prod(shape(source.all_input_nodes[0])) / max(1, math.prod(shape(source)))
 
 
-def _within(path: str, module: str) -> bool:
-    return path == module or path.startswith(module + ".")
+def _valued(site: Constant, twin: Constant, given: Values) -> tuple[Constant, Constant]:
+    """Both with their values, the given ones where a buffer hides them."""
+    name = site.unread or twin.unread
+    values = next((v for pattern, v in given.items() if fnmatch.fnmatchcase(name, pattern)), None)
+    known = values if isinstance(values, tuple) else (values, None)
+    ours = site.value if site.value is not None else known[0]
+    theirs = twin.value if twin.value is not None else known[1]
+    if ours is None or theirs is None:
+        at_base = "" if theirs is None else f"; at the base it is {theirs:.4g}"
+        raise UsageError(
+            f"{site.module or 'The model'} multiplies by the buffer {name!r}, which is on the meta device, so its "
+            f"value cannot be read{at_base}. If it depends on the size (as a square root of the width does), the plan "
+            f"must undo that: pass constants={{{name!r}: value}}, or (value, value at the base) where both are on meta."
+        )
+    return replace(site, value=float(ours)), replace(twin, value=float(theirs))

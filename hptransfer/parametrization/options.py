@@ -20,6 +20,7 @@ class Options:
     weight_decay: "independent" keeps lr x wd per step equal to the base's; "coupled" leaves wd as given.
     eps: "scaled" follows the gradient's scale; "fixed" leaves it as given (mup 1.0.0).
     unused: "error" refuses a trainable parameter that the traced forward never uses; "keep" leaves it as it is.
+    unplaced: "error" refuses a plan of which a forward multiplier has no place; "note" goes on without it.
     batch, duration, decay_horizon: rules for batch size and tokens, see hptransfer.core.horizon.
     """
 
@@ -28,6 +29,7 @@ class Options:
     weight_decay: DecayRule = "independent"
     eps: Literal["scaled", "fixed"] = "scaled"
     unused: Literal["error", "keep"] = "error"
+    unplaced: Literal["error", "note"] = "error"
     batch: str = "default"
     duration: str = "none"
     decay_horizon: str = "timescale"
@@ -39,6 +41,7 @@ class Options:
             "weight_decay": ("independent", "coupled"),
             "eps": ("scaled", "fixed"),
             "unused": ("error", "keep"),
+            "unplaced": ("error", "note"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:

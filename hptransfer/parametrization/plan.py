@@ -15,7 +15,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.graph import template
 from hptransfer.parametrization.absorb import fold, shift, unfold
-from hptransfer.parametrization.multipliers import Hook
+from hptransfer.parametrization.placement import Hook
 from hptransfer.parametrization.row import Row
 
 FORMAT = 1
@@ -152,8 +152,8 @@ def verify_fingerprint(plan: Plan, stored: str) -> None:
     """Raise UsageError where a checkpoint was trained under another plan. stored: its `Plan.fingerprint`."""
     if plan.fingerprint != stored:
         raise UsageError(
-            f"This checkpoint was trained under plan {stored}, but the plan in hand is {plan.fingerprint}: resuming would "
-            f"change learning rates silently. Load the plan that was saved with the checkpoint."
+            f"This checkpoint was trained under plan {stored}, but the plan in hand is {plan.fingerprint}: resuming "
+            f"would change learning rates silently. Load the plan that was saved with the checkpoint."
         )
 
 

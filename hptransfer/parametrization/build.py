@@ -1,0 +1,144 @@
+"""Rows of a plan: each parameter's rule as numbers, and the forward multipliers absorbed into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from hptransfer.core.geometry import OptimizerInfo
+from hptransfer.core.graph import Graph
+from hptransfer.core.roles import Role
+from hptransfer.core.rules import Rule, Scheme, init_ratio, rule_for
+from hptransfer.core.scale_flow import ScaleFlow
+from hptransfer.parametrization.absorb import absorb
+from hptransfer.parametrization.compare import Comparison
+from hptransfer.parametrization.multipliers import (
+    Values,
+    attention_multipliers,
+    constant_multipliers,
+    depth_of,
+    tied_readout_multipliers,
+    unscaled_notes,
+)
+from hptransfer.parametrization.options import Options
+from hptransfer.parametrization.placement import Absorbed, Hook, Multiplier, place
+from hptransfer.parametrization.row import Row
+
+
+class Builder:
+    """Joins roles, rules and multipliers into rows; collects hooks and notes on the way.
+
+    optimizers: "hidden" and "rest" -> what is known of them; stds: base parameter -> initial rms; constants: values of
+    buffers that cannot be read.
+    """
+
+    def __init__(
+        self,
+        compared: Comparison,
+        graphs: tuple[Graph, Graph],
+        *,
+        scheme: Scheme,
+        optimizers: Mapping[str, OptimizerInfo],
+        options: Options,
+        stds: Mapping[str, float],
+        constants: Values,
+    ) -> None:
+        self.compared, self.graphs, self.scheme, self.optimizers = compared, graphs, scheme, optimizers
+        self.options, self.stds, self.constants = options, stds, constants
+        self.hooks: list[Hook] = []
+        self.notes = list(compared.notes)
+
+    def rows(self) -> dict[str, Row]:
+        """Every parameter's row, multipliers absorbed, weight decay not yet settled."""
+        roles, depth = self.compared.roles, depth_of(*self.graphs, self.scheme)
+        self.notes += depth.notes
+        rules = {name: self.rule(name, role, name in depth.in_branch) for name, role in roles.items()}
+        rows = {name: self.row(name, rules[name], depth.in_branch.get(name, 1.0)) for name in roles}
+        if self.scheme.global_lr:
+            return rows
+        self.notes += unscaled_notes(*self.graphs)
+        flow, refuse = ScaleFlow(self.graphs[0]), self.options.unplaced == "error"
+        own = constant_multipliers(*self.graphs, flow, skip=depth.own_constants, given=self.constants)
+        for multiplier in (*own, *self.asked_for(), *depth.multipliers):
+            self.apply(place(multiplier, flow, refuse=refuse), rows)
+        return rows
+
+    def asked_for(self) -> Iterator[Multiplier]:
+        """The multipliers of the scheme's width rules."""
+        yield from attention_multipliers(*self.graphs, self.scheme)
+        yield from tied_readout_multipliers(self.compared.settled, self.tied_factors())
+
+    def trained_by(self, name: str) -> OptimizerInfo:
+        """The optimizer of a parameter: hidden matrices may have one of their own."""
+        matrix = self.compared.roles[name].kind == "hidden" and self.compared.parameters[name].dim() == 2
+        return self.optimizers["hidden" if matrix and "hidden" in self.optimizers else "rest"]
+
+    def rule(self, name: str, role: Role, in_branch: bool = False) -> Rule:
+        return rule_for(role, self.trained_by(name).geometry, self.scheme, in_branch=in_branch)
+
+    def tied_factors(self) -> dict[str, float]:
+        """Tied embedding -> multiplier of its readout: the ratio of the two roles' initial stds (1/m for muP)."""
+        factors: dict[str, float] = {}
+        for name, uses in self.compared.settled.items():
+            role, labels = self.compared.roles[name], {label for use in uses for label in use.axes}
+            if role.kind == "input" and {"indexed", "contracted"} <= labels and role.m_out != 1:
+                readout = Role("readout", role.fan_out, 1, role.base_fan_out, 1)
+                factors[name] = init_ratio(readout, self.rule(name, readout), self.scheme)
+        return factors
+
+    def row(self, name: str, rule: Rule, m_depth: float) -> Row:
+        """A parameter's multipliers by its role's rule alone."""
+        role, optimizer, base = self.compared.roles[name], self.trained_by(name), self.compared.matches[name]
+        own = self.scheme.global_lr or role.kind == "unused"
+        ratio = 1.0 if own else init_ratio(role, rule, self.scheme, m_depth)
+        zero = self.options.readout_init == "zero" and role.kind == "readout" and not own
+        std = None if own or base not in self.stds else 0.0 if zero else self.stds[base] * ratio
+        grad = rule.eps.at(role.m_in, role.m_out, m_depth)
+        eps = 1.0 if self.options.eps == "fixed" else optimizer.eps_ratio(grad)
+        shape, base_shape = self.compared.shapes(name)
+        return Row(
+            name,
+            shape,
+            role.kind,
+            role.fan_in,
+            role.fan_out,
+            base,
+            std,
+            0.0 if zero else ratio,
+            1.0 if own else self.lr(name, rule, m_depth, ratio) / eps**optimizer.step_per_eps,
+            1.0,
+            eps,
+            optimizer=optimizer.name,
+            base_shape=base_shape,
+            m_in=role.m_in,
+            m_out=role.m_out,
+            scale_mult=ratio,
+            grad_mult=grad,
+            why=(self.reason(role, rule, optimizer),),
+        )
+
+    def lr(self, name: str, rule: Rule, m_depth: float, ratio: float) -> float:
+        """The learning rate's ratio, with the library's own shape factor divided out."""
+        role, optimizer = self.compared.roles[name], self.trained_by(name)
+        shape, base_shape = self.compared.shapes(name)
+        lr = rule.lr.at(role.m_in, role.m_out, m_depth)
+        lr *= optimizer.own_factor(base_shape) / optimizer.own_factor(shape)
+        if optimizer.geometry == "relative":  # the rule divides by its own init, which may not be the exact one
+            lr *= rule.init.at(role.m_in, role.m_out, m_depth) / ratio
+        return lr
+
+    def reason(self, role: Role, rule: Rule, optimizer: OptimizerInfo) -> str:
+        """The rule in words."""
+        if self.scheme.global_lr:
+            return "SP control: own init, one learning rate"
+        if role.kind == "unused":
+            return "not used in the traced forward"
+        std = "the spectral condition's exact std" if self.scheme.exact_spectral else f"init {rule.init}"
+        return f"{role.kind}: {std}, lr {rule.lr} ({optimizer.geometry}); {self.scheme.source}"
+
+    def apply(self, placed: Absorbed, rows: dict[str, Row]) -> None:
+        """Multiply theta into the effective weights, see absorb."""
+        self.hooks += [placed.hook] if placed.hook is not None else []
+        self.notes += [placed.note] if placed.note is not None else []
+        for name, theta in placed.factors.items():
+            holds = name not in placed.compensated
+            rows[name] = absorb(rows[name], theta, self.trained_by(name), placed.why, holds=holds)

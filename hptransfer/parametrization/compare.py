@@ -1,0 +1,112 @@
+"""Target against base: which parameters correspond, and the one role that each parameter's uses give it."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+
+from torch import nn
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.graph import Graph
+from hptransfer.core.roles import Role, role_of_use, settle
+from hptransfer.core.uses import Use, parameter_uses
+from hptransfer.parametrization.names import match_names
+
+Shape = tuple[int, ...]
+
+
+class Comparison:
+    """Roles of a target's parameters, from their uses in its graph and in the base's.
+
+    roles: parameter -> role; settled: parameter -> the uses it was read off; matches: parameter -> the base's; notes.
+    annotated: parameter name or glob -> role, which overrules the trace. keep_unused: see Options.unused. ruled: False
+    where no rule will be applied (the SP control), so that uses may contradict each other.
+    Raises UsageError where a role cannot be settled, shapes do not correspond or an annotation matches nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base: nn.Module,
+        graphs: tuple[Graph, Graph],
+        annotated: Mapping[str, Role],
+        *,
+        keep_unused: bool = False,
+        ruled: bool = True,
+    ) -> None:
+        self.parameters, self.base_parameters = dict(model.named_parameters()), dict(base.named_parameters())
+        self.matches = match_names(list(self.parameters), list(self.base_parameters))
+        self.annotated, self.keep_unused, self.ruled = annotated, keep_unused or not ruled, ruled
+        self.uses, self.base_uses = parameter_uses(graphs[0]), parameter_uses(graphs[1])
+        self.settled: dict[str, list[Use]] = {}
+        self.notes: list[str] = []
+        matches_nothing = [p for p in annotated if not fnmatch.filter(self.parameters, p)]
+        if matches_nothing:
+            raise UsageError(
+                f"roles={matches_nothing[0]!r} matches no parameter; there are for example {list(self.parameters)[:3]}."
+            )
+        self.roles = {name: self._role(name) for name in self.parameters}
+
+    def shapes(self, name: str) -> tuple[Shape, Shape]:
+        """Shapes of a parameter in the target and in the base."""
+        target, base = tuple(self.parameters[name].shape), tuple(self.base_parameters[self.matches[name]].shape)
+        if len(target) != len(base):
+            raise UsageError(f"{name!r} has shape {target}, but {self.matches[name]!r} of the base has {base}.")
+        return target, base
+
+    def _role(self, name: str) -> Role:
+        annotated = next((r for pattern, r in self.annotated.items() if fnmatch.fnmatchcase(name, pattern)), None)
+        if annotated is not None:
+            return annotated
+        uses = self.settled[name] = settle(name, self.uses.get(name, []))
+        if not uses:
+            return self._unused(name)
+        base_uses = [u for u in self.base_uses.get(self.matches[name], []) if isinstance(u, Use)]
+        shape, base_shape = self.shapes(name)
+        found: dict[Role, Use] = {}
+        for use in uses:
+            twin = next((b for b in base_uses if b.axes == use.axes and b.op == use.op), None)
+            if twin is None:
+                raise UsageError(f"{name!r} is used as {use}, but {self.matches[name]!r} of the base is not.")
+            role = role_of_use(use, shape, twin, base_shape)
+            if self.ruled:
+                if self.ruled:
+                _refuse_normalised(name, use, role)
+            found.setdefault(role, use)
+        return _joined(name, found) if self.ruled else next(iter(found)) if self.ruled else next(iter(found))
+
+    def _unused(self, name: str) -> Role:
+        trainable = self.parameters[name].requires_grad
+        shape, base_shape = self.shapes(name)
+        if trainable and shape != base_shape and not self.keep_unused:
+            raise UsageError(
+                f"Parameter {name!r} is never used in the traced forward. Give example_inputs that reach it, freeze "
+                f"it, annotate it with roles={{{name!r}: Role(...)}}, or pass options=Options(unused='keep')."
+            )
+        if trainable:
+            self.notes.append(f"{name} is never used in the traced forward; it is left as it is")
+        return Role("unused")
+
+
+def _joined(name: str, found: Mapping[Role, Use]) -> Role:
+    """One role for all uses. Of a tied embedding and readout the embedding stands; the readout is multiplied."""
+    kinds = {role.kind: role for role in found}
+    if len(found) > 1 and set(kinds) == {"input", "readout"}:
+        return kinds["input"]
+    if len({(role.kind == "readout", role.m_in, role.m_out) for role in found}) > 1:
+        shown = "; ".join(f"{use} -> {role.kind}" for role, use in found.items())
+        raise UsageError(f"{name!r} has uses that ask for different rules: {shown}. Say which stands with roles=.")
+    return next(iter(found))
+
+
+def _refuse_normalised(name: str, use: Use, role: Role) -> None:
+    """A weight divided by its own norm keeps that norm whatever its init: its scale cannot follow the width."""
+    by_rows = use.normalised == "rows" and role.kind == "readout"
+    as_a_whole = use.normalised == "whole" and role.m_in != role.m_out
+    if by_rows or as_a_whole:
+        raise UsageError(
+            f"{name!r} is divided by its own norm before it is used as a {role.kind} weight ({use}), so its initial "
+            f"scale is lost and cannot follow the width. Drop the normalisation there, or annotate it with roles= and "
+            f"multiply its output by {role.m_in**-0.5 * (role.m_out**0.5 if as_a_whole else 1):.4g} yourself."
+        )
