@@ -71,10 +71,9 @@ class Comparison:
                 raise UsageError(f"{name!r} is used as {use}, but {self.matches[name]!r} of the base is not.")
             role = role_of_use(use, shape, twin, base_shape)
             if self.ruled:
-                if self.ruled:
                 _refuse_normalised(name, use, role)
             found.setdefault(role, use)
-        return _joined(name, found) if self.ruled else next(iter(found)) if self.ruled else next(iter(found))
+        return _joined(name, found) if self.ruled else next(iter(found))
 
     def _unused(self, name: str) -> Role:
         trainable = self.parameters[name].requires_grad
