@@ -1,0 +1,192 @@
+"""Which exponent a module's output may have, and whether the measured one says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hptransfer.parametrization.slopes import Slope, log_slope
+
+Quantity = Literal["rms", "change", "update", "carried"]
+QUANTITIES: tuple[Quantity, ...] = ("rms", "change", "update", "carried")
+TOLERANCE = 0.25
+NOISE = 1e-6
+"""A change below this fraction of the output's rms is rounding, and counts as zero."""
+
+RULE = (
+    "Each row is the exponent b of quantity ~ width^b: least squares in log-log over widths and seeds, with a 95% Student-t "
+    "interval. In the infinite-width limit of a parametrization that learns features at every width, b is exactly 0, and "
+    "the nearest exponents of one that does not are +-1/2; the tolerance {tolerance:g} is half way (at 1/4), for finite widths "
+    "bend the lines. Hidden outputs (their size grows with width): rms, change since t=0 and update (what the module's own "
+    "parameters add at the present input) within +-{tolerance:g}. Outputs of fixed size (logits, routers): update "
+    "within +-{tolerance:g}; rms, change and what is carried from the features below (W_0 dx) at most +{tolerance:g}, free to "
+    "fall: muP's readout starts as n^-1/2, or at zero, and a random W_0 dx fades as n^-1/2 until n exceeds the number of "
+    "outputs. A row passes when its whole interval is allowed, fails when its whole interval is outside, and is inconclusive "
+    "otherwise. Verdict: FAIL if any judged row fails or any width gives non-finite values; PASS if all pass; else "
+    "INCONCLUSIVE."
+)
+
+_BELOW = {("hidden", "rms"): 1.0, ("hidden", "change"): 1.0, ("hidden", "update"): 1.5, ("fixed", "update"): 1.5}
+"""How far below the expected exponent a quantity may lie, in tolerances; unbounded where it is not listed."""
+
+_MEANING = {
+    ("hidden", "rms"): "activations keep their size",
+    ("hidden", "change"): "features change as much at every width",
+    ("hidden", "update"): "the layer's own update has full effect at every width",
+    ("hidden", "carried"): "what lower layers changed does not blow up here",
+    ("fixed", "rms"): "the output does not blow up; it may start as n^-1/2 or 0",
+    ("fixed", "change"): "the output's change does not blow up; its lower side is judged by the update",
+    ("fixed", "update"): "the readout's own update has full effect at every width",
+    ("fixed", "carried"): "W_0 dx does not blow up; it may fade as n^-1/2 where not aligned",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One module's output in one run after t steps, on the probe batch.
+
+    rms: root mean square of the output; change_rms: of its difference from t = 0; update_rms and carried_rms: of the two
+    parts of that difference (see probe.py), None for a module without parameters or at t = 0.
+    """
+
+    width: int
+    seed: int
+    t: int
+    module: str
+    rms: float
+    change_rms: float | None
+    update_rms: float | None = None
+    carried_rms: float | None = None
+
+    def value(self, quantity: Quantity) -> float | None:
+        """The quantity, with rounding noise set to zero; None where it was not measured."""
+        found: float | None = getattr(self, quantity if quantity == "rms" else f"{quantity}_rms")
+        if quantity == "rms" or found is None:
+            return found
+        return 0.0 if found < NOISE * self.rms else found
+
+
+@dataclass(frozen=True)
+class Row:
+    """One judged (or only reported) exponent.
+
+    slope, low, high: with its interval, nan where it cannot be fitted. expected: by theory, 0 but for multipliers that the
+    plan absorbed into this module. allowed_low, allowed_high: what passes; None is unbounded. judged: whether it counts.
+    ok: True, False, or None for inconclusive or not judged. reason: the rule, or why it was skipped.
+    """
+
+    module: str
+    t: int
+    quantity: str
+    slope: float
+    low: float
+    high: float
+    judged: bool
+    ok: bool | None
+    reason: str
+    expected: float = 0.0
+    allowed_low: float | None = None
+    allowed_high: float | None = None
+
+    @property
+    def excess(self) -> float:
+        """How far the interval reaches beyond what is allowed, negative when it lies inside."""
+        below = -math.inf if self.allowed_low is None else self.allowed_low - self.low
+        above = -math.inf if self.allowed_high is None else self.high - self.allowed_high
+        return max(below, above)
+
+
+@dataclass(frozen=True)
+class Module:
+    """What the rules need to know of a module: does its output grow with width, and the exponent that the plan put in."""
+
+    grows: bool
+    held: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        return "hidden" if self.grows else "fixed"
+
+
+def fit_rows(records: Iterable[Record], modules: Mapping[str, Module], *, tolerance: float) -> list[Row]:
+    """One row per module, t and quantity that was measured, in the modules' order of execution."""
+    grouped: dict[tuple[str, int, Quantity], dict[tuple[int, int], float | None]] = {}
+    runs: set[tuple[int, int]] = set()
+    for record in records:
+        runs.add((record.width, record.seed))
+        for quantity in QUANTITIES if record.t else QUANTITIES[:1]:
+            cell = grouped.setdefault((record.module, record.t, quantity), {})
+            cell[record.width, record.seed] = record.value(quantity)
+    rows = [
+        _row(module, t, quantity, cell, runs, modules[module], tolerance)
+        for (module, t, quantity), cell in grouped.items()
+        if any(value is not None for value in cell.values()) or quantity == "change"
+    ]
+    order = {name: i for i, name in enumerate(modules)}
+    return sorted(rows, key=lambda r: (order[r.module], r.t, QUANTITIES.index(r.quantity)))  # type: ignore[arg-type]
+
+
+def _row(
+    name: str,
+    t: int,
+    quantity: Quantity,
+    cell: Mapping[tuple[int, int], float | None],
+    runs: set[tuple[int, int]],
+    module: Module,
+    tolerance: float,
+) -> Row:
+    values = {run: cell.get(run) for run in runs}
+    skipped = _why_skipped(quantity, values)
+    if skipped is not None:
+        judged, reason = skipped
+        return Row(name, t, quantity, math.nan, math.nan, math.nan, judged, None, reason, module.held)
+    slope = fit({run: value for run, value in values.items() if value is not None})
+    return judge(name, t, quantity, slope, module, tolerance)
+
+
+def _why_skipped(quantity: Quantity, values: Mapping[tuple[int, int], float | None]) -> tuple[bool, str] | None:
+    """(judged, reason) where no exponent can be fitted: zeros, gaps, values that are not finite."""
+    if any(v is None for v in values.values()):
+        missing = sorted({w for (w, _), v in values.items() if v is None})
+        return (
+            False,
+            f"not comparable at width {_listed(missing)}: absent, or its shape changes between steps (routing)",
+        )
+    wild = sorted({w for (w, _), v in values.items() if v is not None and not math.isfinite(v)})
+    if wild:
+        return True, f"not finite at width {_listed(wild)}"
+    zero = sorted({w for (w, _), v in values.items() if v == 0})
+    if not zero:
+        return None
+    if all(v == 0 for v in values.values()):
+        why = "zero-initialised" if quantity == "rms" else "nothing has moved it yet, or it is frozen"
+        return False, f"zero at every width ({why}); judged from its first nonzero t"
+    return True, f"zero at width {_listed(zero)} but not at the others"
+
+
+def _listed(widths: Sequence[int]) -> str:
+    return ", ".join(map(str, widths))
+
+
+def fit(values: Mapping[tuple[int, int], float]) -> Slope:
+    """The slope over a full grid of (width, seed)."""
+    widths, seeds = sorted({w for w, _ in values}), sorted({s for _, s in values})
+    return log_slope(widths, np.array([[values[w, s] for w in widths] for s in seeds]))
+
+
+def judge(name: str, t: int, quantity: str, slope: Slope, module: Module, tolerance: float) -> Row:
+    """Hold one exponent against its rule."""
+    key = (module.kind, quantity)
+    low = module.held - _BELOW[key] * tolerance if key in _BELOW else None
+    high = module.held + tolerance
+    inside = slope.high <= high and (low is None or slope.low >= low)
+    outside = slope.low > high or (low is not None and slope.high < low)
+    reason = _MEANING[key]
+    if abs(module.held) > 1e-9:
+        reason += f"; the plan absorbed a multiplier ~ width^{module.held:.2g} here"
+    ok = True if inside else False if outside else None
+    return Row(name, t, quantity, slope.value, slope.low, slope.high, True, ok, reason, module.held, low, high)

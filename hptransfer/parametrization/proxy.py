@@ -1,0 +1,126 @@
+"""Proxies: a recipe's model at one width, parametrized against the recipe's base and ready to train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import nn
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.parametrization.make import make_plan
+from hptransfer.parametrization.optim import param_groups
+from hptransfer.parametrization.options import Options
+from hptransfer.parametrization.plan import Plan
+from hptransfer.parametrization.rewrite import parametrize_
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A parametrized model on its device, with the plan and the optimizer that train it as the base would be."""
+
+    scale: Scale
+    seed: int
+    model: nn.Module
+    plan: Plan
+    optimizer: torch.optim.Optimizer
+
+
+class Proxies:
+    """Makes the proxies of one recipe under one scheme; the plan of a width is made once and shared by its seeds.
+
+    lr: the base's learning rate, held constant; changes: replace single optimizer options of the recipe.
+    Raises UsageError, from make_plan, where the scheme is unknown or the model cannot be planned.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        scheme: str,
+        lr: float,
+        device: str | torch.device = "cpu",
+        options: Options | None = None,
+        changes: dict[str, Any] | None = None,
+    ) -> None:
+        self.recipe, self.scheme, self.lr, self.device, self.options = recipe, scheme, lr, device, options
+        self.optimizer_options = {**recipe.optimizer_options, **(changes or {})}
+        self.plans: dict[int, Plan] = {}
+
+    def __call__(self, width: int, seed: int) -> Proxy:
+        """The proxy of one width, its weights drawn from `seed`."""
+        scale = self.recipe.base.with_(width=width)
+        model = seeded(self.recipe, scale, seed)
+        plan = self.plan(width)
+        parametrize_(model, plan)
+        model.to(self.device).train()
+        return Proxy(scale, seed, model, plan, self.optimizer(model, plan))
+
+    def plan(self, width: int) -> Plan:
+        """The plan of one width against the recipe's base."""
+        if width not in self.plans:
+            self.plans[width] = make_plan(
+                seeded(self.recipe, self.recipe.base.with_(width=width), 0),
+                base=seeded(self.recipe, self.recipe.base, 0),
+                example_inputs=self.recipe.example_inputs(),
+                scheme=self.scheme,
+                optimizer=self.recipe.optimizer,
+                optimizer_options=self.optimizer_options,
+                options=self.options,
+            )
+        return self.plans[width]
+
+    def optimizer(self, model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+        """The recipe's optimizer on the plan's groups, at the constant learning rate."""
+        rest = dict(self.optimizer_options)
+        decay, eps = rest.pop("weight_decay", 0.0), rest.pop("eps", None)
+        return self.recipe.optimizer(param_groups(model, plan, lr=self.lr, weight_decay=decay, eps=eps), **rest)
+
+
+def seeded(recipe: Recipe, scale: Scale, seed: int) -> nn.Module:
+    """A freshly initialised model on CPU, drawn from `seed`; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return recipe.build(scale)
+
+
+def checked_widths(widths: Sequence[int], *, least: int = 3) -> tuple[int, ...]:
+    """The widths, distinct and rising. Raises UsageError where they are not whole, not positive or too few."""
+    for width in widths:
+        if not isinstance(width, Integral) or isinstance(width, bool) or width < 1:
+            raise UsageError(f"width {width!r}: must be a whole number >= 1.")
+    found = tuple(sorted({int(w) for w in widths}))
+    if len(found) < least:
+        raise UsageError(
+            f"widths={list(widths)}: {len(found)} distinct, but a slope with an interval needs at least {least}; "
+            f"give for example {_example(found)}."
+        )
+    return found
+
+
+def _example(found: Sequence[int]) -> str:
+    first = found[0] if found else 64
+    return ",".join(str(first * 2**k) for k in range(4))
+
+
+def checked_count(name: str, value: int, *, least: int) -> int:
+    """A whole number >= least. Raises UsageError otherwise."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{name}={value!r}: must be a whole number >= {least}.")
+    return int(value)
+
+
+def checked_lr(recipe: Recipe, lr: float | None) -> float:
+    """The learning rate given, or the middle of the recipe's. Raises UsageError where there is none or it is not > 0."""
+    if lr is None:
+        if not recipe.lrs:
+            raise UsageError(f"Recipe {recipe.name!r} has no lrs to take the middle of; pass lr=.")
+        return float(sorted(recipe.lrs)[len(recipe.lrs) // 2])
+    if not (isinstance(lr, (int, float)) and math.isfinite(lr) and lr > 0):
+        raise UsageError(f"lr={lr!r}: must be a positive finite number.")
+    return float(lr)
