@@ -9,14 +9,13 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 import torch
 
-from hptransfer.validation.portable import Portable
 from hptransfer.validation.runs import Job, Run
 from hptransfer.validation.trainer import Trainer, failed
 
@@ -55,18 +54,14 @@ class _Worker:
 class Pool:
     """`workers` processes with one thread each. A task whose process dies is recorded as failed; a new one takes over.
 
-    Processes are forked where the platform and the device allow it (quick, and any recipe will do), else spawned (the
-    recipe must come from a file, see Portable).
+    start_method: "fork" or "spawn"; by default what the platform and the device allow.
     """
 
     def __init__(
         self, trainer: Trainer, *, workers: int, engine: Engine = loop_engine, start_method: str | None = None
     ) -> None:
-        forks = "fork" in multiprocessing.get_all_start_methods() and not trainer.device.startswith("cuda")
-        method = start_method or ("fork" if forks and not torch.cuda.is_initialized() else "spawn")
-        self.context: Any = multiprocessing.get_context(method)
-        self.payload = trainer if method == "fork" else Portable.of(trainer)
-        self.engine, self.count = engine, workers
+        self.context = process_context(trainer.device, start_method)
+        self.trainer, self.engine, self.count = trainer, engine, workers
         self.workers: list[_Worker] = []
 
     def run(self, tasks: Sequence[Task]) -> Iterator[Run]:
@@ -86,11 +81,7 @@ class Pool:
 
     def _start(self) -> _Worker:
         ours, theirs = self.context.Pipe()
-        arguments = (theirs, self.payload, self.engine, os.getpid())
-        process = self.context.Process(target=_serve, args=arguments, daemon=True)
-        with warnings.catch_warnings():  # Python >= 3.12 warns of forking beside threads; the child uses none of them
-            warnings.simplefilter("ignore", DeprecationWarning)
-            process.start()
+        process = started(self.context, _serve, (theirs, self.trainer, self.engine))
         theirs.close()
         return _Worker(process, ours)
 
@@ -127,17 +118,36 @@ class Pool:
         self.workers = []
 
 
-def _serve(connection: Connection, payload: Trainer | Portable, engine: Engine, parent: int) -> None:
+def _serve(connection: Connection, trainer: Trainer, engine: Engine) -> None:
     """A worker's life: one task after the other until its parent sends an empty one or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(1)
-    trainer = payload.trainer() if isinstance(payload, Portable) else payload
     try:
         while task := connection.recv():
             connection.send(engine(trainer, task))
     except (EOFError, OSError):
         return
+
+
+def process_context(device: str, start_method: str | None = None) -> Any:
+    """fork where platform and device allow it: quick, and any recipe will do. Else spawn (see Portable)."""
+    forks = "fork" in multiprocessing.get_all_start_methods() and not device.startswith("cuda")
+    method = start_method or ("fork" if forks and not torch.cuda.is_initialized() else "spawn")
+    return multiprocessing.get_context(method)
+
+
+def started(context: Any, target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
+    """A worker process on `target`: it has one thread, ignores interrupts and dies with this process."""
+    process = context.Process(target=_live, args=(os.getpid(), target, arguments), daemon=True)
+    with warnings.catch_warnings():  # Python >= 3.12 warns of forking beside threads; the child uses none of them
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    return process
+
+
+def _live(parent: int, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    target(*arguments)
 
 
 def _die_with(parent: int) -> None:

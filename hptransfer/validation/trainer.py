@@ -21,6 +21,7 @@ from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.optim import param_groups
 from hptransfer.parametrization.plan import Plan
 from hptransfer.parametrization.rewrite import parametrize_
+from hptransfer.validation.portable import Portable
 from hptransfer.validation.runs import Job, Run, State
 
 CONTROL = "sp"
@@ -43,10 +44,14 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, *, device: str = "cpu", plan_options: Mapping[str, Any] | None = None) -> None:
-        self.recipe = recipe.replace(validation=functools.cache(recipe.validation))
+        self.given, self.recipe = recipe, recipe.replace(validation=functools.cache(recipe.validation))
         self.device, self.plan_options = device, dict(plan_options or {})
         self.plans: dict[tuple[str, Scale], Plan] = {}
         self.base: nn.Module | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its recipe's source and its plans, so that a spawned process can rebuild it."""
+        return _rebuilt, (Portable.of(self.given), self.device, self.plan_options, self.plans)
 
     def prepare(self, scheme: str, scale: Scale) -> Plan | None:
         """The plan of one (scheme, scale), made once; None for the control."""
@@ -127,6 +132,12 @@ class Trainer:
         if self.base is None:
             self.base = self.build(self.recipe.base, seed=0)
         return self.base
+
+
+def _rebuilt(recipe: Portable, device: str, plan_options: Mapping[str, Any], plans: dict[Any, Plan]) -> Trainer:
+    trainer = Trainer(recipe.recipe(), device=device, plan_options=plan_options)
+    trainer.plans.update(plans)
+    return trainer
 
 
 def scale_of(job: Job) -> Scale:

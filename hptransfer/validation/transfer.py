@@ -14,9 +14,10 @@ from hptransfer.validation.engine import EngineName
 from hptransfer.validation.environment import command_line, environment
 from hptransfer.validation.grid import Grid, grid_of
 from hptransfer.validation.log import RunLog
-from hptransfer.validation.measure import Make, Measurement, measure
+from hptransfer.validation.measure import Measurement, measure
 from hptransfer.validation.optimum import optima
 from hptransfer.validation.results import TransferResult
+from hptransfer.validation.shared import SharedGrid
 from hptransfer.validation.sweep import Sweep
 from hptransfer.validation.trainer import CONTROL
 
@@ -57,7 +58,7 @@ def transfer_check(
     _refuse_no_range(grid, tolerance, extend)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None
-        make = _maker(sweep, log, storage, stack)
+        make = SharedGrid(sweep, storage).make if storage is not None else lambda jobs: sweep.make(jobs, log=log)
         found = measure(grid, make, fingerprint=sweep.fingerprint, extend=extend)
     notes = (*(log.notes if log else ()), *sweep.notes)
     result = _result(sweep, found, control, tolerance, command or command_line(), notes)
@@ -76,13 +77,6 @@ def _refuse_no_range(grid: Grid, tolerance: float, extend: float) -> None:
         raise UsageError(f"tolerance={tolerance!r}: must be a positive number of octaves.")
     if not 0 <= extend <= 20:
         raise UsageError(f"extend={extend!r}: must be a number of octaves from 0 (never extend the grid) to 20.")
-
-
-def _maker(sweep: Sweep, log: RunLog | None, storage: str | None, stack: contextlib.ExitStack) -> Make:
-    """How runs are made: through runs.jsonl (or memory), or through a shared Optuna storage."""
-    if storage is None:
-        return lambda jobs: sweep.make(jobs, log=log)
-    raise NotImplementedError
 
 
 def _result(

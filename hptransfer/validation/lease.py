@@ -1,0 +1,98 @@
+"""Who holds a running trial, and whether that process is still alive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, Trial
+
+HOLDER, BEAT = "holder", "beat"
+BEAT_SECONDS, GRACE_SECONDS = 5.0, 60.0
+
+
+def holder() -> dict[str, str | int]:
+    """This process: where process ids mean the same (machine, boot, container), its id, and when it started."""
+    return {"where": _where(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def is_alive(pid: int, started: str) -> bool:
+    """Whether the process with this id, started then, still runs on this machine."""
+    if _started(pid):
+        return _started(pid) == started
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, 0)
+        return not started  # no /proc here: the id is all there is
+    return False
+
+
+@contextlib.contextmanager
+def heartbeat(trial: Trial) -> Iterator[None]:
+    """Renew the claim on a trial every BEAT_SECONDS from a thread, as long as the block runs."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(BEAT_SECONDS):
+            with contextlib.suppress(Exception):  # a lost beat is no reason to lose the run
+                trial.set_user_attr(BEAT, time.time())
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+class Watch:
+    """Tells which running trials have lost their process.
+
+    Same machine: by process id, at once. Elsewhere: when the beat has not changed for GRACE_SECONDS of this process's
+    own clock, so that clocks need not agree.
+    """
+
+    def __init__(self, grace: float = GRACE_SECONDS) -> None:
+        self.grace = grace
+        self.seen: dict[int, tuple[object, float]] = {}
+
+    def is_stale(self, trial: FrozenTrial) -> bool:
+        """Whether a RUNNING trial's process is gone."""
+        held = trial.user_attrs.get(HOLDER)
+        if isinstance(held, dict) and held.get("where") == _where():
+            return not is_alive(int(held["pid"]), str(held["started"]))
+        mark = (held is None, trial.user_attrs.get(BEAT), trial.datetime_start)
+        before, since = self.seen.get(trial.number, (None, 0.0))
+        if before != mark:
+            self.seen[trial.number] = (mark, time.monotonic())
+            return False
+        return time.monotonic() - since > self.grace
+
+
+def hold(trial: Trial) -> None:
+    """Write this process's name on a trial it has just claimed."""
+    trial.set_user_attr(HOLDER, holder())
+
+
+def _where() -> str:
+    """Two processes with the same answer see the same process ids."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _started(pid: int) -> str:
+    """When a live process started, in clock ticks since boot; "" where there is no such process or no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
