@@ -110,3 +110,63 @@ def gaussian_expectation(function: Callable[[Tensor], Tensor], covariance: Tenso
     z = torch.randn(samples, covariance.shape[0], generator=generator, dtype=torch.float64)
     z = torch.cat([z, -z]) @ torch.linalg.cholesky(covariance).T
     return float(function(z).mean())
+
+
+class NTKLinear(nn.Module):
+    """A dense layer in NTK parametrization: standard normal parameters, scaled in the forward pass."""
+
+    def __init__(self, fan_in: int, fan_out: int, weight_var: float = 1.0, bias_var: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.randn(fan_out, dtype=torch.float64))
+        self.scale, self.shift = (weight_var / fan_in) ** 0.5, bias_var**0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.scale * self.weight, self.shift * self.bias)
+
+
+class NTKConv(nn.Module):
+    """A 1-d or 2-d convolution in NTK parametrization. padding: zeros on each side, or "circular"."""
+
+    def __init__(
+        self,
+        fan_in: int,
+        fan_out: int,
+        size: int,
+        *,
+        dims: int = 2,
+        stride: int = 1,
+        padding: int | str = 0,
+        weight_var: float = 1.0,
+        bias_var: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(fan_out, fan_in, *[size] * dims, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.randn(fan_out, dtype=torch.float64))
+        self.scale, self.shift = (weight_var / (fan_in * size**dims)) ** 0.5, bias_var**0.5
+        self.dims, self.stride, self.padding, self.around = dims, stride, padding, size // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = self.padding
+        if zeros == "circular":
+            x, zeros = nn.functional.pad(x, [self.around] * (2 * self.dims), mode="circular"), 0
+        apply = nn.functional.conv1d if self.dims == 1 else nn.functional.conv2d
+        return apply(x, self.scale * self.weight, self.shift * self.bias, stride=self.stride, padding=zeros)
+
+
+class Residual(nn.Module):
+    """shortcut(x) + scale * branch(x)."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module | None = None, scale: float = 1.0) -> None:
+        super().__init__()
+        self.branch, self.shortcut, self.scale = branch, shortcut or nn.Identity(), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.scale * self.branch(x)
+
+
+class ChannelRMSNorm(nn.Module):
+    """x / sqrt(mean of x^2 over channels), axis 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.square().mean(dim=1, keepdim=True).sqrt()

@@ -241,7 +241,7 @@ def _ggn_product(
     if not any(g.requires_grad for _, _, g in used):
         return torch.zeros_like(vector)
     z, z_leaves, g = (list(column) for column in zip(*used, strict=True))
-    pushed = _jacobian_product(z, space, vector)
+    pushed = jacobian_product(z, space, vector)
     bent = [(s, d) for s, d in zip(g, pushed, strict=True) if s.requires_grad]
     curved = torch.autograd.grad([s for s, _ in bent], z_leaves, [d for _, d in bent], allow_unused=True)
     kept = [(out, c) for out, c in zip(z, curved, strict=True) if c is not None]
@@ -249,7 +249,7 @@ def _ggn_product(
     return space.flatten(pulled)
 
 
-def _jacobian_product(made: list[Tensor], space: ParameterSpace, vector: Tensor) -> list[Tensor]:
+def jacobian_product(made: list[Tensor], space: ParameterSpace, vector: Tensor) -> list[Tensor]:
     """J v as the derivative, in w, of J'w . v (the product is linear in w, so w = 0 serves)."""
     dummies = [torch.zeros_like(z, requires_grad=True) for z in made]
     pulled = torch.autograd.grad(made, space.tensors, dummies, create_graph=True, allow_unused=True)
