@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,13 +57,40 @@ def parameter_uses(graph: Graph) -> dict[str, list[Use | Unsettled]]:
     }
 
 
-def depends_on_inputs(graph: Graph) -> set[fx.Node]:
-    """Nodes whose value depends on the model's inputs (and not on parameters and constants alone)."""
-    found = set(graph.inputs)
+def inner_weights(graph: Graph, uses: Mapping[str, Sequence[Use | Unsettled]]) -> frozenset[str]:
+    """Parameters contracted with what an earlier weight made, for a later weight to read: neither first nor last.
+
+    Read off one graph alone, so that a model has the same inner weights at every size, its base's own included.
+    """
+    settled = [use for own in uses.values() for use in own if isinstance(use, Use)]
+    reads = {use.node for use in settled if "contracted" in use.axes}
+    made = _downstream(graph, {use.node for use in settled if "indexed" in use.axes} | reads)
+    needed = _upstream(graph, reads)
+    outer = {u.parameter for u in settled if u.node in reads and (u.operand not in made or u.node not in needed)}
+    return frozenset(use.parameter for use in settled if "contracted" in use.axes and use.parameter not in outer)
+
+
+def _downstream(graph: Graph, start: set[fx.Node]) -> set[fx.Node]:
+    """The start nodes and all that is computed from them."""
+    found = set(start)
     for node in graph.nodes:
         if any(parent in found for parent in node.all_input_nodes):
             found.add(node)
     return found
+
+
+def _upstream(graph: Graph, end: set[fx.Node]) -> set[fx.Node]:
+    """The nodes that the end nodes are computed from; an end node only where another needs it."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if any(user in found or user in end for user in node.users):
+            found.add(node)
+    return found
+
+
+def depends_on_inputs(graph: Graph) -> set[fx.Node]:
+    """Nodes whose value depends on the model's inputs (and not on parameters and constants alone)."""
+    return _downstream(graph, set(graph.inputs))
 
 
 _STATISTICS = {"norm", "linalg_vector_norm", "amax", "amin", "std", "var", "numel", "linalg_norm"}

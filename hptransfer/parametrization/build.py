@@ -68,8 +68,8 @@ class Builder:
         yield from tied_readout_multipliers(self.compared.settled, self.tied_factors())
 
     def trained_by(self, name: str) -> OptimizerInfo:
-        """The optimizer of a parameter: hidden matrices may have one of their own."""
-        matrix = self.compared.roles[name].kind == "hidden" and self.compared.parameters[name].dim() == 2
+        """The optimizer of a parameter: hidden matrices may have one of their own, the same at every size."""
+        matrix = name in self.compared.inner and self.compared.parameters[name].dim() == 2
         return self.optimizers["hidden" if matrix and "hidden" in self.optimizers else "rest"]
 
     def rule(self, name: str, role: Role, in_branch: bool = False) -> Rule:
