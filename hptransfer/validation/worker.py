@@ -1,0 +1,78 @@
+"""A worker: joins the studies of a recipe that another process has started in a storage, and helps to finish them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.recipe import Recipe
+from hptransfer.validation.queue import drain
+from hptransfer.validation.shared import ABOUT, GridWork
+from hptransfer.validation.storage import open_storage
+from hptransfer.validation.study import tuning_fingerprint
+from hptransfer.validation.sweep import Sweep
+from hptransfer.validation.team import Work, lost_database
+from hptransfer.validation.tune import TRIALS, Proxy, Space, TuneWork
+
+
+def work(
+    recipe: Recipe | str,
+    *,
+    storage: str,
+    name: str | None = None,
+    space: Space | None = None,
+    device: str = "auto",
+    plan_options: Mapping[str, Any] | None = None,
+    patience: float = 30.0,
+    limit: int | None = None,
+    threads: int | None = 1,
+) -> int:
+    """Take trials of this recipe's checks and studies until none has come for `patience` seconds; returns how many.
+
+    name: only the study of that name. space, plan_options: as given to the study that is to be helped. limit: stop
+    after so many trials. threads: torch threads of this process, None to leave them. May be killed at any time: its
+    trial is asked for again.
+    Raises UsageError where the storage cannot be used or holds nothing of this recipe.
+    """
+    sweep = Sweep.of(recipe, device=device, workers=1, plan_options=plan_options)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if not _works(sweep, storage, name, space):
+        raise UsageError(
+            f"The storage holds no study of recipe {sweep.trainer.given.name!r} as it is now"
+            f"{f' named {name!r}' if name else ''}. Start `hptransfer check ... --storage` first, with the same recipe."
+        )
+    done, last = 0, time.monotonic()
+    with lost_database(storage):
+        while limit is None or done < limit:
+            before = done
+            for found in _works(sweep, storage, name, space):
+                left = None if limit is None else limit - done
+                done += drain(found.open(storage), found, new=found.new, limit=left)
+            if done > before:
+                last = time.monotonic()
+            elif time.monotonic() - last >= patience:
+                break
+            else:
+                time.sleep(min(0.5, patience))
+    return done
+
+
+def _works(sweep: Sweep, url: str, name: str | None, space: Space | None) -> list[Work]:
+    """The work of every study of this recipe in the storage."""
+    trainer, works = sweep.trainer, []
+    for study in open_storage(url).get_all_studies():
+        about = study.user_attrs.get(ABOUT)
+        if about is None or (name is not None and study.study_name != name):
+            continue
+        if about["kind"] == "grid" and about["fingerprint"] == sweep.fingerprint:
+            works.append(GridWork(trainer, study.study_name, sweep.fingerprint))
+        elif about["kind"] == "tune" and about["fingerprint"] == tuning_fingerprint(sweep, space):
+            settings = {k: v for k, v in about.items() if k not in ("kind", "recipe")}
+            proxy = Proxy(**{**settings, "seeds": tuple(settings["seeds"])})
+            works.append(TuneWork(trainer, proxy, study.study_name, int(study.user_attrs.get(TRIALS, 0)), space))
+    return works
