@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import next_batch, to_device
 from hptransfer.core.recipe import Batch, Recipe
 from hptransfer.parametrization.coord_report import CoordReport, Health, Verdict
-from hptransfer.parametrization.coord_rows import RULE, TOLERANCE, Module, Record, Row, fit, fit_rows
+from hptransfer.parametrization.coord_rows import QUORUM, TOLERANCE, Module, Record, Row, fit, fit_rows, rule_text
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.probe import OUTPUT, Probe, Seen, difference, rms
 from hptransfer.parametrization.proxy import Proxies, Proxy, checked_count, checked_lr, checked_widths
@@ -36,7 +36,7 @@ def coord_check(
 
     widths: at least 3; steps: of the recipe's optimizer, at the constant learning rate lr (default: the middle of
     recipe.lrs); seeds: runs per width, whose data do not depend on the width. The probe batch is the first of
-    recipe.validation(). scheme, options: of the plan against recipe.base. tolerance: on the exponents, see RULE.
+    recipe.validation(). scheme, options: of the plan against recipe.base. tolerance: on the exponents, see rule_text.
     Returns a CoordReport; progress goes to stderr on a terminal.
     Raises UsageError where an argument is out of range or the model cannot be planned.
     Source: coordinate checking, 2203.03466, appendix D.1; the split of a change after Haas et al. 2025 (2505.22491).
@@ -65,7 +65,7 @@ def coord_check(
         "device": str(device),
         "options": {} if options is None else dict(vars(options)),
     }
-    return _report(found, {width: make.plan(width).hooks for width in widths}, tolerance, settings)
+    return _report(found, tolerance, settings)
 
 
 def _first(recipe: Recipe) -> Batch:
@@ -177,16 +177,14 @@ def _exponent(values: Mapping[int, float]) -> float:
     return sum((x - mean) * y for x, y in logs) / sum((x - mean) ** 2 for x, _ in logs)
 
 
-def _report(
-    found: _Found, hooks: Mapping[int, object], tolerance: float, settings: Mapping[str, object]
-) -> CoordReport:
+def _report(found: _Found, tolerance: float, settings: Mapping[str, object]) -> CoordReport:
     modules = {n: Module(len(set(s.values())) > 1, _exponent(found.held[n])) for n, s in found.sizes.items()}
     rows = fit_rows(found.records, modules, tolerance=tolerance)
     verdict, reasons = verdict_of(rows, found.wild)
     return CoordReport(
         verdict=verdict,
         tolerance=tolerance,
-        rule=RULE.format(tolerance=tolerance),
+        rule=rule_text(tolerance),
         reasons=reasons,
         rows=tuple(rows),
         updates=tuple(_update_rows(found.moved)),
@@ -199,19 +197,23 @@ def _report(
 
 def verdict_of(rows: Sequence[Row], wild: Sequence[str] = ()) -> tuple[Verdict, tuple[str, ...]]:
     """FAIL, PASS or INCONCLUSIVE, and what decided it. wild: what was not finite, in words."""
-    failed = sorted((r for r in rows if r.judged and r.ok is False), key=lambda r: -r.excess)
-    open_rows = [r for r in rows if r.judged and r.ok is None]
-    judged = sum(r.judged for r in rows)
+    judged = [row for row in rows if row.judged]
+    failed, undecided = [r for r in judged if r.ok is False], [r for r in judged if r.ok is None]
     if wild or failed:
-        named = [f"{r.module}: {r.quantity} at t={r.t} {_direction(r)}" for r in failed[:5]]
-        more = [f"and {len(failed) - 5} more of {judged} judged rows"] if len(failed) > 5 else []
-        return "FAIL", (*wild, *named, *more)
-    if open_rows or not judged:
-        worst = sorted(open_rows, key=lambda r: -r.excess if r.excess == r.excess else -math.inf)
-        named = [f"{r.module}: {r.quantity} at t={r.t} {_undecided(r)}" for r in worst[:5]]
-        advice = f"{len(open_rows)} of {judged} judged rows are undecided: give more seeds or a wider range of widths"
-        return "INCONCLUSIVE", (*named, advice)
-    return "PASS", (f"all {judged} judged rows lie within their tolerance",)
+        more = [f"and {len(failed) - 5} more of {len(judged)} judged rows"] if len(failed) > 5 else []
+        return "FAIL", (*wild, *_worst(failed, _direction), *more)
+    passed = len(judged) - len(undecided)
+    counted = f"{passed} of {len(judged)} judged rows lie within their tolerance, none outside"
+    if judged and passed >= QUORUM * len(judged):
+        open_rows = [f"undecided: {words}" for words in _worst(undecided, _undecided)]
+        return "PASS", (counted, *open_rows)
+    advice = f"{counted}; {QUORUM:.0%} are needed: give more seeds or a wider range of widths"
+    return "INCONCLUSIVE", (advice, *_worst(undecided, _undecided))
+
+
+def _worst(rows: Sequence[Row], words: Callable[[Row], str]) -> list[str]:
+    ranked = sorted(rows, key=lambda r: math.inf if math.isnan(r.excess) else -r.excess)
+    return [f"{row.module}: {row.quantity} at t={row.t} {words(row)}" for row in ranked[:5]]
 
 
 def _direction(row: Row) -> str:
@@ -227,7 +229,7 @@ def _undecided(row: Row) -> str:
 
 
 def _update_rows(found: Sequence[Moved]) -> list[Row]:
-    """Exponents of the update sizes: reported, not judged (a parameter that the loss does not see moves by rounding)."""
+    """Exponents of the update sizes. Not judged: a parameter that the loss does not see moves by rounding."""
     wanted = {
         "natural": ("||dW||_2 / sqrt(fan_out / fan_in): 0 under the spectral condition", lambda m: m.natural),
         "ratio": ("rms dW / rms W", lambda m: m.ratio),

@@ -23,8 +23,8 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 class Health:
     """How one run stood after t steps: the loss on the probe batch and the largest attention logit.
 
-    logits: attention product or softmax, in order of execution -> its largest logit. Not judged but for being finite: an
-    attention logit that grows with width ends in NaN at a size that no small check sees.
+    logits: attention product or softmax, in order of execution -> its largest logit. Reported, not judged: an attention
+    logit that grows with width ends in NaN at a size that no small check sees.
     """
 
     width: int
@@ -39,8 +39,8 @@ class CoordReport:
     """A coordinate check's verdict, the rule it used and everything it measured.
 
     verdict, rule, reasons: the judgement, the rule in words, and what decided it. tolerance: on the exponents.
-    rows: exponents per (module, t, quantity), judged; updates: exponents of the parameters' update sizes, reported only.
-    records, moved, health: the measurements. settings: recipe, scheme, widths, base width, seeds, steps, lr, optimizer...
+    rows: exponents per (module, t, quantity), judged; updates: exponents of the parameters' update sizes, reported
+    only. records, moved, health: the measurements. settings: recipe, scheme, widths, base width, seeds, steps, lr...
     """
 
     verdict: Verdict
@@ -121,11 +121,10 @@ def _urgency(row: Row) -> tuple[int, float]:
 
 def _text(report: CoordReport) -> str:
     s = report.settings
-    seeds = "1 seed" if s["seeds"] == 1 else f"{s['seeds']} seeds"
     head = [
         f"coordinate check of {s['recipe']}: {report.verdict}",
-        f"scheme {s['scheme']}, widths {', '.join(map(str, s['widths']))} (base {s['base_width']}), {seeds}, {s['steps']} steps, "
-        f"{s['optimizer']} at lr {s['lr']:.4g}",
+        f"scheme {s['scheme']}, widths {', '.join(map(str, s['widths']))} (base {s['base_width']}), {s['seeds']} seeds, "
+        f"{s['steps']} steps, {s['optimizer']} at lr {s['lr']:.4g}",
         *(f"- {reason}" for reason in report.reasons),
     ]
     worst: dict[tuple[str, str], Row] = {}

@@ -14,21 +14,30 @@ from hptransfer.parametrization.slopes import Slope, log_slope
 Quantity = Literal["rms", "change", "update", "carried"]
 QUANTITIES: tuple[Quantity, ...] = ("rms", "change", "update", "carried")
 TOLERANCE = 0.25
+QUORUM = 0.95
+"""The share of judged rows that must pass: of true rows, one 95% interval in twenty reaches too far by chance."""
 NOISE = 1e-6
 """A change below this fraction of the output's rms is rounding, and counts as zero."""
 
 RULE = (
-    "Each row is the exponent b of quantity ~ width^b: least squares in log-log over widths and seeds, with a 95% Student-t "
-    "interval. In the infinite-width limit of a parametrization that learns features at every width, b is exactly 0, and "
-    "the nearest exponents of one that does not are +-1/2; the tolerance {tolerance:g} is half way (at 1/4), for finite widths "
-    "bend the lines. Hidden outputs (their size grows with width): rms, change since t=0 and update (what the module's own "
-    "parameters add at the present input) within +-{tolerance:g}. Outputs of fixed size (logits, routers): update "
-    "within +-{tolerance:g}; rms, change and what is carried from the features below (W_0 dx) at most +{tolerance:g}, free to "
-    "fall: muP's readout starts as n^-1/2, or at zero, and a random W_0 dx fades as n^-1/2 until n exceeds the number of "
-    "outputs. A row passes when its whole interval is allowed, fails when its whole interval is outside, and is inconclusive "
-    "otherwise. Verdict: FAIL if any judged row fails or any width gives non-finite values; PASS if all pass; else "
-    "INCONCLUSIVE."
+    "Each row is the exponent b of quantity ~ width^b: least squares in log-log over widths and seeds, with a 95%"
+    " Student-t interval. Where features are learned alike at every width, b tends to 0; the nearest exponents of"
+    " the regimes that do not are +-1/2. The tolerance is {t:g}, because finite widths bend the lines. Judged "
+    "are, for hidden outputs (their size grows with width): rms and change since t=0, within +-{t:g}; for outputs"
+    " of fixed size (logits, routers): rms and change, at most +{t:g}; for both: update (what the module's own "
+    "parameters add at its present input), from -{u:g} to +{t:g}, and carried (W_0 dx), at most +{t:g}. The lower"
+    " sides differ because part of W dx is random and fades as n^-1/2 until the part that is aligned stands out: "
+    "of the readout's W_0 dx all but nothing may be aligned while n is below the number of outputs, and a readout"
+    " may start as n^-1/2 or at zero. A row passes when its whole interval is allowed, fails when its whole "
+    "interval is outside, and is undecided otherwise. Verdict: FAIL if a judged row fails or a value is not "
+    "finite; else PASS if at least {q:.0%} of the judged rows pass; else INCONCLUSIVE."
 )
+
+
+def rule_text(tolerance: float) -> str:
+    """The rule in words, with its numbers."""
+    return RULE.format(t=tolerance, u=1.5 * tolerance, q=QUORUM)
+
 
 _BELOW = {("hidden", "rms"): 1.0, ("hidden", "change"): 1.0, ("hidden", "update"): 1.5, ("fixed", "update"): 1.5}
 """How far below the expected exponent a quantity may lie, in tolerances; unbounded where it is not listed."""
@@ -49,8 +58,8 @@ _MEANING = {
 class Record:
     """One module's output in one run after t steps, on the probe batch.
 
-    rms: root mean square of the output; change_rms: of its difference from t = 0; update_rms and carried_rms: of the two
-    parts of that difference (see probe.py), None for a module without parameters or at t = 0.
+    rms: root mean square of the output; change_rms: of its difference from t = 0; update_rms and carried_rms: of the
+    two parts of that difference (see probe.py), None for a module without parameters or at t = 0.
     """
 
     width: int
@@ -74,9 +83,9 @@ class Record:
 class Row:
     """One judged (or only reported) exponent.
 
-    slope, low, high: with its interval, nan where it cannot be fitted. expected: by theory, 0 but for multipliers that the
-    plan absorbed into this module. allowed_low, allowed_high: what passes; None is unbounded. judged: whether it counts.
-    ok: True, False, or None for inconclusive or not judged. reason: the rule, or why it was skipped.
+    slope, low, high: with its interval, nan where it cannot be fitted. expected: by theory, 0 but for multipliers that
+    the plan absorbed into this module. allowed_low, allowed_high: what passes; None is unbounded. judged: whether it
+    counts. ok: True, False, or None for undecided or not judged. reason: the rule, or why it was skipped.
     """
 
     module: str
@@ -102,7 +111,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Module:
-    """What the rules need to know of a module: does its output grow with width, and the exponent that the plan put in."""
+    """What the rules need: whether the output grows with width, and the exponent that the plan absorbed into it."""
 
     grows: bool
     held: float = 0.0

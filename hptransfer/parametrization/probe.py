@@ -58,8 +58,8 @@ class Probe:
     """Calls `forward` on a model and records every watched module's output.
 
     forward: runs the model on the probe batch; seed: of the dropout masks, the same at every call.
-    Made at t = 0: keeps a copy of the parameters as they are then. Every call leaves parameters, buffers, hooks, mode and random
-    state as they were.
+    Made at t = 0: keeps a copy of the parameters as they are then. Every call leaves parameters, buffers, hooks, mode
+    and random state as they were.
     """
 
     def __init__(self, model: nn.Module, forward: Callable[[], object], *, seed: int = 0) -> None:
@@ -103,8 +103,9 @@ class Probe:
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if not self._paused:
-                copies = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
-                self._entries.setdefault(name, []).append(_Entry(*copies, _random_state(self.device)))
+                copied_args, copied_kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
+                entry = _Entry(copied_args, copied_kwargs, _random_state(self.device))
+                self._entries.setdefault(name, []).append(entry)
 
         return hook
 

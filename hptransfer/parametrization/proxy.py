@@ -116,7 +116,7 @@ def checked_count(name: str, value: int, *, least: int) -> int:
 
 
 def checked_lr(recipe: Recipe, lr: float | None) -> float:
-    """The learning rate given, or the middle of the recipe's. Raises UsageError where there is none or it is not > 0."""
+    """The learning rate given, or the middle of the recipe's. Raises UsageError where it is absent or not positive."""
     if lr is None:
         if not recipe.lrs:
             raise UsageError(f"Recipe {recipe.name!r} has no lrs to take the middle of; pass lr=.")

@@ -23,8 +23,8 @@ class Moved:
     """The effective (forward) weight W of one parameter after t steps, and its change dW since t = 0.
 
     weight_rms, update_rms: root mean squares of W and dW. weight_norm, update_norm: their largest singular values, over
-    every slice for a 3-D weight (experts). natural: ||dW||_2 / sqrt(fan_out / fan_in), of order 1 at every width where the
-    spectral condition holds (2310.17813, Condition 1).
+    every slice for a 3-D weight (experts). natural: ||dW||_2 / sqrt(fan_out / fan_in), of order 1 at every width where
+    the spectral condition holds (2310.17813, Condition 1).
     """
 
     width: int
