@@ -192,4 +192,5 @@ def main(rank: int, folder: str) -> None:
     results["resume"] = resume(f"{folder}/checkpoint")
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")
+    dist.barrier()
     dist.destroy_process_group()

@@ -2,11 +2,12 @@
 
 import logging
 
+import dist_worker_trainer as worker
 import pytest
 import torch
+from dist_worker_trainer import DATA, arguments, llama
 
 import hptransfer as hpt
-from hptransfer.parametrization.ecosystem import PlanTrainer
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (pip install hptransfer[hf])")
 pytest.importorskip("accelerate", reason="accelerate is not installed; transformers.Trainer needs it")
@@ -14,35 +15,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-def llama(width: int, layers: int = 2):
-    config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=32, attn_implementation="sdpa", use_cache=False,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(config)
-
-
-IDS = torch.randint(0, 64, (4, 16), generator=torch.Generator().manual_seed(0))
-DATA = [{"input_ids": row, "labels": row} for row in IDS.repeat(4, 1)]
-
-
 @pytest.fixture(scope="module")
 def plan() -> hpt.Plan:
-    return hpt.make_plan(llama(64), base=llama(32), example_inputs={"input_ids": IDS[:2]})
+    return worker.planned()
 
 
-class Trainer(PlanTrainer, transformers.Trainer):
-    pass
-
-
-def arguments(folder, **changes):
-    settings = {
-        "output_dir": str(folder), "max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2,
-        "weight_decay": 0.1, "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True,
-        "logging_strategy": "no", "lr_scheduler_type": "linear", "seed": 0,
-    }  # fmt: skip
-    return transformers.TrainingArguments(**{**settings, **changes})
+Trainer = worker.trainer_class()
 
 
 def test_a_llama_needs_few_groups(plan):
@@ -94,7 +72,7 @@ def test_resuming_verifies_the_plan(plan, tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     for p, q in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(p, q)
-    other = hpt.make_plan(llama(64), base=llama(32), example_inputs={"input_ids": IDS[:2]}, scheme="ntp")
+    other = worker.planned(scheme="ntp")
     mine = Trainer(model=llama(64), args=args, train_dataset=DATA, plan=other)
     with pytest.raises(hpt.UsageError, match=f"under plan {plan.fingerprint}, but the plan in hand is"):
         mine.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
@@ -104,3 +82,21 @@ def test_another_optimizer_than_the_plans_is_refused(plan, tmp_path):
     trainer = Trainer(model=llama(64), args=arguments(tmp_path, optim="sgd"), train_dataset=DATA, plan=plan)
     with pytest.raises(hpt.UsageError, match=r"trains with SGD \(args.optim\), but the plan was made for AdamW"):
         trainer.train()
+
+
+@pytest.mark.slow  # two processes that import transformers
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_train_as_one(plan, tmp_path, kind):
+    model = llama(64)
+    hpt.parametrize_(model, plan)
+    alone = Trainer(model=model, args=arguments(tmp_path), train_dataset=DATA, plan=plan)
+    alone.train()
+    torch.multiprocessing.spawn(worker.main, args=(kind, worker.free_port(), str(tmp_path)), nprocs=2)
+    found = torch.load(tmp_path / f"{kind}.pt", weights_only=True)
+    assert found["sharded"] == (kind == "fsdp2")
+    assert [(g["lr_mult"], g["weight_decay"], len(g["params"])) for g in alone.optimizer.param_groups] == found[
+        "groups"
+    ]
+    for name, p in model.named_parameters():
+        # gradients are summed in another order: float32 rounding over three Adam steps
+        torch.testing.assert_close(found["weights"][name], p.detach(), rtol=1e-3, atol=1e-4)
