@@ -57,6 +57,13 @@ def parameter_uses(graph: Graph) -> dict[str, list[Use | Unsettled]]:
     }
 
 
+def hosts(uses: Mapping[str, Sequence[Use | Unsettled]]) -> dict[str, str]:
+    """Bias -> the weight that is contracted in the same op."""
+    settled = [use for own in uses.values() for use in own if isinstance(use, Use)]
+    weights = {use.node: use.parameter for use in reversed(settled) if "contracted" in use.axes}
+    return {u.parameter: weights[u.node] for u in settled if u.node in weights and "contracted" not in u.axes}
+
+
 def inner_weights(graph: Graph, uses: Mapping[str, Sequence[Use | Unsettled]]) -> frozenset[str]:
     """Parameters contracted with what an earlier weight made, for a later weight to read: neither first nor last.
 

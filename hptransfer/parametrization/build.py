@@ -113,6 +113,7 @@ class Builder:
             m_out=role.m_out,
             scale_mult=ratio,
             grad_mult=grad,
+            host=self.compared.hosts.get(name, ""),
             why=(self.reason(role, rule, optimizer),),
         )
 

@@ -10,7 +10,7 @@ from torch import nn
 from hptransfer.core.errors import UsageError
 from hptransfer.core.graph import Graph
 from hptransfer.core.roles import Role, role_of_use, settle
-from hptransfer.core.uses import Use, inner_weights, parameter_uses
+from hptransfer.core.uses import Use, hosts, inner_weights, parameter_uses
 from hptransfer.parametrization.names import match_names
 
 Shape = tuple[int, ...]
@@ -20,7 +20,8 @@ class Comparison:
     """Roles of a target's parameters, from their uses in its graph and in the base's.
 
     roles: parameter -> role; settled: parameter -> the uses it was read off; matches: parameter -> the base's; notes;
-    inner: parameters that are neither the first nor the last weight on their way, at any size.
+    hosts: bias -> the weight it stands beside; inner: parameters that are neither the first nor the last weight on
+    their way, at any size.
     annotated: parameter name or glob -> role, which overrules the trace. keep_unused: see Options.unused. ruled: False
     where no rule will be applied (the SP control), so that uses may contradict each other.
     Raises UsageError where a role cannot be settled, shapes do not correspond or an annotation matches nothing.
@@ -40,6 +41,7 @@ class Comparison:
         self.matches = match_names(list(self.parameters), list(self.base_parameters))
         self.annotated, self.keep_unused, self.ruled = annotated, keep_unused or not ruled, ruled
         self.uses, self.base_uses = parameter_uses(graphs[0]), parameter_uses(graphs[1])
+        self.hosts = hosts(self.uses)
         self.inner = inner_weights(graphs[0], self.uses)
         self.settled: dict[str, list[Use]] = {}
         self.notes: list[str] = []

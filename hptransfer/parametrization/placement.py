@@ -68,7 +68,7 @@ def place(multiplier: Multiplier, flow: ScaleFlow, *, refuse: bool = True) -> Ab
     if refuse:
         raise UsageError(
             f"This multiplier has no place: {multiplier.why}. No parameter can hold it ({held.reason}), and no "
-            f"module's input or output is just this activation. Put a module (nn.Identity will do) where it is made, so "
+            f"module's input or output is just this activation. Put a module (nn.Identity, say) where it is made, so "
             f"that a hook can multiply its output, or pass options=Options(unplaced='note') to go on without it."
         )
     return Absorbed({}, multiplier.why, note=f"NOT APPLIED: {multiplier.why}; nothing can hold it ({held.reason})")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
 
 from hptransfer.core.errors import UsageError
-from hptransfer.parametrization.measure import rms
+from hptransfer.parametrization.initial import initial_factors
 from hptransfer.parametrization.plan import Plan
-from hptransfer.parametrization.row import Row
 from hptransfer.parametrization.wrappers import plain_modules, plain_names
 
 
@@ -37,83 +37,64 @@ def parametrize_(model: nn.Module, plan: Plan, *, init: bool = True) -> list[Cha
     Raises UsageError where the model does not match the plan, is on meta, or already carries the plan's hooks.
     """
     parameters = plain_names(model, plan)
-    factors = {n: _factor(p, plan.rows[n]) for n, p in parameters.items()} if init else {}
+    hooked = _free_modules(model, plan)
+    factors = initial_factors(parameters, plan) if init else {}
     changes: list[Change] = []
     with torch.no_grad():
         for name, (factor, before) in factors.items():
             if factor != 1.0:
                 parameters[name].mul_(factor)
                 changes.append(Change(name, factor, before, before * factor))
-    _register_hooks(model, plan)
+    _register_hooks(hooked, plan)
     _register_multipliers(model, plan)
     return changes
 
 
-def _factor(parameter: nn.Parameter, row: Row) -> tuple[float, float]:
-    """(factor on the present values, their rms)."""
-    if row.role == "unused" or (row.init_std is None and row.init_mult == 1.0 and row.shape == row.base_shape):
-        return 1.0, 0.0
-    if parameter.device.type == "meta":
-        raise UsageError(
-            f"{row.name!r} is on the meta device, so it has no values to scale. Materialise and initialise the model "
-            f"first (to_empty, then its own init), then call parametrize_."
-        )
-    present = rms(parameter)
-    if not math.isfinite(present):
-        raise UsageError(f"{row.name!r} holds values that are not finite; initialise the model before parametrize_.")
-    if row.init_std is None:
-        if row.why and row.why[0].startswith("SP control"):
-            return 1.0, present
-        raise UsageError(
-            f"The plan has no initial std for {row.name!r}: its base was on meta. Make the plan with a real base, or "
-            f"pass base_std={{name: rms}} to make_plan."
-        )
-    if present == 0.0 or row.init_std == 0.0:
-        return (1.0 if present == 0.0 else 0.0), present
-    base = row.init_std / row.init_mult
-    return row.init_mult / _own_ratio(present / base, row), present
-
-
-def _own_ratio(measured: float, row: Row) -> float:
-    """target/base ratio of the model's own init: an exact power of the width where the sample agrees with one.
-
-    A sample of N values has a relative standard error of about (2N)^-1/2 in its rms; agreement means within four.
-    """
-    if measured == 0.0:
-        return measured
-    numel, base_numel = math.prod(row.shape), math.prod(row.base_shape)
-    tolerance = 4 * ((2 * numel) ** -0.5 + (2 * base_numel) ** -0.5)
-    fans = (row.m_in * row.m_out) ** 0.5
-    laws = {1.0, row.init_mult, row.m_in**-0.5, row.m_in**-1.0, row.m_out**-0.5, fans**-0.5, fans**-1.0}
-    near = [law for law in laws if abs(measured / law - 1) <= tolerance]
-    return min(near, key=lambda law: abs(math.log(measured / law))) if near else measured
-
-
 class _Multiply:
-    """A hook that multiplies a module's first input or its output by a constant. Picklable and copyable."""
+    """A hook that multiplies the one tensor that a module takes or returns by a constant. Picklable and copyable."""
 
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
+    def __init__(self, factor: float, module: str) -> None:
+        self.factor, self.module = factor, module
 
-    def __call__(self, module: nn.Module, args: Any, output: Any = None) -> Any:
-        if output is None:
-            return (args[0] * self.factor, *args[1:])
-        return (output[0] * self.factor, *output[1:]) if isinstance(output, tuple) else output * self.factor
+    def on_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        values = self.only([*args, *kwargs.values()])
+        return pytree.tree_map(lambda v: v * self.factor if v is values else v, (args, kwargs))
+
+    def on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
+        values = self.only(pytree.tree_leaves(output))
+        return pytree.tree_map(lambda v: v * self.factor if v is values else v, output)
+
+    def only(self, candidates: Sequence[Any]) -> Tensor:
+        """The one floating-point tensor among them."""
+        found = [v for v in candidates if isinstance(v, Tensor) and v.is_floating_point()]
+        if len(found) != 1:
+            raise UsageError(
+                f"{self.module!r} carries a multiplier for one tensor, but was given or made {len(found)}."
+            )
+        return found[0]
 
 
-def _register_hooks(model: nn.Module, plan: Plan) -> None:
-    modules = plain_modules(model)
+def _free_modules(model: nn.Module, plan: Plan) -> list[nn.Module]:
+    """The modules that the plan's hooks go to. Raises UsageError where one is missing or carries its hook already."""
+    modules, found = plain_modules(model), []
     for hook in plan.hooks:
         module = modules.get(hook.module)
         if module is None:
             raise UsageError(f"The plan hooks module {hook.module!r}, which the model does not have.")
         present = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        if any(isinstance(h, _Multiply) and h.factor == hook.factor for h in present):
+        if any(isinstance(getattr(h, "__self__", None), _Multiply) for h in present):
             raise UsageError(f"{hook.module!r} already carries this plan's multiplier: parametrize_ was called twice.")
+        found.append(module)
+    return found
+
+
+def _register_hooks(modules: Sequence[nn.Module], plan: Plan) -> None:
+    for hook, module in zip(plan.hooks, modules, strict=True):
+        multiply = _Multiply(hook.factor, hook.module)
         if hook.where == "input":
-            module.register_forward_pre_hook(_Multiply(hook.factor))
+            module.register_forward_pre_hook(multiply.on_input, with_kwargs=True)
         else:
-            module.register_forward_hook(_Multiply(hook.factor))
+            module.register_forward_hook(multiply.on_output)
 
 
 class _Times(nn.Module):

@@ -20,6 +20,7 @@ class Row:
     optimizer: the class that should train it; base_shape: of the base parameter.
     held: the forward multipliers of activations that this parameter absorbed (attention's, a tied readout's): the
     activation it makes is that much larger than without them.
+    host: of a bias, the weight that it stands beside: it is initialised by the same law.
     why: the reasons, in order of application.
     """
 
@@ -42,4 +43,5 @@ class Row:
     scale_mult: float = 1.0
     grad_mult: float = 1.0
     held: float = 1.0
+    host: str = ""
     why: tuple[str, ...] = ()
