@@ -47,6 +47,10 @@ def add_grid(
         "--seeds", type=seeds, metavar="N", help="how many, or a list such as 0,1,5; default: the recipe's"
     )
     parser.add_argument("--steps", type=int, metavar="N", help=steps_help)
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
 
 
@@ -57,6 +61,10 @@ def add_lrs(parser: argparse.ArgumentParser) -> None:
         metavar="LRS",
         help="2^-10..2^-4 (every octave), 2^-10..2^-4:0.5 (every half), or 1e-3,3e-3,...",
     )
+    add_workers(parser)
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one per core")
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from hptransfer.cli.arguments import no_more
-from hptransfer.reporting.html import write_report
+from hptransfer.reporting.html import write_figure, write_report
 from hptransfer.validation.results import TransferResult
 
 HELP = "render report.html from the files of a check"
@@ -15,10 +15,13 @@ HELP = "render report.html from the files of a check"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="what `check --out` wrote")
     parser.add_argument("--out", metavar="FILE", help="default: DIR/report.html")
+    parser.add_argument("--figure", metavar="FILE.svg", help="write the loss curves as a picture of their own, too")
 
 
 def run(args: argparse.Namespace) -> int:
     no_more(args)
     result = TransferResult.load(args.directory)
     print(write_report(result, args.out or Path(args.directory) / "report.html"))
+    if args.figure:
+        print(write_figure(result, args.figure))
     return 0

@@ -45,13 +45,20 @@ def render_report(result: TransferResult) -> str:
 
 def write_report(result: TransferResult, path: str | os.PathLike[str]) -> Path:
     """Write the page to `path` and return it. Raises UsageError where it cannot be written."""
+    return _written(path, render_report(result))
+
+
+def write_figure(result: TransferResult, path: str | os.PathLike[str]) -> Path:
+    """Write the loss curves as an SVG file and return its path. Raises UsageError where it cannot be written."""
+    return _written(path, figures.overview(result))
+
+
+def _written(path: str | os.PathLike[str], text: str) -> Path:
     target = Path(path)
     try:
-        target.write_text(render_report(result), encoding="utf-8")
+        target.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UsageError(
-            f"The report cannot be written to {target}: {error.strerror}. Give a writable path."
-        ) from error
+        raise UsageError(f"{target} cannot be written: {error.strerror}. Give a writable path.") from error
     return target
 
 

@@ -89,7 +89,8 @@ def inline(figure: Figure, name: str, description: str) -> str:
 
     name: unique on the page, it prefixes every id. description: what a reader who cannot see the figure is told.
     """
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
+    style: Any = _STYLE | {"svg.hashsalt": name}
+    with matplotlib.rc_context(style):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
-from hptransfer.cli import check, coord_check, plan, report, sweep
+from hptransfer.cli import check, coord_check, plan, report, study, sweep, worker
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
 from hptransfer.core.errors import UsageError
 
@@ -21,6 +21,8 @@ COMMANDS: dict[str, ModuleType] = {
     "sweep": sweep,
     "check": check,
     "report": report,
+    "study": study,
+    "worker": worker,
 }
 """Each module has `HELP`, `configure(parser)` and `run(args) -> exit code`."""
 
@@ -74,7 +76,3 @@ def _version() -> str:
     from hptransfer import __version__
 
     return f"hptransfer {__version__}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Derive the target run's learning rate, decay, betas and schedule before it runs, with intervals and sources."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from hptransfer.cli.arguments import add_json, add_lrs, add_recipe, command_line, given, output_directory, recipe_of
+from hptransfer.cli.arguments import seeds as seeds_of
+from hptransfer.core.errors import UsageError
+from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.prediction.forecast import Forecast, Rules, schedule_of
+from hptransfer.prediction.schedule import Schedule, make_schedule
+from hptransfer.prediction.schedule_export import as_torch_code, write_csv
+from hptransfer.validation.predict import predict
+from hptransfer.validation.results import TransferResult
+
+HELP = "derive a target run's values before it runs"
+FORECAST_FILE = "prediction.json"
+_UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_recipe(parser)
+    parser.add_argument(
+        "--target", type=scale, required=True, metavar="AXIS=N,...", help="width=8192,depth=80,batch=4M,tokens=15T"
+    )
+    parser.add_argument("--from", dest="checked", metavar="DIR", help="use the optimum of a check that wrote DIR")
+    parser.add_argument("--lr", type=float, help="take this rate at the base as given, without a sweep")
+    parser.add_argument("--scheme", default="completep", help="carries width and depth; default: completep")
+    parser.add_argument("--batch-rule", default="auto", help="how the rate follows the batch; default: auto")
+    parser.add_argument("--decay-rule", default="timescale", help="how weight decay follows; default: timescale")
+    parser.add_argument("--noise", action="store_true", help="measure the gradient noise scale at the base")
+    parser.add_argument(
+        "--schedule", help="the target's: constant, cosine, linear, wsd, ...; default: the recipe's shape"
+    )
+    parser.add_argument("--schedule-out", metavar="FILE", help="write the schedule: FILE.csv, or FILE.py as torch code")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, ...")
+    parser.add_argument(
+        "--seeds", type=seeds_of, metavar="N", help="seeds of the sweep at the base; default: the recipe's"
+    )
+    parser.add_argument("--out", metavar="DIR", help=f"where {FORECAST_FILE} goes; default: hptransfer-out/<recipe>")
+    add_lrs(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    recipe = recipe_of(args)
+    out = output_directory(args, recipe)
+    target: Scale = args.target
+    schedule = _schedule(args.schedule, recipe, target)
+    made = predict(
+        recipe,
+        target=target,
+        checked=TransferResult.load(args.checked) if args.checked else None,
+        lr=args.lr,
+        rules=Rules(scheme=args.scheme, batch=args.batch_rule, decay=args.decay_rule),
+        target_schedule=schedule,
+        measure_noise=args.noise,
+        device=args.device,
+        **given(lrs=args.lrs, seeds=args.seeds, workers=args.workers),
+    )
+    made = _with_command(made, command_line(args))
+    made.save(out / FORECAST_FILE)
+    if args.schedule_out:
+        _write_schedule(
+            Path(args.schedule_out), schedule or schedule_of(recipe.schedule, recipe.steps), made.advised_lr
+        )
+    print(json.dumps(made.to_json(), indent=1) if args.json else made)
+    print(f"Forecast: {out / FORECAST_FILE}; score it with `hptransfer check ... --against` it.", file=sys.stderr)
+    return 0
+
+
+def scale(text: str) -> Scale:
+    """ "width=8192,tokens=15T" -> Scale."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        axis, _, number = part.partition("=")
+        if axis not in {"width", "depth", "batch", "tokens"}:
+            raise argparse.ArgumentTypeError(f"{part!r}: write width=, depth=, batch= or tokens= and a number")
+        found[axis] = _number(number)
+    whole = {axis: int(value) for axis, value in found.items() if axis in {"width", "depth"}}
+    try:
+        return Scale(**(found | whole))  # pyright: ignore[reportArgumentType]
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _number(text: str) -> float:
+    factor = _UNITS.get(text[-1:], 1.0)
+    try:
+        return float(text[:-1] if text[-1:] in _UNITS else text) * factor
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 4096, 4M or 15T") from None
+
+
+def _schedule(name: str | None, recipe: Recipe, target: Scale) -> Schedule | None:
+    if name is None:
+        return None
+    batch = target.batch or recipe.base.batch
+    steps = round(target.tokens / batch) if target.tokens and batch else recipe.steps
+    return make_schedule(name, steps)
+
+
+def _write_schedule(path: Path, schedule: Schedule, lr: float) -> None:
+    try:
+        if path.suffix == ".py":
+            path.write_text(as_torch_code(schedule))
+        else:
+            write_csv(schedule, path, lr=lr)
+    except OSError as error:
+        raise UsageError(f"--schedule-out {path}: cannot be written ({error.strerror}).") from error
+
+
+def _with_command(made: Forecast, command: str) -> Forecast:
+
+    return dataclasses.replace(made, command=command)

@@ -1,0 +1,56 @@
+"""Search the learning rate of small proxies with Optuna; a search that was stopped goes on from there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+
+from hptransfer.cli.arguments import add_grid, add_json, add_recipe, add_workers, given, lrs, recipe_of
+from hptransfer.validation.study import DEFAULT_STORAGE, StudyResult, study
+
+HELP = "tune the learning rate of proxies with Optuna"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_recipe(parser)
+    add_grid(parser)
+    parser.add_argument("--lrs", type=lrs, metavar="LOW,HIGH", help="the range to search; default: from the recipe's")
+    parser.add_argument("--trials", type=int, metavar="N", help="in all, per scheme and width; default: 20")
+    parser.add_argument("--schemes", default="mup", help="comma list; default: mup")
+    parser.add_argument("--storage", metavar="URL", default=DEFAULT_STORAGE, help=f"default: {DEFAULT_STORAGE}")
+    parser.add_argument("--name", help="prefix of the studies' names; default: recipe and fingerprint")
+    parser.add_argument("--pruning", choices=("diverged", "median"), help="what to stop early; default: diverged")
+    add_workers(parser)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    found = study(
+        recipe_of(args),
+        schemes=tuple(args.schemes.split(",")),
+        storage=args.storage,
+        name=args.name,
+        device=args.device,
+        **given(
+            widths=args.widths,
+            lrs=args.lrs,
+            seeds=args.seeds,
+            steps=args.steps,
+            trials=args.trials,
+            pruning=args.pruning,
+            workers=args.workers,
+        ),
+    )
+    print(json.dumps(found.to_json(), indent=1) if args.json else table(found))
+    return 0
+
+
+def table(found: StudyResult) -> str:
+    """The best learning rate per scheme and width, and how many trials it took."""
+    lines = [f"{'scheme':<9} {'width':>5}  {'best learning rate':<22} loss"]
+    for best in found.best:
+        rate = f"2^{math.log2(best.lr):.2f} = {best.lr:.4g}"
+        lines.append(f"{best.scheme:<9} {best.width or '-':>5}  {rate:<22} {best.loss:.4f}")
+    counts = f"{found.complete} complete, {found.pruned} pruned, {found.failed} failed"
+    return "\n".join([*lines, "", f"{found.name}: {counts}; stored in {found.storage}"])
