@@ -1,0 +1,69 @@
+"""What the proxy itself tells before it is trained: its stability limit through the optimizer, and its noise scale."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.prediction.curvature import curvature_operator
+from hptransfer.prediction.lanczos import extreme_eigenpair
+from hptransfer.prediction.noise_scale import NoiseScale, microbatch_estimate, predict_noise_scale
+from hptransfer.prediction.operators import gradients
+from hptransfer.prediction.parameters import ParameterSpace
+from hptransfer.prediction.preconditioned import preconditioner_at_init
+from hptransfer.prediction.provenance import Kind, Prediction
+from hptransfer.prediction.stability import limit, rule_for
+
+
+def stability_limit(recipe: Recipe, scale: Scale, *, batches: int = 4, seed: int = 0) -> Prediction:
+    """The largest stable learning rate at initialisation: limit / lambda_max(P^-1 H), by Lanczos.
+
+    A diagnostic, not a cap: curvature falls in the first steps of warm-up, and training runs through several times it.
+    The interval is from the spread of the top curvature over single batches.
+    """
+    torch.manual_seed(seed)
+    model = recipe.build(scale)
+    data = list(itertools.islice(recipe.batches(scale, seed), batches))
+    space = ParameterSpace.of(model)
+    rows = gradients(model, recipe.loss, data, space=space, seed=seed)
+    preconditioner = preconditioner_at_init(recipe.optimizer, recipe.optimizer_options, space, rows)
+    raw = curvature_operator(model, recipe.loss, data, space=space, seed=seed)
+    top = extreme_eigenpair(preconditioner.apply_to(raw), tolerance=1e-2, max_products=60)
+    factor = limit(rule_for(recipe.optimizer, recipe.optimizer_options))
+    at = factor / top.value
+    spread = top.residual / top.value
+    return Prediction(
+        "stability limit",
+        at,
+        at / (1 + spread),
+        at / max(1 - spread, 0.1),
+        "1",
+        f"{factor:.4g} / lambda_max(P^-1 H), lambda_max = {top.value:.4g}",
+        "Cohen et al. 2021, 2103.00065; 2022, 2207.14484; Lanczos on this model",
+        ("curvature at initialisation", f"{batches} batches", "a diagnostic: training passes it by several times"),
+        Kind("derived", "measured"),
+    )
+
+
+def noise_scale(recipe: Recipe, scale: Scale, *, steps: int = 8, parts: int = 4, seed: int = 0) -> Prediction:
+    """The gradient noise scale at initialisation, in batches of the recipe (multiply by its batch for examples).
+
+    Raises UsageError where the signal is not resolved (see predict_noise_scale).
+    """
+    torch.manual_seed(seed)
+    model, stream = recipe.build(scale), recipe.batches(scale, seed)
+    space = ParameterSpace.of(model)
+    history = [_estimate(recipe, model, space, list(itertools.islice(stream, parts)), seed) for _ in range(steps)]
+    return predict_noise_scale(history, unit="batches", name="noise scale at initialisation")
+
+
+def _estimate(
+    recipe: Recipe, model: torch.nn.Module, space: ParameterSpace, data: Sequence[Any], seed: int
+) -> NoiseScale:
+    rows = gradients(model, recipe.loss, data, space=space, seed=seed)
+    squares = [float(row.square().sum()) for row in rows]
+    return microbatch_estimate(squares, float(rows.mean(dim=0).square().sum()), micro_batch=1.0)

@@ -1,0 +1,187 @@
+"""predict: measure the optimum at the base by a small sweep, then derive the target's values before its run."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.loop import evaluate
+from hptransfer.core.recipe import Recipe, Scale, load_recipe
+from hptransfer.prediction.forecast import Forecast, Rules, Settings, forecast, schedule_of
+from hptransfer.prediction.lean import Lean, lean
+from hptransfer.prediction.measured import noise_scale, stability_limit
+from hptransfer.prediction.provenance import Kind, Prediction
+from hptransfer.prediction.schedule import Schedule
+from hptransfer.validation.optimum import Curve, Fit, curve_of, optima
+from hptransfer.validation.results import TransferResult
+from hptransfer.validation.sweep import run_sweep
+
+WIDTH_ERROR = 0.25
+"""Octaves, one standard deviation: what a transfer over width adds to the error of the measured optimum. It is the
+drift allowance of a passing check (half an octave at 95%), used until a check of this recipe says better."""
+
+
+def predict(
+    recipe: Recipe | str,
+    *,
+    target: Scale,
+    checked: TransferResult | None = None,
+    lr: float | None = None,
+    rules: Rules | None = None,
+    target_schedule: Schedule | None = None,
+    noise: Prediction | None = None,
+    measure_noise: bool = False,
+    lrs: Sequence[float] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> Forecast:
+    """Learning rate, schedule, betas, weight decay and loss for a target run, each with interval and source.
+
+    recipe: the proxy, or its path; its base is where the optimum is measured, at the recipe's own steps and schedule.
+    target: width, depth, batch, tokens (batch and tokens in one unit); axes left open stay at the base.
+    checked: the result of a transfer check of this recipe: its optimum at the base is used, and its drift; otherwise a
+    sweep of the base alone is run (lrs, seeds, workers, device, out as in run_sweep). lr: take this rate as given.
+    target_schedule: the target's; default: the recipe's own shape over the target's steps.
+    noise: a measured noise scale in the unit of target.batch; measure_noise: measure it on the base, before training.
+    Raises UsageError where the base's optimum lies at the edge of the grid, or a rule cannot serve the target.
+    """
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    base = _base(recipe)
+    options: dict[str, Any] = {"lrs": lrs, "seeds": seeds, "device": device, "workers": workers, "out": out}
+    if lr is not None:
+        start, leaned = _given(lr), None
+    else:
+        curve, drift = _curve(recipe, checked, options)
+        start = _start(curve, drift, moves=target.width not in (None, base.width))
+        leaned = _lean(recipe, curve, start)
+    if measure_noise and noise is None:
+        found = noise_scale(recipe, recipe.base)
+        noise = _in_examples(found, base.batch)
+    return forecast(
+        recipe=recipe.name,
+        start=start,
+        base=base,
+        target=_filled(target, base),
+        settings=_settings(recipe, base),
+        target_schedule=target_schedule or schedule_of(recipe.schedule, _steps(recipe, base, target)),
+        rules=rules,
+        noise=noise,
+        stability=_stability(recipe),
+        lean=leaned,
+    )
+
+
+def _base(recipe: Recipe) -> Scale:
+    """The base with its tokens filled in from its steps, where its batch is known."""
+    base = recipe.base
+    return base.with_(tokens=base.batch * recipe.steps) if base.batch and not base.tokens else base
+
+
+def _filled(target: Scale, base: Scale) -> Scale:
+    return Scale(*(mine if mine is not None else own for mine, own in zip(_axes(target), _axes(base), strict=True)))
+
+
+def _axes(scale: Scale) -> tuple[Any, ...]:
+    return scale.width, scale.depth, scale.batch, scale.tokens
+
+
+def _steps(recipe: Recipe, base: Scale, target: Scale) -> int:
+    filled = _filled(target, base)
+    if filled.tokens is None or filled.batch is None:
+        if target.tokens is not None or target.batch is not None:
+            raise UsageError(
+                f"Recipe {recipe.name!r} does not say its batch, so target {target} cannot be compared with it. Give "
+                f"the recipe a base of Scale(width=..., batch=...), in the unit of the target's batch and tokens."
+            )
+        return recipe.steps
+    return max(1, round(filled.tokens / filled.batch))
+
+
+def _curve(recipe: Recipe, checked: TransferResult | None, options: dict[str, Any]) -> tuple[Curve, float | None]:
+    """The base's loss curve, and the drift that a check of this recipe measured (octaves; None without one)."""
+    width = recipe.base.width
+    if checked is None:
+        given = {k: v for k, v in options.items() if v is not None}
+        runs = run_sweep(recipe, scales=[recipe.base], schemes=("mup",), **given)
+        scheme, drift = "mup", None
+    else:
+        runs, scheme = list(checked.runs), checked.scheme
+        drift = next((max(abs(d.low), abs(d.high)) for d in checked.drifts if d.scheme == scheme), None)
+    seeds = sorted({run.seed for run in runs if (run.scheme, run.width) == (scheme, width)})
+    if not seeds or width is None:
+        raise UsageError(
+            f"No run of recipe {recipe.name!r} at its base width {width}. Check it with that width included."
+        )
+    return curve_of(runs, scheme=scheme, width=width, seeds=seeds), drift
+
+
+def _start(curve: Curve, drift: float | None, *, moves: bool) -> Prediction:
+    """The measured optimum, its interval widened by what the transfer over width may add."""
+    optimum = optima([Fit.of(curve)])[0]
+    if not math.isfinite(optimum.log2_lr) or optimum.at_edge:
+        raise UsageError(
+            f"The base's best learning rate is at the edge of the grid 2^{curve.log2_lrs[0]:g} to "
+            f"2^{curve.log2_lrs[-1]:g} (or no run finished). Widen it with lrs."
+        )
+    half = optimum.high - optimum.log2_lr if math.isfinite(optimum.high) else 0.5
+    added = (1.645 * WIDTH_ERROR if drift is None else drift) if moves else 0.0
+    half = math.hypot(half, added)
+    at = optimum.log2_lr
+    assumptions = ("the recipe's data, schedule and optimizer stand for the target's",)
+    source = f"{len(curve.log2_lrs)} learning rates x {curve.seeds} seeds at width {curve.width}"
+    values = 2.0**at, 2.0 ** (at - half), 2.0 ** (at + half)
+    return Prediction("learning rate", *values, "1", "sweep optimum", source, assumptions, Kind("none", "measured"))
+
+
+def _given(lr: float) -> Prediction:
+    return Prediction("learning rate", lr, None, None, "1", "given", "the user", (), Kind("none", "given"))
+
+
+def _lean(recipe: Recipe, curve: Curve, start: Prediction) -> Lean | None:
+    if start.low is None or start.high is None:
+        return None
+    torch.manual_seed(0)
+    initial = evaluate(recipe, recipe.build(recipe.base), "cpu")
+    sd = math.log2(start.high / start.low) / (2 * 1.645)
+    return lean(
+        curve.log2_lrs.tolist(),
+        curve.means.tolist(),
+        optimum=math.log2(start.value),
+        sd=max(sd, 1e-3),
+        initial_loss=initial,
+    )
+
+
+def _in_examples(found: Prediction, batch: float | None) -> Prediction:
+    factor = batch or 1.0
+    high = None if found.high is None else found.high * factor
+    low = None if found.low is None else found.low * factor
+    return found.replace(
+        value=found.value * factor, low=low, high=high, unit="the batch's unit" if batch else "batches"
+    )
+
+
+def _settings(recipe: Recipe, base: Scale) -> Settings:
+    options = dict(recipe.optimizer_options)
+    return Settings(
+        recipe.optimizer.__name__,
+        float(options.get("weight_decay", 0.0)),
+        tuple(options["betas"]) if "betas" in options else None,
+        schedule_of(recipe.schedule, recipe.steps),
+        residual=base.depth is not None,
+    )
+
+
+def _stability(recipe: Recipe) -> Prediction | None:
+    """The stability diagnostic; None for an optimizer whose preconditioner is not known."""
+    try:
+        return stability_limit(recipe, recipe.base)
+    except UsageError:
+        return None
