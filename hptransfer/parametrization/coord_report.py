@@ -123,8 +123,8 @@ def _text(report: CoordReport) -> str:
     s = report.settings
     head = [
         f"coordinate check of {s['recipe']}: {report.verdict}",
-        f"scheme {s['scheme']}, widths {', '.join(map(str, s['widths']))} (base {s['base_width']}), {s['seeds']} seeds, "
-        f"{s['steps']} steps, {s['optimizer']} at lr {s['lr']:.4g}",
+        f"scheme {s['scheme']}, widths {', '.join(map(str, s['widths']))} (base {s['base_width']}), "
+        f"{s['seeds']} seeds, {s['steps']} steps, {s['optimizer']} at lr {s['lr']:.4g}",
         *(f"- {reason}" for reason in report.reasons),
     ]
     worst: dict[tuple[str, str], Row] = {}
@@ -132,7 +132,7 @@ def _text(report: CoordReport) -> str:
         key = (row.module, row.quantity)
         if key not in worst or _urgency(row) < _urgency(worst[key]):
             worst[key] = row
-    table = _columns([_HEADER, *(_cells(row) for row in sorted(worst.values(), key=_urgency))])
+    table = columns([_HEADER, *(_cells(row) for row in sorted(worst.values(), key=_urgency))])
     note = "each module and quantity at its worst t; allowed and expected exponents of the width"
     return "\n".join([*head, "", note, *table, "", *_by_width(report), "", report.rule])
 
@@ -150,7 +150,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     return row.module, row.quantity, str(row.t), f"{row.slope:+.3f}", interval, f"{low} .. {high}", status
 
 
-def _columns(lines: list[tuple[str, ...]]) -> list[str]:
+def columns(lines: list[tuple[str, ...]]) -> list[str]:
+    """Lines of cells as text, padded to columns."""
     sizes = [max(len(line[i]) for line in lines) for i in range(len(lines[0]) - 1)]
     return ["  ".join([*(c.ljust(n) for c, n in zip(line, sizes, strict=False)), line[-1]]).rstrip() for line in lines]
 
@@ -176,4 +177,4 @@ def _by_width(report: CoordReport) -> list[str]:
                 f"{statistics.median(matrix):.3g}" if matrix else "-",
             )
         )
-    return _columns(lines)
+    return columns(lines)

@@ -14,7 +14,7 @@ from torch import nn
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.parametrization.make import make_plan
-from hptransfer.parametrization.optim import param_groups
+from hptransfer.parametrization.optimizers import build_optimizers
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
 from hptransfer.parametrization.rewrite import parametrize_
@@ -77,9 +77,7 @@ class Proxies:
 
     def optimizer(self, model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
         """The recipe's optimizer on the plan's groups, at the constant learning rate."""
-        rest = dict(self.optimizer_options)
-        decay, eps = rest.pop("weight_decay", 0.0), rest.pop("eps", None)
-        return self.recipe.optimizer(param_groups(model, plan, lr=self.lr, weight_decay=decay, eps=eps), **rest)
+        return build_optimizers(model, plan, {self.recipe.optimizer: {**self.optimizer_options, "lr": self.lr}})
 
 
 def seeded(recipe: Recipe, scale: Scale, seed: int) -> nn.Module:
