@@ -244,7 +244,7 @@ class ScaleFlow:
                 if user in seen:
                     continue
                 seen.add(user)
-                weight = None if user in trail.nodes | consumers else self._weight_reading(user, node)
+                weight = None if user in trail.nodes | consumers else self.weight_reading(user, node)
                 if weight is not None:
                     undone.add(weight)
                 elif self._carries(user, node, trail, consumers):
@@ -269,7 +269,7 @@ class ScaleFlow:
         operands = [_argument(node, at) for at in WEIGHTED[op(node)] if at is not None]
         return all(self.parameter_behind(o) in trail.scaled for o in operands if isinstance(o, fx.Node))
 
-    def _weight_reading(self, node: fx.Node, operand: fx.Node) -> str | None:
+    def weight_reading(self, node: fx.Node, operand: fx.Node) -> str | None:
         """The weight of a contraction that reads `operand`, when it is a parameter with this one use."""
         if op(node) in WEIGHTED and op(node) not in NORMS and op(node) != "embedding":
             weight = self.parameter_behind(_argument(node, WEIGHTED[op(node)][0]))

@@ -20,6 +20,7 @@ from hptransfer.core.rules import Scheme, scheme_named
 from hptransfer.parametrization.absorb import with_decay, with_horizon, with_tuned
 from hptransfer.parametrization.build import Builder
 from hptransfer.parametrization.compare import Comparison
+from hptransfer.parametrization.interop import SHAPES_NOTE, BaseShapes, constant_width_mults, shapes_module
 from hptransfer.parametrization.measure import measure_rms
 from hptransfer.parametrization.multipliers import Values
 from hptransfer.parametrization.options import Options, Tuned
@@ -32,7 +33,7 @@ Optimizer = type[torch.optim.Optimizer] | str
 def make_plan(
     model: nn.Module,
     *,
-    base: nn.Module,
+    base: nn.Module | BaseShapes,
     example_inputs: Sequence[Any] | Mapping[str, Any] = (),
     base_example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     scheme: str = "mup",
@@ -50,7 +51,8 @@ def make_plan(
 
     model: the target, real or on meta; it is only traced, never changed or run.
     base: the same architecture at the size where the hyperparameters were (or will be) tuned; real, so that its initial
-    stds can be measured, or on meta together with base_std (parameter name -> rms).
+    stds can be measured, or on meta together with base_std (parameter name -> rms). Base shapes alone (see interop) do
+    where no constant, attention scale or depth in the code differs from the base's.
     example_inputs: arguments of one forward call (a mapping: keyword arguments); base_example_inputs: the base's, where
     they differ.
     scheme: a name from hptransfer.core.rules.SCHEMES. optimizer: class or name, or {"hidden": Muon, "rest": AdamW} for
@@ -68,7 +70,9 @@ def make_plan(
         chosen = replace(chosen, attention=options.attention)
     optimizers = _optimizers(optimizer, optimizer_options)
     given = example_inputs if base_example_inputs is None else base_example_inputs
-    graphs = _traced(model, example_inputs), _traced(base, given)
+    graph, shapes_only = _traced(model, example_inputs), not isinstance(base, nn.Module)
+    base = base if isinstance(base, nn.Module) else shapes_module(model, base)
+    graphs = graph, graph if shapes_only else _traced(base, given)
     stds = measure_rms(base) if base_std is None else dict(base_std)
     lenient = {"keep_unused": options.unused == "keep", "ruled": not chosen.global_lr}
     compared = Comparison(model, base, graphs, roles or {}, **lenient)
@@ -85,7 +89,7 @@ def make_plan(
         rows=rows,
         aliases=dict(graphs[0].aliases),
         hooks=tuple(build.hooks),
-        notes=tuple(build.notes),
+        notes=(*build.notes, *([SHAPES_NOTE] if shapes_only else [])),
         options={k: str(v) for k, v in vars(options).items()},
         beta_power=max(ratio.beta_power for ratio in ratios.values()),
     )
@@ -120,4 +124,5 @@ def _optimizers(
 
 
 def _traced(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> Graph:
-    return trace(model, (), inputs) if isinstance(inputs, Mapping) else trace(model, tuple(inputs))
+    with constant_width_mults(model):
+        return trace(model, (), inputs) if isinstance(inputs, Mapping) else trace(model, tuple(inputs))

@@ -62,6 +62,9 @@ def place(multiplier: Multiplier, flow: ScaleFlow, *, refuse: bool = True) -> Ab
     if isinstance(held, Holders):
         factors = dict.fromkeys(held.scaled, multiplier.factor) | dict.fromkeys(held.compensated, 1 / multiplier.factor)
         return Absorbed(factors, multiplier.why, compensated=held.compensated)
+    readers = _readers(multiplier, flow)
+    if readers:
+        return Absorbed(dict.fromkeys(readers, multiplier.factor), multiplier.why)
     hook = _hook(multiplier, flow.graph)
     if hook is not None:
         return Absorbed({}, multiplier.why, hook=hook)
@@ -72,6 +75,16 @@ def place(multiplier: Multiplier, flow: ScaleFlow, *, refuse: bool = True) -> Ab
             f"that a hook can multiply its output, or pass options=Options(unplaced='note') to go on without it."
         )
     return Absorbed({}, multiplier.why, note=f"NOT APPLIED: {multiplier.why}; nothing can hold it ({held.reason})")
+
+
+def _readers(multiplier: Multiplier, flow: ScaleFlow) -> frozenset[str]:
+    """The weights that alone read one activation: W (theta x) = (theta W) x, the bias beside it stays."""
+    found: set[str | None] = set()
+    for node in multiplier.consumers if len(multiplier.targets) == 1 else ():
+        target, beside = multiplier.targets[0], node.args[0] if op(node) in {"addmm", "baddbmm"} else None
+        reads = target in node.args[:3] and target is not beside
+        found.add(flow.weight_reading(node, target) if reads else None)
+    return frozenset() if None in found else frozenset(name for name in found if name is not None)
 
 
 def _hook(multiplier: Multiplier, graph: Graph) -> Hook | None:
