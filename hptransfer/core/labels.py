@@ -49,7 +49,7 @@ def groups_of(node: fx.Node) -> int:
     """Groups of a convolution, 1 for any other op."""
     if not op(node).startswith("conv"):
         return 1
-    at = 8 if op(node) == "convolution" else 7 if op(node).startswith("conv_transpose") else 6
+    at = 8 if op(node) == "convolution" else 6
     return number(node.args[at] if len(node.args) > at else node.kwargs.get("groups", 1))
 
 

@@ -147,6 +147,8 @@ class _Walk:
             current = pending.pop()
             value = current.meta.get("val")
             if value is not None and getattr(value, "numel", lambda: 0)() == 1:
+                if any(user in self.from_inputs for user in current.users):
+                    return False
                 continue
             if current in self.from_inputs or not current.users:
                 return False

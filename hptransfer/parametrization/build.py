@@ -65,7 +65,7 @@ class Builder:
     def asked_for(self) -> Iterator[Multiplier]:
         """The multipliers of the scheme's width rules."""
         yield from attention_multipliers(*self.graphs, self.scheme)
-        yield from tied_readout_multipliers(self.compared.settled, self.tied_factors())
+        yield from tied_readout_multipliers(self.compared.tied, self.tied_factors())
 
     def trained_by(self, name: str) -> OptimizerInfo:
         """The optimizer of a parameter: hidden matrices may have one of their own, the same at every size."""
@@ -78,11 +78,10 @@ class Builder:
     def tied_factors(self) -> dict[str, float]:
         """Tied embedding -> multiplier of its readout: the ratio of the two roles' initial stds (1/m for muP)."""
         factors: dict[str, float] = {}
-        for name, uses in self.compared.settled.items():
-            role, labels = self.compared.roles[name], {label for use in uses for label in use.axes}
-            if role.kind == "input" and {"indexed", "contracted"} <= labels and role.m_out != 1:
-                readout = Role("readout", role.fan_out, 1, role.base_fan_out, 1)
-                factors[name] = init_ratio(readout, self.rule(name, readout), self.scheme)
+        for name in self.compared.tied:
+            role = self.compared.roles[name]
+            readout = Role("readout", role.fan_out, 1, role.base_fan_out, 1)
+            factors[name] = init_ratio(readout, self.rule(name, readout), self.scheme)
         return factors
 
     def row(self, name: str, rule: Rule, m_depth: float) -> Row:

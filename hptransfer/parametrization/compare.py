@@ -20,8 +20,8 @@ class Comparison:
     """Roles of a target's parameters, from their uses in its graph and in the base's.
 
     roles: parameter -> role; settled: parameter -> the uses it was read off; matches: parameter -> the base's; notes;
-    hosts: bias -> the weight it stands beside; inner: parameters that are neither the first nor the last weight on
-    their way, at any size.
+    tied: parameter that is both an input weight and a readout -> its uses as a readout; hosts: bias -> the weight it
+    stands beside; inner: parameters that are neither the first nor the last weight on their way, at any size.
     annotated: parameter name or glob -> role, which overrules the trace. keep_unused: see Options.unused. ruled: False
     where no rule will be applied (the SP control), so that uses may contradict each other.
     Raises UsageError where a role cannot be settled, shapes do not correspond or an annotation matches nothing.
@@ -44,6 +44,7 @@ class Comparison:
         self.hosts = hosts(self.uses)
         self.inner = inner_weights(graphs[0], self.uses)
         self.settled: dict[str, list[Use]] = {}
+        self.tied: dict[str, list[Use]] = {}
         self.notes: list[str] = []
         matches_nothing = [p for p in annotated if not fnmatch.filter(self.parameters, p)]
         if matches_nothing:
@@ -68,7 +69,7 @@ class Comparison:
             return self._unused(name)
         base_uses = [u for u in self.base_uses.get(self.matches[name], []) if isinstance(u, Use)]
         shape, base_shape = self.shapes(name)
-        found: dict[Role, Use] = {}
+        found: dict[Role, list[Use]] = {}
         for use in uses:
             twin = next((b for b in base_uses if b.axes == use.axes and b.op == use.op), None)
             if twin is None:
@@ -76,8 +77,19 @@ class Comparison:
             role = role_of_use(use, shape, twin, base_shape)
             if self.ruled:
                 _refuse_normalised(name, use, role)
-            found.setdefault(role, use)
-        return _joined(name, found) if self.ruled else next(iter(found))
+            found.setdefault(role, []).append(use)
+        return self._joined(name, found) if self.ruled else next(iter(found))
+
+    def _joined(self, name: str, found: Mapping[Role, list[Use]]) -> Role:
+        """One role for all uses. Of a tied input weight and readout the former stands; the readout is multiplied."""
+        kinds = {role.kind: role for role in found}
+        if set(kinds) == {"input", "readout"}:
+            self.tied[name] = [use for role, uses in found.items() if role.kind == "readout" for use in uses]
+            return kinds["input"]
+        if len({(role.kind == "readout", role.m_in, role.m_out) for role in found}) > 1:
+            shown = "; ".join(f"{uses[0]} -> {role.kind}" for role, uses in found.items())
+            raise UsageError(f"{name!r} has uses that ask for different rules: {shown}. Say which stands with roles=.")
+        return next(iter(found))
 
     def _unused(self, name: str) -> Role:
         trainable = self.parameters[name].requires_grad
@@ -90,17 +102,6 @@ class Comparison:
         if trainable:
             self.notes.append(f"{name} is never used in the traced forward; it is left as it is")
         return Role("unused")
-
-
-def _joined(name: str, found: Mapping[Role, Use]) -> Role:
-    """One role for all uses. Of a tied embedding and readout the embedding stands; the readout is multiplied."""
-    kinds = {role.kind: role for role in found}
-    if len(found) > 1 and set(kinds) == {"input", "readout"}:
-        return kinds["input"]
-    if len({(role.kind == "readout", role.m_in, role.m_out) for role in found}) > 1:
-        shown = "; ".join(f"{use} -> {role.kind}" for role, use in found.items())
-        raise UsageError(f"{name!r} has uses that ask for different rules: {shown}. Say which stands with roles=.")
-    return next(iter(found))
 
 
 def _refuse_normalised(name: str, use: Use, role: Role) -> None:

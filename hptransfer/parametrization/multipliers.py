@@ -83,13 +83,15 @@ def unscaled_notes(target: Graph, base: Graph) -> list[str]:
 
 
 def tied_readout_multipliers(uses: Mapping[str, list[Use]], factors: Mapping[str, float]) -> list[Multiplier]:
-    """A tied head reads the embedding's own weight: the readout's 1/m goes to its input. factors: parameter -> 1/m."""
+    """A tied head reads the embedding's own weight: the readout's 1/m goes to its input.
+
+    uses: parameter -> its uses as a readout; factors: parameter -> 1/m.
+    """
     return [
         Multiplier((use.operand,), (use.node,), factors[name], f"tied readout {name}: its input x {factors[name]:.4g}")
         for name, own in uses.items()
-        if name in factors
         for use in own
-        if use.operand is not None and "contracted" in use.axes and not math.isclose(factors[name], 1.0)
+        if use.operand is not None and not math.isclose(factors[name], 1.0)
     ]
 
 
