@@ -1,4 +1,10 @@
-"""hptransfer: hyperparameter transfer for the PyTorch model you already have."""
+"""hptransfer: hyperparameter transfer for the PyTorch model you already have.
+
+Plans and optimizer groups are imported at once; what trains, predicts or reports is imported when first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from hptransfer.core.errors import UsageError as UsageError
 from hptransfer.core.geometry import register_optimizer as register_optimizer
@@ -16,4 +22,33 @@ from hptransfer.parametrization.plan import Plan as Plan
 from hptransfer.parametrization.plan import verify_fingerprint as verify_fingerprint
 from hptransfer.parametrization.rewrite import parametrize_ as parametrize_
 
+if TYPE_CHECKING:
+    from hptransfer.parametrization.coord import coord_check as coord_check
+    from hptransfer.parametrization.optimizers import build_optimizers as build_optimizers
+    from hptransfer.prediction.forecast import Forecast as Forecast
+    from hptransfer.prediction.forecast import Rules as Rules
+    from hptransfer.reporting.html import write_report as write_report
+    from hptransfer.validation.predict import predict as predict
+    from hptransfer.validation.study import study as study
+    from hptransfer.validation.sweep import run_sweep as run_sweep
+    from hptransfer.validation.transfer import transfer_check as transfer_check
+
 __version__ = "0.1.0"
+
+_LAZY = {
+    "build_optimizers": "parametrization.optimizers",
+    "coord_check": "parametrization.coord",
+    "predict": "validation.predict",
+    "run_sweep": "validation.sweep",
+    "study": "validation.study",
+    "transfer_check": "validation.transfer",
+    "write_report": "reporting.html",
+    "Forecast": "prediction.forecast",
+    "Rules": "prediction.forecast",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'hptransfer' has no attribute {name!r}")
+    return getattr(import_module(f"hptransfer.{_LAZY[name]}"), name)

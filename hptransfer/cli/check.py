@@ -22,8 +22,10 @@ from hptransfer.cli.arguments import (
 from hptransfer.core.recipe import Recipe
 from hptransfer.parametrization.coord import coord_check
 from hptransfer.parametrization.coord_report import CoordReport
+from hptransfer.prediction.forecast import Forecast
 from hptransfer.reporting.html import write_report
 from hptransfer.reporting.words import table
+from hptransfer.validation.against import record_score, score_forecast
 from hptransfer.validation.grid import checked_device
 from hptransfer.validation.results import VERDICT_FILE, TransferResult
 from hptransfer.validation.runs import RUNS_FILE
@@ -40,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-coord", action="store_true", help="leave out the coordinate check")
     parser.add_argument("--scheme", default="mup", help="the scheme to check, against SP; default: mup")
     parser.add_argument("--storage", metavar="URL", help="Optuna storage, as sqlite:///study.db; default: in DIR")
+    parser.add_argument("--against", metavar="FILE", help="score this prediction.json, made before the sweep")
     parser.add_argument("--out", metavar="DIR", help="where the results go; default: hptransfer-out/<recipe>")
     add_json(parser)
 
@@ -47,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     recipe = recipe_of(args)
     out = output_directory(args, recipe)
+    made = Forecast.load(args.against) if args.against else None
     result = transfer_check(
         recipe,
         scheme=args.scheme,
@@ -69,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     print(
         json.dumps({k: v for k, v in result.to_json().items() if k != "runs"}, indent=1) if args.json else table(result)
     )
+    if made is not None:
+        print(record_score(score_forecast(made, result), out), file=sys.stderr if args.json else sys.stdout)
     print("Wrote " + ", ".join(map(str, written)), file=sys.stderr)
     return 0 if result.verdict == "PASS" else 1
 

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
-from hptransfer.cli import check, coord_check, plan, report, study, sweep, worker
+from hptransfer.cli import check, coord_check, plan, predict, report, study, sweep, worker
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
 from hptransfer.core.errors import UsageError
 
@@ -20,6 +20,7 @@ COMMANDS: dict[str, ModuleType] = {
     "coord-check": coord_check,
     "sweep": sweep,
     "check": check,
+    "predict": predict,
     "report": report,
     "study": study,
     "worker": worker,

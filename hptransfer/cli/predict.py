@@ -1,4 +1,7 @@
-"""Derive the target run's learning rate, decay, betas and schedule before it runs, with intervals and sources."""
+"""Derive the target run's learning rate, decay, betas and schedule before it runs, with intervals and sources.
+
+`predict RECIPE --target ...` forecasts; `predict score TABLE.csv` scores published laws on a table of runs.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from hptransfer.cli import score
 from hptransfer.cli.arguments import add_json, add_lrs, add_recipe, command_line, given, output_directory, recipe_of
 from hptransfer.cli.arguments import seeds as seeds_of
 from hptransfer.core.errors import UsageError
@@ -25,9 +29,7 @@ _UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
-    parser.add_argument(
-        "--target", type=scale, required=True, metavar="AXIS=N,...", help="width=8192,depth=80,batch=4M,tokens=15T"
-    )
+    parser.add_argument("--target", type=scale, metavar="AXIS=N,...", help="width=8192,depth=80,batch=4M,tokens=15T")
     parser.add_argument("--from", dest="checked", metavar="DIR", help="use the optimum of a check that wrote DIR")
     parser.add_argument("--lr", type=float, help="take this rate at the base as given, without a sweep")
     parser.add_argument("--scheme", default="completep", help="carries width and depth; default: completep")
@@ -48,6 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.recipe == "score":
+        return score.run([*args.rest, *(["--json"] if args.json else [])])
+    if args.target is None:
+        raise UsageError("--target is needed: the scale to predict for, as --target width=8192,depth=80,tokens=15T.")
     recipe = recipe_of(args)
     out = output_directory(args, recipe)
     target: Scale = args.target

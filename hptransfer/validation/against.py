@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +14,8 @@ from hptransfer.core.errors import UsageError
 from hptransfer.prediction.forecast import Forecast
 from hptransfer.validation.optimum import Curve, Fit, curve_of, optima
 from hptransfer.validation.results import TransferResult
+
+PREDICTIONS_FILE = "predictions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -92,3 +96,20 @@ def calibration(scores: Sequence[Score], *, nominal: float = 0.9) -> str:
     if not judged:
         return "no forecast had an interval"
     return f"{sum(judged)} of {len(judged)} intervals held the optimum (nominal {100 * nominal:.0f}%)"
+
+
+def record_score(score: Score, out: Path) -> str:
+    """Append a score to out/predictions.jsonl; returns it in words, with the calibration over all scores there.
+
+    Raises UsageError where the file cannot be written, or a line of it is not a score.
+    """
+    path = out / PREDICTIONS_FILE
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(asdict(score)) + "\n")
+        scores = [Score(**json.loads(line)) for line in path.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise UsageError(f"The score cannot be kept in {path}: {error.strerror}.") from error
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UsageError(f"{path} holds a line that is not a score ({error}). Remove that line.") from error
+    return f"{score}\nOver all {len(scores)} forecasts scored here: {calibration(scores)}"
