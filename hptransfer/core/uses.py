@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import fx
 
-from hptransfer.core.axes import POINTWISE, Dims, broadcast, through_view
+from hptransfer.core.axes import NONE, POINTWISE, Dims, broadcast, through_view
 from hptransfer.core.graph import Graph, module_path, number, op, shape, users
 from hptransfer.core.labels import Label, consumer_of, groups_of, label_of, positions
 
@@ -174,8 +174,15 @@ class _Walk:
             return dims
         if op(node) in _COMBINES:
             self.note_normalisation(node, source)
-            return broadcast(dims, len(shape(node)))
+            return self.stacked(node, dims) if op(node) == "stack" else broadcast(dims, len(shape(node)))
         return None
+
+    def stacked(self, node: fx.Node, dims: Dims) -> Dims:
+        """A new dimension; where it puts pieces of the parameter together, it holds the axis that they were cut along."""
+        pieces = [piece for piece in node.all_input_nodes if piece in self.own]
+        lost = frozenset(range(self.rank)).difference(*dims) if len(pieces) > 1 else NONE
+        at = number(node.args[1]) % (len(dims) + 1) if len(node.args) > 1 else 0
+        return (*dims[:at], lost, *dims[at:])
 
     def note_normalisation(self, node: fx.Node, source: fx.Node) -> None:
         """Record that the parameter meets a statistic of itself (W / |W|)."""

@@ -136,7 +136,8 @@ CASES: dict[str, tuple] = {
         lambda w: Wrap(lambda m, x: x + m.table[: x.shape[1]], table=torch.randn(9, w)), features(2, 3, 0),
         {"table": (V, 1, 9 * n)}),
     "relative-position table": (
-        lambda w: Wrap(lambda m, x: x + m.table[torch.tensor([[0, 1], [2, 0]])].permute(2, 0, 1), table=torch.randn(3, w // 2)),
+        lambda w: Wrap(lambda m, x: x + m.table[torch.tensor([[0, 1], [2, 0]])].permute(2, 0, 1),
+                       table=torch.randn(3, w // 2)),
         lambda w: (torch.randn(1, w // 2, 2, 2),), {"table": (A, 1, n // 2)}),
     "lstm": (
         lambda w: nn.LSTM(f, w), features(3, 2, f),
@@ -153,7 +154,8 @@ CASES: dict[str, tuple] = {
     "gru cell": (lambda w: nn.GRUCell(w, w, bias=False), features(2, 0),
         {"weight_ih": (H, n, 3 * n), "weight_hh": (H, n, 3 * n)}),
     "multi-head attention": (
-        lambda w: Wrap(lambda m, x: m.a(x, x, x, need_weights=False)[0], a=nn.MultiheadAttention(w, 2, batch_first=True)),
+        lambda w: Wrap(lambda m, x: m.a(x, x, x, need_weights=False)[0],
+                       a=nn.MultiheadAttention(w, 2, batch_first=True)),
         features(2, 3, 0),
         {"a.in_proj_weight": (H, n, 3 * n), "a.in_proj_bias": (V, 1, 3 * n), "a.out_proj.weight": (H, n, n),
         "a.out_proj.bias": (V, 1, n)}),

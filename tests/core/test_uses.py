@@ -1,0 +1,70 @@
+"""Uses beside the role tables: what does not count as one, and what depends on the inputs."""
+
+from __future__ import annotations
+
+import torch
+from cases_models import CONTEXT, Shape, Transformer, seeded
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from hptransfer.core.graph import op, trace
+from hptransfer.core.uses import Use, depends_on_inputs, hosts, inner_weights, parameter_uses
+
+
+class Net(nn.Module):
+    def __init__(self, forward) -> None:
+        super().__init__()
+        self.w, self.run = nn.Parameter(torch.randn(4, 4)), forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.w, x)
+
+
+def uses(forward) -> list:
+    return parameter_uses(trace(Net(forward), (torch.randn(2, 4),)))["w"]
+
+
+def test_reading_a_shape_or_type_is_no_use() -> None:
+    assert uses(lambda w, x: x + torch.zeros_like(w).sum() + x.new_zeros(w.shape[0])) == []
+    (only,) = uses(lambda w, x: x[:1].expand_as(w) @ w)
+    assert only.axes == ("contracted", "produced")
+
+
+def test_a_norm_of_the_weight_is_no_use_but_marks_it() -> None:
+    (use,) = uses(lambda w, x: x @ (w / w.norm()))
+    assert use.normalised == "whole"
+    (use,) = uses(lambda w, x: x @ (w / w.norm(dim=1, keepdim=True)))
+    assert use.normalised == "rows"
+    (use,) = uses(lambda w, x: x @ w)
+    assert use.normalised == ""
+
+
+def test_power_iteration_is_no_use() -> None:
+    layer = parametrizations.spectral_norm(nn.Linear(4, 4))
+    (use,) = parameter_uses(trace(layer, (torch.randn(2, 4),)))["parametrizations.weight.original"]
+    assert isinstance(use, Use) and (use.op, use.normalised) == ("linear", "whole")
+
+
+def test_dependence_on_inputs_is_that_of_a_perturbed_input() -> None:
+    graph = trace(Net(lambda w, x: (w * 2).relu() @ x.T + torch.arange(2)), (torch.randn(2, 4),))
+    dependent = [op(n) for n in graph.nodes if n in depends_on_inputs(graph) and n.op == "call_function"]
+    assert sorted(dependent) == ["add", "matmul", "numpy_T"]
+
+
+def test_biases_know_the_weight_beside_them() -> None:
+    graph = trace(seeded(Transformer, Shape(8, fused_qkv=True)), (torch.zeros(2, CONTEXT, dtype=torch.int64),))
+    found = hosts(parameter_uses(graph))
+    assert found["blocks.0.up.bias"] == "blocks.0.up.weight"
+    assert found["blocks.0.attention.qkv.bias"] == "blocks.0.attention.qkv.weight"
+    assert "norm.bias" not in found and "wpe.weight" not in found
+
+
+def test_inner_weights_are_neither_first_nor_last_at_any_size() -> None:
+    for width in (8, 16):
+        graph = trace(seeded(Transformer, Shape(width, norm="rms")), (torch.zeros(2, CONTEXT, dtype=torch.int64),))
+        found = inner_weights(graph, parameter_uses(graph))
+        expected = {f"blocks.0.attention.{part}.weight" for part in ("q", "k", "v", "out")}
+        assert found == expected | {"blocks.0.up.weight", "blocks.0.down.weight"}
+    stack = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    graph = trace(stack, (torch.randn(2, 3),))
+    assert inner_weights(graph, parameter_uses(graph)) == {"2.weight"}
