@@ -178,7 +178,7 @@ class _Walk:
         return None
 
     def stacked(self, node: fx.Node, dims: Dims) -> Dims:
-        """A new dimension; where it puts pieces of the parameter together, it holds the axis that they were cut along."""
+        """A new dimension; putting pieces of the parameter together, it holds the axis that they were cut along."""
         pieces = [piece for piece in node.all_input_nodes if piece in self.own]
         lost = frozenset(range(self.rank)).difference(*dims) if len(pieces) > 1 else NONE
         at = number(node.args[1]) % (len(dims) + 1) if len(node.args) > 1 else 0
