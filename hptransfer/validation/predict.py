@@ -17,6 +17,7 @@ from hptransfer.prediction.lean import Lean, lean
 from hptransfer.prediction.measured import noise_scale, stability_limit
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedule import Schedule
+from hptransfer.prediction.width_law import loss_at_size
 from hptransfer.validation.optimum import Curve, Fit, curve_of, optima
 from hptransfer.validation.results import TransferResult
 from hptransfer.validation.sweep import run_sweep
@@ -75,6 +76,7 @@ def predict(
         noise=noise,
         stability=_stability(recipe),
         lean=leaned,
+        loss=_loss(recipe, checked, target) if checked else None,
     )
 
 
@@ -138,6 +140,22 @@ def _start(curve: Curve, drift: float | None, *, moves: bool) -> Prediction:
     source = f"{len(curve.log2_lrs)} learning rates x {curve.seeds} seeds at width {curve.width}"
     values = 2.0**at, 2.0 ** (at - half), 2.0 ** (at + half)
     return Prediction("learning rate", *values, "1", "sweep optimum", source, assumptions, Kind("none", "measured"))
+
+
+def _loss(recipe: Recipe, checked: TransferResult, target: Scale) -> Prediction | None:
+    """The tuned losses of the check, continued to the target's width; None where only width does not tell."""
+    others = (target.depth, target.batch, target.tokens)
+    tuned = {o.width: o.loss for o in checked.optima if o.scheme == checked.scheme and math.isfinite(o.loss)}
+    if target.width is None or any(axis is not None for axis in others) or len(tuned) < 3:
+        return None
+    sizes = [float(_size(recipe, width)) for width in tuned]
+    return loss_at_size(sizes, list(tuned.values()), float(_size(recipe, target.width)))
+
+
+def _size(recipe: Recipe, width: int) -> int:
+    """Number of parameters at a width, counted without allocating them."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in recipe.build(recipe.base.with_(width=width)).parameters())
 
 
 def _given(lr: float) -> Prediction:
