@@ -119,12 +119,12 @@ def evaluate(recipe: Recipe, model: nn.Module, device: torch.device | str) -> fl
     training = model.training
     model.eval()
     try:
-        losses = [recipe.loss(model, to_device(batch, device)).float() for batch in recipe.validation()]
+        losses = [recipe.loss(model, to_device(batch, device)) for batch in recipe.validation()]
     finally:
         model.train(training)
     if not losses:
         raise UsageError(f"Recipe {recipe.name!r}: validation() gave no batches; at least one is needed.")
-    return float(torch.stack(losses).mean())
+    return math.fsum(torch.stack(losses).tolist()) / len(losses)
 
 
 def train(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,9 @@ def train_lanes(trainer: Trainer, jobs: Sequence[Job]) -> list[Run]:
     if len({(j.scheme, scale_of(j), j.steps) for j in jobs}) != 1:
         raise LanesUnsupported("lanes must share scheme, scale and steps")
     try:
-        return _Lanes(trainer, jobs).train()
+        with warnings.catch_warnings():  # vmap warns of operations that it runs lane by lane; a probe times them
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            return _Lanes(trainer, jobs).train()
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         first = str(error).strip().split("\n")[0]
         raise LanesUnsupported(f"{type(error).__name__}: {first}") from error
@@ -73,7 +76,7 @@ class _Lanes:
         self.loss = _Loss(models[0], self.recipe)  # lane 0's modules and hooks; its weights are never used
         top = max(job.lr for job in jobs)
         self.optimizer = trainer.optimizer(self._stacked(trainer.groups(jobs[0], models[0], lr=top), weights))
-        self.share = torch.tensor([job.lr / top for job in jobs], device=self.device)
+        self.share = torch.tensor([job.lr / top for job in jobs], dtype=torch.float64)
 
     def _stacked(self, groups: list[dict[str, Any]], weights: dict[str, Tensor]) -> list[dict[str, Any]]:
         """Lane 0's groups with each parameter replaced by the stack of all lanes' parameters."""
@@ -136,7 +139,7 @@ class _Lanes:
         self.optimizer.step()
         with torch.no_grad():
             for weight, old in zip(self.weights.values(), before, strict=True):
-                share = self.share.to(weight.dtype).view(-1, *[1] * (weight.dim() - 1))
+                share = self.share.to(weight).view(-1, *[1] * (weight.dim() - 1))
                 weight.copy_(torch.lerp(old, weight, share))
         return losses.detach()
 
@@ -150,7 +153,7 @@ class _Lanes:
         totals = [
             vmap(self._lane, in_dims=(0, 0, None), randomness="error")(
                 self.weights, self.buffers, to_device(batch, self.device)
-            ).float()
+            ).tolist()
             for batch in self.recipe.validation()
         ]
-        return torch.stack(totals).mean(0).tolist() if totals else [math.nan] * len(self.jobs)
+        return [math.fsum(lane) / len(totals) for lane in zip(*totals, strict=True)] or [math.nan] * len(self.jobs)

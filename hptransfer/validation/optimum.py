@@ -7,7 +7,8 @@ taken instead; the estimate then stays on the near side of the midpoint to the c
 
 The interval joins two variances. Seeds: bootstrap over seeds, the same resample at every learning rate (the seeds are
 paired), times n/(n-1), pooled over the widths of a scheme, with Student's t for the pooled degrees of freedom.
-Interpolation: half the distance to the minimum of an Akima spline through the same means.
+Interpolation: half the distance to the minimum of an Akima spline through the same means, and SHAPE_BIAS, what a
+parabola within an octave is off by on curves of other shapes; the latter cancels out of a drift between like curves.
 How far the estimate is biased and how often the interval covers is measured in tests/validation/test_optimum.py.
 """
 
@@ -29,6 +30,8 @@ from hptransfer.validation.runs import Run
 CONFIDENCE = 0.90
 CLIFF = 6.0
 RESAMPLES = 400
+SHAPE_BIAS = 0.08
+"""Octaves: root mean square over the curves of tests/validation/test_optimum.py."""
 Array = np.ndarray
 
 
@@ -183,7 +186,9 @@ def optima(fits: Sequence[Fit]) -> list[Optimum]:
 
 def _optimum(fit: Fit, alike: Sequence[Fit]) -> Optimum:
     seeds, found = fit.curve.seeds, [f for f in alike if f.found]
-    lr = half_width([variance(f.log2_lrs, seeds) for f in found], seeds, bias=fit.spline_log2_lr / 2)
+    lr = half_width(
+        [variance(f.log2_lrs, seeds) for f in found], seeds, bias=math.hypot(fit.spline_log2_lr / 2, SHAPE_BIAS)
+    )
     loss = half_width([variance(fit.losses, seeds)], seeds, bias=fit.spline_loss / 2)
     return Optimum(
         scheme=fit.curve.scheme,

@@ -189,12 +189,11 @@ class TransferResult:
             raise UsageError(f"No {VERDICT_FILE} in {directory}. Give a directory that `check --out` wrote.") from error
         except (OSError, ValueError) as error:
             raise UsageError(f"{path} cannot be read: {error}.") from error
+        result = cls.from_json({**data, "runs": []} if isinstance(data, dict) else data)
         runs, notes = read_runs(Path(directory) / RUNS_FILE)
-        known = latest(runs)
-        keys = data.get("keys", []) if isinstance(data, dict) else []
+        known, keys = latest(runs), data.get("keys", [])
         lost = sum(key not in known for key in keys)
         if lost:
             notes.append(f"{lost} of the {len(keys)} runs of this result are not in {RUNS_FILE}.")
-        result = cls.from_json({**data, "runs": []})
         kept = tuple(known[key] for key in keys if key in known)
         return dataclasses.replace(result, runs=kept, notes=(*result.notes, *notes))

@@ -121,7 +121,7 @@ class Sweep:
 
     def _made(self, jobs: Sequence[Job]) -> Iterator[Run]:
         """Runs as they finish; wide models first, so that the last ones to finish are short."""
-        order = sorted(jobs, key=lambda job: (-(job.depth or 0), -(job.width or 0)))
+        order = sorted(jobs, key=lambda job: (-(job.depth or 0), -(job.width or 0), -(job.batch or 0)))
         made = plan_tasks(self.trainer, order, engine=self.engine, workers=self.workers)
         self.notes += [note for note in made.notes if note not in self.notes]
         tasks: list[Task] = made.tasks
