@@ -112,15 +112,31 @@ def _own_scale(node: fx.Node) -> float:
     return float(scale) if isinstance(scale, (int, float)) else 1 / math.sqrt(_contracted(node))
 
 
-_ONWARD = PASSES | {"add", "add_", "masked_fill", "masked_fill_", "where", "mul", "div", "mul_", "div_", "maximum"}
+_ONWARD = PASSES | {
+    "add",
+    "add_",
+    "masked_fill",
+    "masked_fill_",
+    "where",
+    "mul",
+    "div",
+    "mul_",
+    "div_",
+    "maximum",
+    "tanh",
+}
 _STEPS = 24
 
 
 def _until_softmax(node: fx.Node, known: Mapping[fx.Node, float]) -> list[fx.Node] | None:
-    """The constant multiplications between the logits and their softmax; None where no softmax reads them."""
+    """The constant multiplications of the logits before their softmax; None where no softmax reads them.
+
+    A soft cap, c tanh(logits / c), lies on the way; what stands behind the tanh does not scale the logits.
+    """
     if op(node) == "scaled_dot_product_attention":
         return []
     met: list[fx.Node] = []
+    capped = False
     for _ in range(_STEPS):
         readers = users(node)
         if any(op(r) in {"softmax", "_softmax", "_safe_softmax"} for r in readers):
@@ -129,7 +145,8 @@ def _until_softmax(node: fx.Node, known: Mapping[fx.Node, float]) -> list[fx.Nod
         if not onward:
             return None
         node = onward[0]
-        met += [node] if node in known else []
+        capped = capped or op(node) == "tanh"
+        met += [node] if node in known and not capped else []
     return None
 
 
