@@ -27,7 +27,7 @@ from hptransfer.core.errors import UsageError
 Array = np.ndarray
 Form = Literal["chinchilla", "kaplan", "generalised"]
 
-FREE: dict[str, tuple[str, ...]] = {
+FREE: dict[Form, tuple[str, ...]] = {
     "chinchilla": ("A", "B", "a", "b", "E"),
     "kaplan": ("A", "B", "a", "b"),
     "generalised": ("A", "B", "a", "b", "E", "g"),

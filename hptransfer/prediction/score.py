@@ -2,11 +2,12 @@
 
 Two questions. `score_lr_laws`: the batch is given, how much loss does the law's rate cost in every cell? And
 `score_joint`: how much when the law chooses the batch too? Regret is the loss at the chosen setting minus the best loss
-in the table at that scale; between rates it is interpolated (PCHIP in ln lr), outside them it is that of the nearest
-end, which flatters the law, so such cells are counted as clamped.
+at that scale; between rates it is interpolated (`Cell.loss_at`), outside them it is that of the nearest end, which
+flatters the law, so such cells are counted as clamped.
 
 Everything that is tuned on the table is tuned without the block of cells that it is scored on: the constant rate, and
-the constant factor of a calibrated law. Intervals and verdicts come from resampling blocks (model and horizon).
+the constant factor of a calibrated law. Intervals and verdicts come from resampling blocks (model and horizon), and a
+difference of less than `tolerance` of the best loss (1e-4: far below what seeds differ by) decides nothing.
 """
 
 from __future__ import annotations
@@ -79,7 +80,12 @@ class Scoreboard:
 
 
 def score_lr_laws(
-    table: SweepTable, laws: Mapping[str, Law] | None = None, *, resamples: int = 2000, seed: int = 0
+    table: SweepTable,
+    laws: Mapping[str, Law] | None = None,
+    *,
+    tolerance: float = 1e-4,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Scoreboard:
     """Every law's regret with the batch given; each law also with its constant fitted to the other blocks.
 
@@ -87,7 +93,7 @@ def score_lr_laws(
     """
     blocks = _blocks(table)
     rates = _rate_grid([c for block in blocks for c in block])
-    judge = _Judge(blocks, resamples, seed)
+    judge = _Judge(blocks, tolerance, resamples, seed)
     judge.add("constant", True, _chosen_by_others(blocks, rates, lambda _: 1.0))
     skipped: dict[str, str] = {}
     for name, law in (LR_LAWS if laws is None else laws).items():
@@ -104,7 +110,12 @@ def score_lr_laws(
 
 
 def score_joint(
-    table: SweepTable, pairs: Sequence[str] | None = None, *, resamples: int = 2000, seed: int = 0
+    table: SweepTable,
+    pairs: Sequence[str] | None = None,
+    *,
+    tolerance: float = 1e-4,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Scoreboard:
     """The regret of letting a law choose batch and rate, in every block that has at least two batches.
 
@@ -116,7 +127,7 @@ def score_joint(
     if len(blocks) < 2:
         raise UsageError(f"{table.source}: choosing a batch needs >= 2 scales with >= 2 batches, found {len(blocks)}.")
     planes = [_Plane(block) for block in blocks]
-    judge = _Judge([[p] for p in planes], resamples, seed)
+    judge = _Judge([[p] for p in planes], tolerance, resamples, seed)
     judge.add("constant", True, _constant_pairs(planes))
     skipped: dict[str, str] = {}
     for name in [n for n in LR_LAWS if n in BATCH_LAWS] if pairs is None else pairs:
@@ -139,8 +150,8 @@ class _Plane:
     def __init__(self, block: list[Cell]):
         self.cells = sorted(block, key=lambda c: c.batch)
         self.log_batches = np.log([c.batch for c in self.cells])
-        self.best = min(min(c.losses) for c in self.cells)
-        self.winner = min(self.cells, key=lambda c: min(c.losses))
+        self.winner = min(self.cells, key=lambda c: c.best_loss)
+        self.best_loss = self.winner.best_loss
         self.scale = {k: v for k, v in block[0].variables().items() if k != "batch"}
         self.at_edge = self.winner.at_edge
         self.best_lr = self.winner.best_lr
@@ -153,7 +164,7 @@ class _Plane:
         x, at = self.log_batches, math.log(batch)
         weights = [np.interp(at, x, np.eye(len(x))[i]) for i in range(len(x))]  # linear in ln B, ends held
         losses = np.sum([w * c.loss_at(lrs) for w, c in zip(weights, self.cells, strict=True) if w], axis=0)
-        return np.maximum(0.0, losses - self.best)
+        return np.maximum(0.0, losses - self.best_loss)
 
     def clamped(self, choice: tuple[float, float]) -> bool:
         lr, batch = choice
@@ -165,8 +176,9 @@ class _Plane:
 class _Judge:
     """Collects per-block mean regrets and turns them into scores, all against the first one added."""
 
-    def __init__(self, blocks: Sequence[Sequence[Cell | _Plane]], resamples: int, seed: int):
+    def __init__(self, blocks: Sequence[Sequence[Cell | _Plane]], tolerance: float, resamples: int, seed: int):
         self.blocks = blocks
+        self.margin = tolerance * float(np.median([abs(c.best_loss) for block in blocks for c in block]))
         self.picks = np.random.default_rng(seed).integers(len(blocks), size=(resamples, len(blocks)))
         self.scores: list[LawScore] = []
         self.constant: Array | None = None
@@ -193,7 +205,7 @@ class _Judge:
                 cells=len(pairs),
                 against_constant=float(worse.mean()),
                 difference=difference,
-                verdict=_verdict(name, difference),
+                verdict=_verdict(name, difference, self.margin),
             )
         )
 
@@ -205,12 +217,12 @@ class _Judge:
         return float(low), float(high)
 
 
-def _verdict(name: str, difference: tuple[float, float]) -> Verdict:
+def _verdict(name: str, difference: tuple[float, float], margin: float) -> Verdict:
     if name == "constant":
         return "is the constant"
-    if difference[1] < 0:
+    if difference[1] < -margin:
         return "beats a constant"
-    return "loses to a constant" if difference[0] > 0 else "no better than a constant"
+    return "loses to a constant" if difference[0] > margin else "no better than a constant"
 
 
 def _rate(choice: float | tuple[float, float]) -> float:

@@ -22,6 +22,42 @@ COLUMNS = {"params": "params", "tokens": "tokens", "batch": "batch", "lr": "lr",
 
 
 @dataclass(frozen=True)
+class Bowl:
+    """loss + curvature (x - vertex)^2 for x = ln lr in left..right."""
+
+    vertex: float
+    loss: float
+    curvature: float
+    left: float
+    right: float
+
+
+def _bowl(x: Array, y: Array) -> Bowl | None:
+    """The parabola through the lowest point and its neighbours (none where these tie, or lie on a line).
+
+    A neighbour that has gone over the cliff (5% above the best loss) says nothing about the bowl: where it also rises
+    more than 4 times as steeply, per squared distance, as the other, it counts as 4 times, and the parabola holds on
+    the gentle side only.
+    """
+    i = int(np.argmin(y))
+    step, rise = np.abs(x[[i - 1, i + 1]] - x[i]), y[[i - 1, i + 1]] - y[i]
+    bend = rise / step**2
+    gentle = int(np.argmin(bend))
+    if bend[gentle] <= 0:
+        return None
+    cliff = bool(rise[1 - gentle] > 0.05 * abs(y[i]) and bend[1 - gentle] > 4 * bend[gentle])
+    if cliff:
+        rise = np.minimum(bend, 4 * bend[gentle]) * step**2
+    slope = (rise[1] * step[0] / step[1] - rise[0] * step[1] / step[0]) / (step[0] + step[1])
+    curvature = (rise[0] / step[0] + rise[1] / step[1]) / (step[0] + step[1])
+    ends = [x[i - 1], x[i + 1]]
+    if cliff:
+        ends[1 - gentle] = x[i]
+    vertex = x[i] - slope / (2 * curvature)
+    return Bowl(float(vertex), float(y[i] - slope**2 / (4 * curvature)), float(curvature), *(float(e) for e in ends))
+
+
+@dataclass(frozen=True)
 class Cell:
     """All runs at one scale: rates (m,) increasing, m >= 2, and the mean loss (m,) at each.
 
@@ -38,13 +74,31 @@ class Cell:
     def _curve(self) -> PchipInterpolator:
         return PchipInterpolator(np.log(self.lrs), self.losses)
 
+    @cached_property
+    def _bowl(self) -> Bowl | None:
+        return None if self.at_edge else _bowl(np.log(self.lrs), np.array(self.losses))
+
     def loss_at(self, lrs: Array) -> Array:
-        """Losses at rates (k,): PCHIP in ln lr (no overshoot); outside the rates tried, the nearest end's loss."""
-        return self._curve(np.clip(np.log(lrs), math.log(self.lrs[0]), math.log(self.lrs[-1])))
+        """Losses at rates (k,), interpolated in ln lr; outside the rates tried, the nearest end's loss.
+
+        Between the best rate and its neighbours the parabola through the three, so that the minimum need not sit on a
+        tried rate; elsewhere, and towards a cliff, PCHIP, which never overshoots.
+        """
+        x = np.clip(np.log(lrs), math.log(self.lrs[0]), math.log(self.lrs[-1]))
+        found = self._curve(x)
+        if self._bowl:
+            inside = (x >= self._bowl.left) & (x <= self._bowl.right)
+            found = np.where(inside, self._bowl.loss + self._bowl.curvature * (x - self._bowl.vertex) ** 2, found)
+        return found
+
+    @property
+    def best_loss(self) -> float:
+        """The smallest interpolated loss: at or below that of the best run."""
+        return self._bowl.loss if self._bowl else min(self.losses)
 
     def regrets(self, lrs: Array) -> Array:
-        """Loss at rates (k,) minus the best in the cell, >= 0, in the table's unit. At clamped rates: a lower bound."""
-        return np.maximum(0.0, self.loss_at(lrs) - min(self.losses))
+        """Loss at rates (k,) minus the best, >= 0, in the table's unit. At clamped rates: a lower bound."""
+        return np.maximum(0.0, self.loss_at(lrs) - self.best_loss)
 
     def regret(self, lr: float) -> float:
         """`regrets` at one rate."""
@@ -61,13 +115,8 @@ class Cell:
 
     @property
     def best_lr(self) -> float:
-        """The vertex of the parabola in ln lr through the best rate and its neighbours; the best rate at an edge."""
-        i = int(np.argmin(self.losses))
-        if self.at_edge:
-            return self.lrs[i]
-        x, y = np.log(self.lrs[i - 1 : i + 2]), np.array(self.losses[i - 1 : i + 2])
-        a, b, _ = np.polyfit(x - x[1], y, 2)
-        return float(math.exp(x[1] - b / (2 * a))) if a > 0 else self.lrs[i]
+        """Where the interpolated loss is smallest; the best rate tried where that is at an edge."""
+        return math.exp(self._bowl.vertex) if self._bowl else self.lrs[int(np.argmin(self.losses))]
 
     def variables(self) -> dict[str, float]:
         """The scale as keyword arguments of a law."""

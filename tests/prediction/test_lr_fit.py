@@ -1,6 +1,5 @@
 """Facts about the drift fit: it recovers a power law, its intervals cover, and it refuses what it cannot know."""
 
-import csv
 import math
 
 import numpy as np
@@ -10,6 +9,7 @@ from oracles_laws import data
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.lr_fit import fit_optima, fit_sweep
 from hptransfer.prediction.sweep_table import make_table
+from scripts.public_data import TOKENS_PER_STEP_124M, schedule_runs
 
 LRS = 2.0 ** np.arange(-14, -5)
 
@@ -109,12 +109,10 @@ def test_a_table_whose_optima_all_lie_at_the_edge_is_refused_with_advice():
 
 def test_real_runs_lower_their_rate_with_the_horizon_by_less_than_the_root():
     # 124M, WSD with 20% linear cooldown: optima near 1.29, 1.11, 1.07, .94e-3 at 15, 25, 35, 50 thousand steps
-    rows = []
-    with data("lr-scheduling/runs_index.csv").open() as file:
-        for r in csv.DictReader(file):
-            if r["file"].startswith("ann124-0.2") and r["decay_type"] == "linear":
-                rows.append((float(r["iters"]) * 512 * 200, float(r["lr"]), float(r["fv"])))
-    tokens, lr, loss = np.array(rows).T
+    data("lr-scheduling/runs_index.csv")
+    runs = [r for r in schedule_runs() if r.family == "wsd 0.2 linear" and r.lr > 2e-4]
+    tokens = np.array([r.schedule.steps * TOKENS_PER_STEP_124M for r in runs], dtype=float)
+    lr, loss = (np.array([getattr(r, name) for r in runs]) for name in ("lr", "loss"))
     fit = fit_sweep(make_table(tokens=tokens, lr=lr, loss=loss))
     assert fit.points == 4
     assert -0.32 < fit.exponents["tokens"] < -0.18

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from oracles_laws import CURVES_25M, data, multi_power_loss, rates_25m
+from oracles_laws import data, multi_power_loss
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.multi_power import LossCurve, MultiPowerLaw, evaluate, jacobian, read_curve, summarise
@@ -13,6 +13,7 @@ from hptransfer.prediction.multi_power_fit import (
     predict_final_loss,
 )
 from hptransfer.prediction.schedule import cosine, wsd
+from scripts.public_data import curves_25m, rates_25m
 
 PUBLISHED_25M = MultiPowerLaw(3.0405, 0.5247, 0.5079, 363.8, 2.066, 0.5828, 0.6414)  # arXiv:2503.12811, 25M
 SMALL = [
@@ -87,7 +88,8 @@ def test_the_held_out_interval_is_reported_only_when_something_was_held_out():
 
 
 def public_curves():
-    return [read_curve(data(f"multi-power-law/csv_25/{name}.csv"), lrs=rates_25m(name)) for name in CURVES_25M]
+    data("multi-power-law/csv_25")
+    return curves_25m()
 
 
 def test_the_published_parameters_give_the_published_error_on_the_six_curves_left_out():

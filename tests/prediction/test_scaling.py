@@ -1,6 +1,5 @@
 """Facts about loss laws: the three are one formula, the best split is the minimum, and fits find what made the data."""
 
-import csv
 import dataclasses
 
 import numpy as np
@@ -11,6 +10,7 @@ from scipy.optimize import approx_fprime, minimize_scalar
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.scaling import FREE, PUBLISHED, LossLaw, kaplan
 from hptransfer.prediction.scaling_fit import _Problem, fit_loss_law, huber_objective
+from scripts.public_data import chinchilla_runs
 
 CHINCHILLA = LossLaw("chinchilla", 1.8, 480.0, 0.35, 2100.0, 0.37)
 GENERAL = LossLaw("generalised", 1.7, 400.0, 0.33, 1250.0, 0.33, 0.6)
@@ -83,8 +83,16 @@ def test_intervals_hold_the_truth_when_the_scatter_is_known():
         params, tokens, losses = grid(CHINCHILLA, noise=4e-3, seed=seed)
         fit = fit_loss_law(params, tokens, losses, starts=4, resamples=60, seed=seed)
         new = float(CHINCHILLA.loss(4e10, 8e11)) * np.exp(4e-3 * np.random.default_rng(100 + seed).normal())
-        hits.append(fit.predict(4e10, 8e11).contains(new))
+        hits.append(fit.predict(4e10, 8e11, widen=1.0).contains(new))
     assert sum(hits) >= 8  # 90% intervals; P(< 8 of 12) = .0043 if they are right
+
+
+def test_extrapolated_intervals_are_widened_and_others_are_not():
+    fit = fit_loss_law(*grid(CHINCHILLA, noise=4e-3), starts=4, resamples=40)
+    inside, bare, wide = fit.predict(1e9, 1e10), fit.predict(4e10, 8e11, widen=1.0), fit.predict(4e10, 8e11)
+    assert inside == fit.predict(1e9, 1e10, widen=1.0)
+    assert np.log(wide.high / wide.low) == pytest.approx(2 * np.log(bare.high / bare.low))
+    assert any("widened 2x" in a for a in wide.assumptions)
 
 
 def test_predictions_say_how_far_they_extrapolate_and_what_they_rest_on():
@@ -99,12 +107,8 @@ def test_predictions_say_how_far_they_extrapolate_and_what_they_rest_on():
 
 
 def public_runs():
-    """N, D, L of the points read off Hoffmann et al.'s figure, without the five highest losses; D = C/(6N)."""
-    with data("chinchilla/svg_extracted_data.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    params, flop, loss = (np.array([float(r[k]) for r in rows]) for k in ("Model Size", "Training FLOP", "loss"))
-    keep = loss < np.sort(loss)[-5]
-    return params[keep], (flop / 6 / params)[keep], loss[keep]
+    data("chinchilla/svg_extracted_data.csv")
+    return chinchilla_runs()
 
 
 def test_the_chinchilla_refit_reaches_the_known_optimum():

@@ -1,6 +1,5 @@
 """Facts about carrying a base rate between schedules and horizons, and about the shrinkage that is applied."""
 
-import csv
 import math
 from itertools import product
 
@@ -12,12 +11,14 @@ from hptransfer.core.errors import UsageError
 from hptransfer.prediction.convex_bound import lr_ratio
 from hptransfer.prediction.schedule import constant, cosine, linear, wsd
 from hptransfer.prediction.schedule_transfer import (
+    MEASURED_COOLDOWN,
     SHRINKAGE,
     ScheduleRun,
     fit_shrinkage,
     group_optima,
     transfer_lr,
 )
+from scripts.public_data import decays_to_zero, schedule_runs
 
 FAMILIES = {
     "cosine": cosine,
@@ -109,8 +110,20 @@ def test_too_little_or_degenerate_data_is_refused():
         transfer_lr(0.0, cosine(10), cosine(20))
 
 
+def public_runs():
+    data("lr-scheduling/runs_index.csv")
+    return [r for r in schedule_runs() if decays_to_zero(r)]
+
+
+def test_the_shipped_cooldown_table_is_what_the_public_runs_give():
+    losses = {o.family: o.loss for o in group_optima(public_runs()) if o.schedule.steps == 50000}
+    for fraction, excess in MEASURED_COOLDOWN.items():
+        name = f"wsd {0.994 if fraction == 1.0 else fraction:g} linear"
+        assert losses[name] - losses["wsd 0.6 linear"] == pytest.approx(excess, abs=6e-4)
+
+
 def test_the_shipped_shrinkage_is_what_the_public_runs_give():
-    fit = fit_shrinkage([r for r in public_runs() if r.schedule.factors[-1] < 0.02])
+    fit = fit_shrinkage(public_runs())
     assert (fit.schedule, fit.horizon) == pytest.approx((SHRINKAGE.schedule, SHRINKAGE.horizon), abs=1e-3)
     assert fit.groups == SHRINKAGE.groups
     assert fit.residual == pytest.approx(SHRINKAGE.residual, abs=1e-3)
@@ -122,7 +135,7 @@ def test_the_shipped_shrinkage_is_what_the_public_runs_give():
 
 
 def test_on_families_left_out_the_shrunk_rate_is_nearer_than_theory_and_than_no_change():
-    runs = [r for r in public_runs() if r.schedule.factors[-1] < 0.02]
+    runs = public_runs()
     optima = group_optima(runs)
     start = next(o for o in optima if o.family == "wsd 0.2 linear" and o.schedule.steps == 25000)
     errors = []
@@ -135,28 +148,3 @@ def test_on_families_left_out_the_shrunk_rate_is_nearer_than_theory_and_than_no_
     shrunk, theory, unchanged = np.mean(errors, axis=0)
     assert shrunk < theory and shrunk < unchanged
     assert shrunk < 0.15  # octaves
-
-
-def public_runs():
-    """The 124M runs on SlimPajama, with the warm-up of 300 steps that they had."""
-    runs = []
-    with data("lr-scheduling/runs_index.csv").open() as file:
-        for row in csv.DictReader(file):
-            prefix = row["file"].split("_")[0]
-            same_model = (row["dataset"], row["n_layer"], row["n_embd"]) == ("slimpajama", "12", "768")
-            if same_model and prefix not in ("sl", "horizon", "ann0.2"):
-                runs.append(_public_run(row, prefix))
-    return runs
-
-
-def _public_run(row, prefix):
-    steps, fraction = int(row["iters"]), float(row["fract"])
-    if row["sched"] == "cos":
-        final = 0.0 if prefix in ("cos-zero-124m", "grad") else 0.1
-        schedule = cosine(steps, final=final, warmup=300)
-    elif fraction:
-        shape = "1-sqrt" if row["decay_type"] == "sqrt" else "linear"
-        schedule = wsd(steps, cooldown=fraction, shape=shape, warmup=300)
-    else:
-        schedule = constant(steps, warmup=300)
-    return ScheduleRun(schedule.name, schedule, float(row["lr"]), float(row["fv"]))

@@ -108,11 +108,36 @@ def test_a_cell_interpolates_between_its_rates_and_never_below_its_best():
     cell = Cell(1e8, 1e9, math.nan, (1e-4, 1e-3, 1e-2), (3.0, 2.0, 2.5))
     assert cell.loss_at(np.array([1e-3, 1.0, 1e-9])).tolist() == [2.0, 2.5, 3.0]
     assert 0.0 < cell.regret(3e-3) < 0.5
-    assert cell.regret(1e-3) == 0.0 and cell.clamped(2e-2) and not cell.clamped(1e-2)
+    assert cell.clamped(2e-2) and not cell.clamped(1e-2)
     assert all(cell.regret(lr) >= 0 for lr in np.geomspace(1e-5, 1e-1, 50))
     assert not cell.at_edge and Cell(1, 1, 1, (1e-4, 1e-3), (2.0, 3.0)).at_edge
-    exact = Cell(1, 1, 1, tuple(LRS), tuple((np.log(LRS) - math.log(1.3e-3)) ** 2))
+    exact = Cell(1, 1, 1, tuple(LRS), tuple(3 + 0.02 * (np.log(LRS) - math.log(1.3e-3)) ** 2))
     assert exact.best_lr == pytest.approx(1.3e-3, rel=1e-9)
+
+
+def test_the_minimum_between_two_rates_is_found_so_that_the_true_optimum_has_no_regret():
+    lrs = 2.0 ** np.arange(-12, -6)
+    cell = Cell(1, 1, 1, tuple(lrs), tuple(3 + 0.02 * (np.log(lrs) - math.log(1.3e-3)) ** 2))
+    assert cell.best_loss == pytest.approx(3.0, abs=1e-12)
+    assert cell.regret(1.3e-3) == pytest.approx(0.0, abs=1e-12)
+    assert cell.regret(2.0**-10) == pytest.approx(0.02 * math.log(1.3e-3 / 2**-10) ** 2, rel=1e-6)
+
+
+def test_a_neighbour_over_the_cliff_neither_digs_a_hole_nor_moves_the_optimum_far():
+    lrs = (1e-3, 2e-3, 4e-3)
+    calm, cliff = (Cell(1, 1, 1, lrs, (3.1, 3.0, high)) for high in (3.4001, 8.0))
+    assert cliff.best_loss == pytest.approx(calm.best_loss, abs=1e-4) and cliff.best_lr == pytest.approx(
+        calm.best_lr, rel=1e-3
+    )
+    assert 3.0 - cliff.best_loss < 0.03
+    at = np.geomspace(1e-3, 4e-3, 401)
+    assert np.all(np.abs(np.diff(cliff.loss_at(at))) < 0.06)  # continuous where the pieces meet
+    assert cliff.loss_at(np.array([3.9e-3]))[0] > 7
+
+
+def test_ties_and_lines_leave_the_best_run_as_the_best():
+    tie = Cell(1, 1, 1, (1e-3, 2e-3, 4e-3), (3.0, 3.0, 3.5))
+    assert tie.best_loss == 3.0 and tie.regret(2e-3) == 0.0
 
 
 def test_seeds_are_averaged_and_diverged_runs_are_an_error_unless_dropped():
