@@ -11,6 +11,7 @@ from hptransfer.core.rules import Rule, Scheme, init_ratio, rule_for
 from hptransfer.core.scale_flow import ScaleFlow
 from hptransfer.parametrization.absorb import absorb
 from hptransfer.parametrization.compare import Comparison
+from hptransfer.parametrization.finetune import fine_tune
 from hptransfer.parametrization.multipliers import (
     Values,
     attention_multipliers,
@@ -46,10 +47,15 @@ class Builder:
         self.options, self.stds, self.constants = options, stds, constants
         self.hooks: list[Hook] = []
         self.notes = list(compared.notes)
+        self.tuned = fine_tune(compared.parameters, graphs[0], compared.settled, compared.roles, options)
+        self.roles = {**compared.roles, **(self.tuned.roles if self.tuned else {})}
 
     def rows(self) -> dict[str, Row]:
         """Every parameter's row, multipliers absorbed, weight decay not yet settled."""
-        roles, depth = self.compared.roles, depth_of(*self.graphs, self.scheme)
+        roles, depth = self.roles, depth_of(*self.graphs, self.scheme)
+        if self.tuned is not None and not self.scheme.global_lr:
+            self.notes.append(self.tuned.note)
+            return {name: self.row(name, self.rule(name, role), 1.0) for name, role in roles.items()}
         self.notes += depth.notes
         rules = {name: self.rule(name, role, name in depth.in_branch) for name, role in roles.items()}
         rows = {name: self.row(name, rules[name], depth.in_branch.get(name, 1.0)) for name in roles}
@@ -86,11 +92,12 @@ class Builder:
 
     def row(self, name: str, rule: Rule, m_depth: float) -> Row:
         """A parameter's multipliers by its role's rule alone."""
-        role, optimizer, base = self.compared.roles[name], self.trained_by(name), self.compared.matches[name]
+        role, optimizer, base = self.roles[name], self.trained_by(name), self.compared.matches[name]
+        kept = self.tuned is not None and name in self.tuned.kept
         own = self.scheme.global_lr or role.kind == "unused"
         ratio = 1.0 if own else init_ratio(role, rule, self.scheme, m_depth)
         zero = self.options.readout_init == "zero" and role.kind == "readout" and not own
-        std = None if own or base not in self.stds else 0.0 if zero else self.stds[base] * ratio
+        std = None if own or kept or base not in self.stds else 0.0 if zero else self.stds[base] * ratio
         grad = rule.eps.at(role.m_in, role.m_out, m_depth)
         eps = 1.0 if self.options.eps == "fixed" else optimizer.eps_ratio(grad)
         shape, base_shape = self.compared.shapes(name)
@@ -102,7 +109,7 @@ class Builder:
             role.fan_out,
             base,
             std,
-            0.0 if zero else ratio,
+            1.0 if kept else 0.0 if zero else ratio,
             1.0 if own else self.lr(name, rule, m_depth, ratio) / eps**optimizer.step_per_eps,
             1.0,
             eps,
@@ -113,12 +120,13 @@ class Builder:
             scale_mult=ratio,
             grad_mult=grad,
             host=self.compared.hosts.get(name, ""),
-            why=(self.reason(role, rule, optimizer),),
+            kept=kept,
+            why=(self.reason(role, rule, optimizer, kept),),
         )
 
     def lr(self, name: str, rule: Rule, m_depth: float, ratio: float) -> float:
         """The learning rate's ratio, with the library's own shape factor divided out."""
-        role, optimizer = self.compared.roles[name], self.trained_by(name)
+        role, optimizer = self.roles[name], self.trained_by(name)
         shape, base_shape = self.compared.shapes(name)
         lr = rule.lr.at(role.m_in, role.m_out, m_depth)
         lr *= optimizer.own_factor(base_shape) / optimizer.own_factor(shape)
@@ -126,13 +134,14 @@ class Builder:
             lr *= rule.init.at(role.m_in, role.m_out, m_depth) / ratio
         return lr
 
-    def reason(self, role: Role, rule: Rule, optimizer: OptimizerInfo) -> str:
+    def reason(self, role: Role, rule: Rule, optimizer: OptimizerInfo, kept: bool) -> str:
         """The rule in words."""
         if self.scheme.global_lr:
             return "SP control: own init, one learning rate"
         if role.kind == "unused":
             return "not used in the traced forward"
-        std = "the spectral condition's exact std" if self.scheme.exact_spectral else f"init {rule.init}"
+        exact = self.scheme.exact_spectral and role.kind in {"hidden", "readout"}
+        std = "values kept" if kept else "the spectral condition's exact std" if exact else f"init {rule.init}"
         return f"{role.kind}: {std}, lr {rule.lr} ({optimizer.geometry}); {self.scheme.source}"
 
     def apply(self, placed: Absorbed, rows: dict[str, Row]) -> None:

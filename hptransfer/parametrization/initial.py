@@ -27,7 +27,7 @@ def initial_factors(parameters: Mapping[str, nn.Parameter], plan: Plan) -> dict[
     for name in sorted(parameters, key=lambda n: plan.rows[n].host != ""):  # weights before the biases beside them
         row = plan.rows[name]
         same = row.init_mult == 1.0 and row.shape == row.base_shape and row.host not in own
-        if row.role == "unused" or same:
+        if row.role == "unused" or row.kept or same:
             continue
         present = _checked(parameters[name], row)
         if present == 0.0 or row.init_std == 0.0:

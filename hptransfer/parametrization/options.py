@@ -20,6 +20,10 @@ class Options:
     weight_decay: "independent" keeps lr x wd per step equal to the base's; "coupled" leaves wd as given.
     eps: "scaled" follows the gradient's scale; "fixed" leaves it as given (mup 1.0.0).
     unused: "error" refuses a trainable parameter that the traced forward never uses; "keep" leaves it as it is.
+    weights: "initial" weights are scaled by the rules; "pretrained" ones keep their values and their forward pass, but
+    for adapters and trained readouts. None: pretrained where a hidden matrix is frozen.
+    bottleneck_init: of a trained matrix that contracts the width to a fixed rank inside a pretrained model (LoRA's A):
+    "fan-in", n^-1/2 as PEFT draws it (LoRA+), or "readout", n^-1 as its fans say, see docs/limits.
     unplaced: "error" refuses a plan of which a forward multiplier has no place; "note" goes on without it.
     batch, duration, decay_horizon: rules for batch size and tokens, see hptransfer.core.horizon.
     """
@@ -30,6 +34,8 @@ class Options:
     eps: Literal["scaled", "fixed"] = "scaled"
     unused: Literal["error", "keep"] = "error"
     unplaced: Literal["error", "note"] = "error"
+    weights: Literal["initial", "pretrained"] | None = None
+    bottleneck_init: Literal["fan-in", "readout"] = "fan-in"
     batch: str = "default"
     duration: str = "none"
     decay_horizon: str = "timescale"
@@ -42,6 +48,8 @@ class Options:
             "eps": ("scaled", "fixed"),
             "unused": ("error", "keep"),
             "unplaced": ("error", "note"),
+            "weights": (None, "initial", "pretrained"),
+            "bottleneck_init": ("fan-in", "readout"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:

@@ -21,6 +21,7 @@ class Row:
     held: the forward multipliers of activations that this parameter absorbed (attention's, a tied readout's): the
     activation it makes is that much larger than without them.
     host: of a bias, the weight that it stands beside: it is initialised by the same law.
+    kept: the target's present values stay as they are (pretrained weights).
     why: the reasons, in order of application.
     """
 
@@ -44,4 +45,5 @@ class Row:
     grad_mult: float = 1.0
     held: float = 1.0
     host: str = ""
+    kept: bool = False
     why: tuple[str, ...] = ()
