@@ -204,11 +204,18 @@ def verdict_of(rows: Sequence[Row], wild: Sequence[str] = ()) -> tuple[Verdict, 
         return "FAIL", (*wild, *_worst(failed, _direction), *more)
     passed = len(judged) - len(undecided)
     counted = f"{passed} of {len(judged)} judged rows lie within their tolerance, none outside"
-    if judged and passed >= QUORUM * len(judged):
+    if judged and passed >= QUORUM * len(judged) and not _always_undecided(judged):
         open_rows = [f"undecided: {words}" for words in _worst(undecided, _undecided)]
         return "PASS", (counted, *open_rows)
-    advice = f"{counted}; {QUORUM:.0%} are needed: give more seeds or a wider range of widths"
-    return "INCONCLUSIVE", (advice, *_worst(undecided, _undecided))
+    needed = f"{QUORUM:.0%} are needed, and for every module and quantity at least one t"
+    advice = f"{counted}; {needed}: give more seeds or a wider range of widths"
+    return "INCONCLUSIVE", (advice, *_worst(_always_undecided(judged) or undecided, _undecided))
+
+
+def _always_undecided(judged: Sequence[Row]) -> list[Row]:
+    """Rows of the modules and quantities that no t decides."""
+    decided = {(row.module, row.quantity) for row in judged if row.ok is not None}
+    return [row for row in judged if (row.module, row.quantity) not in decided]
 
 
 def _worst(rows: Sequence[Row], words: Callable[[Row], str]) -> list[str]:

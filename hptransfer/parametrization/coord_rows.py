@@ -30,7 +30,8 @@ RULE = (
     "of the readout's W_0 dx all but nothing may be aligned while n is below the number of outputs, and a readout"
     " may start as n^-1/2 or at zero. A row passes when its whole interval is allowed, fails when its whole "
     "interval is outside, and is undecided otherwise. Verdict: FAIL if a judged row fails or a value is not "
-    "finite; else PASS if at least {q:.0%} of the judged rows pass; else INCONCLUSIVE."
+    "finite; else PASS if at least {q:.0%} of the judged rows pass, and of every module and quantity at least one"
+    " t; else INCONCLUSIVE."
 )
 
 

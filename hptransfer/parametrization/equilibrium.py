@@ -81,15 +81,15 @@ def equilibrium_check(
     """
     widths, steps = checked_widths(widths), checked_count("steps", steps, least=8)
     seeds, lr = checked_count("seeds", seeds, least=2), checked_lr(recipe, lr)
-    for rule in rules:
-        Options(weight_decay=rule)
     decay = TIMESCALES / (lr * steps) if weight_decay is None else weight_decay
     if not (math.isfinite(decay) and decay > 0):
         raise UsageError(f"weight_decay={weight_decay!r}: must be a positive finite number.")
-    makers: dict[DecayRule, Proxies] = {
-        rule: _proxies(recipe, scheme, lr, decay, rule, device) for rule in dict.fromkeys(rules)
-    }
-    grid = [(rule, width, seed) for rule in makers for width in widths for seed in range(seeds)]
+    if not rules:
+        raise UsageError(f"rules is empty: give at least one of {', '.join(RULES)}.")
+    makers: dict[DecayRule, Proxies] = {}
+    for rule in rules:
+        makers[rule] = _proxies(recipe, scheme, lr, decay, rule, device)
+    grid: list[tuple[DecayRule, int, int]] = [(r, w, s) for r in makers for w in widths for s in range(seeds)]
     records: list[DecayRecord] = []
     for rule, width, seed in tqdm(grid, desc=f"update equilibrium ({scheme})", disable=None, leave=False):
         proxy = makers[rule](width, seed)
