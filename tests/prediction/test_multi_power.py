@@ -71,6 +71,7 @@ def test_a_fit_recovers_the_law_that_made_the_curves():
     curves = [synthetic(str(i), lrs) for i, lrs in enumerate(SMALL)]
     fit = fit_multi_power(curves, prior=0.0, starts=4)
     assert fit.mae < 1e-5
+    assert "0, 1, 2" in str(fit) and "MAE" in str(fit)
     unseen = 3e-4 * wsd(300, cooldown=0.6, final=0.1, warmup=20).factors
     assert fit.law.final_loss(unseen) == pytest.approx(PUBLISHED_25M.final_loss(unseen), abs=1e-4)
 

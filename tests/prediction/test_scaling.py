@@ -95,6 +95,19 @@ def test_extrapolated_intervals_are_widened_and_others_are_not():
     assert any("widened 2x" in a for a in wide.assumptions)
 
 
+def test_the_optimal_split_of_a_fit_has_intervals_that_hold_the_true_split():
+    fit = fit_loss_law(*grid(CHINCHILLA, noise=4e-3, seed=3), starts=4, resamples=60)
+    params, tokens, loss = fit.optimal(1e22)
+    truth = CHINCHILLA.optimal(1e22)
+    assert [bool(p.contains(t)) for p, t in zip((params, tokens, loss), truth, strict=True)] == [True] * 3
+    assert (params.unit, tokens.unit, loss.unit) == ("parameters", "tokens", "nats")
+    assert params.value * tokens.value * 6 == pytest.approx(1e22)
+    low, high = fit.interval("a")
+    assert low < 0.35 < high
+    without = fit_loss_law(*grid(CHINCHILLA), starts=4).optimal(1e22)
+    assert all(p.low is None for p in without)
+
+
 def test_predictions_say_how_far_they_extrapolate_and_what_they_rest_on():
     params, tokens, losses = grid(CHINCHILLA)
     fit = fit_loss_law(params, tokens, losses, starts=4)

@@ -102,6 +102,7 @@ def test_choosing_the_batch_too_prefers_the_law_that_made_the_table():
     assert board.scores[0].law == "step-law" and board.scores[0].recommended
     assert {s.law for s in board.scores} == {"constant", "step-law", "deepseek", "porian", "moonlight"}
     assert "loss" in board.skipped["minicpm"]
+    assert "constant" in score_joint(table, pairs=["bjorck"]).skipped["bjorck"]
 
 
 def test_a_cell_interpolates_between_its_rates_and_never_below_its_best():
