@@ -11,6 +11,7 @@ from hptransfer.core.rules import Scheme
 from hptransfer.parametrization.oracle_fans import MEETING
 from hptransfer.parametrization.oracle_measure import EXPONENTS, Array, Measurements
 from hptransfer.parametrization.oracle_report import Check, OracleRow, Quantity
+from hptransfer.parametrization.plan import Plan
 from hptransfer.parametrization.slopes import Slope, log_slope
 
 GROWS = 0.2
@@ -28,6 +29,7 @@ class _Group:
     growth: float
     init_mult: float
     lr_mult: float
+    fwd_mult: float
     grad_mult: float
     held: float
     m_in: float
@@ -47,10 +49,16 @@ def _groups(found: Measurements) -> Iterator[_Group]:
             exponents = tuple(round(found.exponent(name, q), 3) for q in EXPONENTS)
             members.setdefault((template(name), plan[name].role, exponents), []).append(name)
     for (name, role, _), names in members.items():
-        exponents = {q: found.exponent(names[0], q) for q in EXPONENTS}
-        geometry = plan.optimizers[plan[names[0]].optimizer].geometry
         shown = str(name) if len(names) > 1 else names[0]
-        yield _Group(shown, tuple(names), str(role), geometry, found.growth(names[0]), **exponents)
+        yield _group(found, plan, names, shown, str(role))
+
+
+def _group(found: Measurements, plan: Plan, names: list[str], shown: str, role: str) -> _Group:
+    info, exponents = plan.optimizers[plan[names[0]].optimizer], {q: found.exponent(names[0], q) for q in EXPONENTS}
+    eps = exponents.pop("eps_mult")
+    if info.default_eps is not None and plan.options.get("eps") != "fixed":
+        exponents["grad_mult"] = eps / info.eps_power  # what the optimizer will compare with the gradient
+    return _Group(shown, tuple(names), role, info.geometry, found.growth(names[0]), **exponents)
 
 
 class _Judge:
@@ -107,7 +115,8 @@ class _Judge:
         fixed = self.found.output_growth(group.names[0]) <= GROWS
         if self.fan is None or not fixed or self.roles(self.fan.value) != ("readout",) or self.is_zero:
             return None
-        return self.compared("init", group.init_mult - group.held, _scaled(self.fan, float(self.scheme.readout_init)))
+        asked = _shifted(_scaled(self.fan, float(self.scheme.readout_init)), group.held - group.fwd_mult)
+        return self.compared("init", group.init_mult, asked)
 
     def output(self) -> Slope | None:
         """Growth of the output of the module that holds it, where that output has an axis that grows."""

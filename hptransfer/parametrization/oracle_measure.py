@@ -19,7 +19,7 @@ from hptransfer.parametrization.rewrite import parametrize_
 from hptransfer.parametrization.wrappers import plain_names
 
 Array = NDArray[np.float64]
-EXPONENTS = ("init_mult", "lr_mult", "grad_mult", "held", "m_in", "m_out")
+EXPONENTS = ("init_mult", "lr_mult", "fwd_mult", "eps_mult", "grad_mult", "held", "m_in", "m_out")
 VANISHING = 1e-6
 """A step's effect below this fraction of the median parameter's is rounding of a gradient that is zero (a key's bias
 before a softmax)."""
