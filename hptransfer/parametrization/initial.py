@@ -27,7 +27,8 @@ def initial_factors(parameters: Mapping[str, nn.Parameter], plan: Plan) -> dict[
     for name in sorted(parameters, key=lambda n: plan.rows[n].host != ""):  # weights before the biases beside them
         row = plan.rows[name]
         same = row.init_mult == 1.0 and row.shape == row.base_shape and row.host not in own
-        if row.role == "unused" or row.kept or same:
+        carried = row.host in own and _is_carried(own[row.host], plan.rows[row.host])
+        if row.role == "unused" or row.kept or same or carried:
             continue
         present = _checked(parameters[name], row)
         if present == 0.0 or row.init_std == 0.0:
@@ -36,6 +37,11 @@ def initial_factors(parameters: Mapping[str, nn.Parameter], plan: Plan) -> dict[
         own[name] = _own_ratio(present * row.init_mult / (row.init_std or 1.0), row, own.get(row.host))
         factors[name] = row.init_mult / own[name], present
     return factors
+
+
+def _is_carried(own: float, row: Row) -> bool:
+    """True where a weight's values already have the plan's scale, and no common law explains that."""
+    return own == row.init_mult and own not in (1.0, row.m_in**-0.5)
 
 
 def _checked(parameter: nn.Parameter, row: Row) -> float:
