@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "theory").glob("*.md"))]
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n+)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.S | re.M)
 SMALL = {  # appended to a command; the last option wins
-    "check": "--quick --steps 4 --seeds 2 --widths 16,32,64 --lrs 2^-8..2^-5 --workers 1 --no-coord",
+    "check": "--quick --steps 4 --seeds 2 --widths 16,32 --lrs 2^-8..2^-6 --extend 0 --workers 1 --no-coord",
     "coord-check": "--widths 16,32,64 --steps 1 --seeds 2",
     "sweep": "--widths 16,32 --steps 4 --seeds 1 --lrs 2^-8,2^-7 --workers 1",
     "study": "--widths 16 --steps 4 --trials 2 --workers 1",

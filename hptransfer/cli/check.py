@@ -39,6 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_grid(parser)
     add_lrs(parser)
     parser.add_argument("--tolerance", type=float, default=0.5, help="allowed drift in octaves; default: 0.5")
+    parser.add_argument(
+        "--extend", type=float, default=4.0, metavar="OCTAVES", help="grow a grid that ends at its best; default: 4"
+    )
     parser.add_argument("--no-coord", action="store_true", help="leave out the coordinate check")
     parser.add_argument("--scheme", default="mup", help="the scheme to check, against SP; default: mup")
     parser.add_argument("--storage", metavar="URL", help="Optuna storage, as sqlite:///study.db; default: in DIR")
@@ -55,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         recipe,
         scheme=args.scheme,
         tolerance=args.tolerance,
+        extend=args.extend,
         device=args.device,
         out=out,
         command=command_line(args),

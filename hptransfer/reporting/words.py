@@ -9,11 +9,12 @@ from hptransfer.validation.results import Drift, Optimum, Regret, TransferResult
 
 
 class Fact(NamedTuple):
-    """One headline number: what it is, its value, and what it means."""
+    """One headline number: what it is, its value, its interval, and under what conditions it holds."""
 
     label: str
     value: str
-    detail: str
+    interval: str
+    context: str
 
 
 def headline(result: TransferResult) -> str:
@@ -37,35 +38,27 @@ def facts(result: TransferResult) -> tuple[Fact, ...]:
     order = [s for s in (result.scheme, result.against) if s]
     drifts = sorted((d for d in result.drifts if d.scheme in order), key=lambda d: order.index(d.scheme))
     regrets = sorted((r for r in result.regrets if r.scheme in order), key=lambda r: order.index(r.scheme))
-    found = [*map(_drift, drifts), *(_regret(r, result) for r in regrets)]
+    found = [*(_drift(d, result) for d in drifts), *(_regret(r, result) for r in regrets)]
     widest = max(result.loss_gaps, key=lambda g: g.width, default=None)
     if widest is not None:
-        detail = f"at width {widest.width}, both tuned there; {interval(widest.low, widest.high)}"
-        found.append(
-            Fact(
-                f"{short_name(result.scheme)} less SP",
-                signed(widest.mup_minus_sp),
-                f"{detail}; noise allows {number(widest.tolerance)}",
-            )
-        )
+        label = f"{short_name(result.scheme)} less SP"
+        context = f"at width {widest.width}, both tuned there; seed noise allows {number(widest.tolerance)}"
+        found.append(Fact(label, signed(widest.mup_minus_sp), interval(widest.low, widest.high, "+.3g"), context))
     return tuple(found)
 
 
-def _drift(drift: Drift) -> Fact:
-    label = f"{short_name(drift.scheme)}: the optimum moved"
-    return Fact(
-        label, f"{drift.octaves:+.2f} octaves", f"smallest to largest width; {interval(drift.low, drift.high, '+.2f')}"
-    )
+def _drift(drift: Drift, result: TransferResult) -> Fact:
+    label = f"{short_name(drift.scheme)}: the best learning rate moved"
+    span = f"from width {min(result.widths)} to {max(result.widths)}" if result.widths else ""
+    return Fact(label, f"{drift.octaves:+.2f} octaves", interval(drift.low, drift.high, "+.2f"), span)
 
 
 def _regret(regret: Regret, result: TransferResult) -> Fact:
-    label = f"{short_name(regret.scheme)}: transferring costs"
+    label = f"{short_name(regret.scheme)}: carrying it over costs"
+    context = f"in loss at width {max(result.widths)}" if result.widths else "in loss"
     if not math.isfinite(regret.loss):
-        return Fact(
-            label, "divergence", f"width {max(result.widths)} diverges at width {min(result.widths)}'s best rate"
-        )
-    where = f"loss at width {max(result.widths)} with width {min(result.widths)}'s best rate"
-    return Fact(label, signed(regret.loss), f"{where}; {interval(regret.low, regret.high, '+.3g')}")
+        return Fact(label, "divergence" if regret.loss == math.inf else "an unknown amount", "", context)
+    return Fact(label, signed(regret.loss), interval(regret.low, regret.high, "+.3g"), context)
 
 
 def interval(low: float, high: float, form: str = ".3g") -> str:
@@ -92,25 +85,28 @@ def optimum_text(optimum: Optimum) -> str:
 
 
 def table(result: TransferResult) -> str:
-    """The verdict for a terminal: one line per width, then the drift and regret, the gaps, and the reasons."""
+    """The result for a terminal: a line per width, the headline numbers, then the verdict and why it is not a PASS."""
     schemes = [s for s in (result.scheme, result.against) if s]
-    rows = [("width", *(f"{short_name(s)} optimum, loss" for s in schemes), "gap" if result.loss_gaps else "")]
+    rows = [("width", *(part for s in schemes for part in (f"{short_name(s)}: best rate", "loss")), "difference")]
     gaps = {g.width: g for g in result.loss_gaps}
     for width in result.widths:
-        cells = [_cell(result, scheme, width) for scheme in schemes]
+        cells = [cell for scheme in schemes for cell in _cells(result, scheme, width)]
         gap = gaps.get(width)
         rows.append((str(width), *cells, f"{signed(gap.mup_minus_sp)}{'' if gap.ok else ' (worse)'}" if gap else ""))
     columns = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, columns, strict=True)).rstrip() for row in rows]
-    lines += ["", *(f"{fact.label} {fact.value} ({fact.detail})" for fact in facts(result))]
-    return "\n".join(
-        [*lines, "", f"{result.verdict}: {headline(result)}", *(f"  - {reason}" for reason in result.reasons)]
-    )
+    lines += ["", *(_line(fact) for fact in facts(result)), "", f"{result.verdict}: {headline(result)}"]
+    return "\n".join(lines if result.verdict == "PASS" else [*lines, *(f"  - {reason}" for reason in result.reasons)])
 
 
-def _cell(result: TransferResult, scheme: str, width: int) -> str:
+def _line(fact: Fact) -> str:
+    more = ", ".join(part for part in (fact.context, fact.interval) if part)
+    return f"{fact.label} {fact.value}" + (f" ({more})" if more else "")
+
+
+def _cells(result: TransferResult, scheme: str, width: int) -> tuple[str, str]:
     try:
         found = result.optimum(scheme, width)
     except KeyError:
-        return "-"
-    return f"{optimum_text(found)}, {number(found.loss)}"
+        return "-", "-"
+    return optimum_text(found), number(found.loss)
