@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from docs_blocks import run_block
 from torch import Tensor, nn
 
 import hptransfer as hpt
@@ -115,3 +116,8 @@ def test_the_mixed_pair_is_prepared_as_one(planned):
     model, opt = accelerator.prepare(model, opt)
     losses = train(accelerator, model, opt, torch.optim.lr_scheduler.LambdaLR(opt, lambda t: 1.0), 8)
     assert losses[-1] < losses[0]
+
+
+def test_the_documented_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_block("runtimes.md", "accelerate")

@@ -6,6 +6,7 @@ import dist_worker_trainer as worker
 import pytest
 import torch
 from dist_worker_trainer import DATA, arguments, llama
+from docs_blocks import run_block
 
 import hptransfer as hpt
 
@@ -100,3 +101,8 @@ def test_two_processes_train_as_one(plan, tmp_path, kind):
     for name, p in model.named_parameters():
         # gradients are summed in another order: float32 rounding over three Adam steps
         torch.testing.assert_close(found["weights"][name], p.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_documented_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_block("runtimes.md", "transformers")

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from docs_blocks import run_block
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -97,3 +98,8 @@ def test_a_checkpoint_resumes_and_refuses_another_plan(plan, tmp_path):
     other = hpt.make_plan(network(64), base=network(16), example_inputs=(X,), scheme="ntp")
     with pytest.raises(hpt.UsageError, match=f"{plan.fingerprint}, but the plan in hand is {other.fingerprint}"):
         trainer(4, tmp_path).fit(Module(64, other), loader(), ckpt_path=str(path), weights_only=False)
+
+
+def test_the_documented_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_block("runtimes.md", "lightning")

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from docs_blocks import run_block
 from torch import Tensor, nn
 
 import hptransfer as hpt
@@ -157,3 +158,11 @@ def test_a_peft_model(kind):
         opt.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning:peft")
+def test_the_documented_example_runs(tmp_path, monkeypatch):
+    pytest.importorskip("peft", reason="peft is not installed (pip install peft)")
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    monkeypatch.chdir(tmp_path)
+    run_block("runtimes.md", "peft")
