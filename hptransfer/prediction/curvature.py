@@ -79,8 +79,8 @@ def sharpness(
 
     preconditioner: its space is the one measured; else `params` names the block (default: all trainable parameters).
     seed: holds dropout masks fixed (see hessian_operator). tolerance: Lanczos residual / value. check: probe
-    determinism and symmetry first, and raise UsageError where they fail. Cost: products x batches x about 3 training
-    steps.
+    determinism and symmetry first, and raise UsageError where they fail. Cost: products x batches x the time of 2
+    to 9 gradients (benchmarks/curvature.json).
     """
     space = preconditioner.space if preconditioner is not None else ParameterSpace.of(model, params)
     operator = curvature_operator(model, loss_fn, batches, matrix=matrix, space=space, outputs=outputs, seed=seed)

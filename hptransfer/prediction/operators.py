@@ -184,7 +184,8 @@ def _as_trained(model: nn.Module, seed: int | None) -> Iterator[None]:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.enable_grad())
         if seed is not None:
-            stack.enter_context(torch.random.fork_rng())
+            device = next(model.parameters()).device
+            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             torch.manual_seed(seed)
         try:
             yield
