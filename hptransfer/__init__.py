@@ -6,6 +6,7 @@ Plans and optimizer groups are imported at once; what trains, predicts or report
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hptransfer._version import __version__ as __version__
 from hptransfer.core.errors import UsageError as UsageError
 from hptransfer.core.geometry import register_optimizer as register_optimizer
 from hptransfer.core.recipe import Recipe as Recipe
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from hptransfer.validation.study import study as study
     from hptransfer.validation.sweep import run_sweep as run_sweep
     from hptransfer.validation.transfer import transfer_check as transfer_check
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "build_optimizers": "parametrization.optimizers",

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from hptransfer.core.recipe import Recipe, Scale
-from hptransfer.prediction.curvature import curvature_operator
-from hptransfer.prediction.lanczos import extreme_eigenpair
+from hptransfer.prediction.curvature import sharpness
 from hptransfer.prediction.noise_scale import NoiseScale, microbatch_estimate, predict_noise_scale
 from hptransfer.prediction.operators import gradients
 from hptransfer.prediction.parameters import ParameterSpace
@@ -22,8 +21,8 @@ from hptransfer.prediction.stability import limit, rule_for
 def stability_limit(recipe: Recipe, scale: Scale, *, batches: int = 4, seed: int = 0) -> Prediction:
     """The largest stable learning rate at initialisation: limit / lambda_max(P^-1 H), by Lanczos.
 
-    A diagnostic, not a cap: curvature falls in the first steps of warm-up, and training runs through several times it.
-    The interval is from the spread of the top curvature over single batches.
+    A diagnostic, not a cap: on six recipe cases the best rate lay a median of 3.7 octaves from it (docs/limits.md). The
+    interval is that of the top eigenvalue over batches.
     """
     torch.manual_seed(seed)
     model = recipe.build(scale)
@@ -31,20 +30,18 @@ def stability_limit(recipe: Recipe, scale: Scale, *, batches: int = 4, seed: int
     space = ParameterSpace.of(model)
     rows = gradients(model, recipe.loss, data, space=space, seed=seed)
     preconditioner = preconditioner_at_init(recipe.optimizer, recipe.optimizer_options, space, rows)
-    raw = curvature_operator(model, recipe.loss, data, space=space, seed=seed)
-    top = extreme_eigenpair(preconditioner.apply_to(raw), tolerance=1e-2, max_products=60)
+    top = sharpness(model, recipe.loss, data, preconditioner=preconditioner, seed=seed)
     factor = limit(rule_for(recipe.optimizer, recipe.optimizer_options))
-    at = factor / top.value
-    spread = top.residual / top.value
+    low, high = (factor / end if end > 0 else None for end in reversed(top.interval))
     return Prediction(
         "stability limit",
-        at,
-        at / (1 + spread),
-        at / max(1 - spread, 0.1),
+        factor / top.value,
+        low,
+        high,
         "1",
         f"{factor:.4g} / lambda_max(P^-1 H), lambda_max = {top.value:.4g}",
         "Cohen et al. 2021, 2103.00065; 2022, 2207.14484; Lanczos on this model",
-        ("curvature at initialisation", f"{batches} batches", "a diagnostic: training passes it by several times"),
+        (f"{batches} batches at initialisation", "a diagnostic for warm-up: the best rate is not a multiple of it"),
         Kind("derived", "measured"),
     )
 

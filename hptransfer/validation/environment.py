@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-import hptransfer
+from hptransfer._version import __version__
 from hptransfer.validation.pool import usable_cores
 
 
 def environment(device: str) -> dict[str, str | int]:
     """Versions, machine, cores, device and date (UTC), for the record."""
     return {
-        "hptransfer": hptransfer.__version__,
+        "hptransfer": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
