@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,6 +217,16 @@ def test_t5_without_attention_scale_and_with_its_own_factor_on_the_tied_head() -
         assert plan[f"{part}.q.weight"].held * plan[f"{part}.k.weight"].held == pytest.approx(M)
     assert plan["decoder.final_layer_norm.weight"].held == pytest.approx(2 * M)
     assert not plan.hooks
+
+
+@pytest.mark.slow
+def test_a_plan_for_70_billion_parameters_takes_seconds_and_little_memory() -> None:
+    """In a process of its own: under 20 s and 2 GB, from meta tensors alone."""
+    script = Path(__file__).parents[2] / "scripts" / "bench_70b.py"
+    done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    result = json.loads(done.stdout)
+    assert done.returncode == 0 and result["seconds"] < 20 and result["peak_gigabytes"] < 2, result
+    assert result["parameters"] > 70e9 and result["hooks"] == 0 and result["groups"] <= 12
 
 
 def test_a_meta_target_gives_the_plan_of_the_real_one() -> None:
