@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,8 +12,18 @@ from tqdm import tqdm
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import next_batch, to_device
 from hptransfer.core.recipe import Batch, Recipe
-from hptransfer.parametrization.coord_report import CoordReport, Health, Verdict
-from hptransfer.parametrization.coord_rows import QUORUM, TOLERANCE, Module, Record, Row, fit, fit_rows, rule_text
+from hptransfer.parametrization.coord_report import CoordReport, Health
+from hptransfer.parametrization.coord_rows import (
+    TOLERANCE,
+    Module,
+    Record,
+    exponent,
+    fit_rows,
+    natural_rows,
+    rule_text,
+    update_rows,
+)
+from hptransfer.parametrization.coord_verdict import verdict_of
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.probe import OUTPUT, Probe, Seen, difference, rms
 from hptransfer.parametrization.proxy import Proxies, Proxy, checked_count, checked_lr, checked_widths
@@ -83,6 +93,7 @@ class _Found:
     health: list[Health] = field(default_factory=list)
     sizes: dict[str, dict[int, int]] = field(default_factory=dict)
     held: dict[str, dict[int, float]] = field(default_factory=dict)
+    weights: dict[str, dict[int, float]] = field(default_factory=dict)
     wild: list[str] = field(default_factory=list)
 
 
@@ -139,11 +150,13 @@ def _not_finite(looked: Sequence[Record], loss: float) -> str | None:
 
 
 def _note_modules(proxy: Proxy, seen: Seen, width: int, found: _Found) -> None:
-    """Output size and absorbed multiplier of every module at this width."""
+    """Output size of every module at this width, and the multipliers absorbed into it and into every parameter."""
     held = held_multipliers(proxy, seen)
     for name, tensors in seen.outputs.items():
         found.sizes.setdefault(name, {})[width] = sum(t.numel() for t in tensors)
         found.held.setdefault(name, {})[width] = held[name]
+    for row in proxy.plan:
+        found.weights.setdefault(row.name, {})[width] = row.held
 
 
 def held_multipliers(proxy: Proxy, seen: Seen) -> dict[str, float]:
@@ -170,16 +183,14 @@ def _held(proxy: Proxy, module: str, parameter: str) -> float:
     return float(f"{proxy.plan[f'{module}.{parameter}'].held:.9g}")
 
 
-def _exponent(values: Mapping[int, float]) -> float:
-    """The exponent of the width in a multiplier that is an exact power of it (or nearly, where heads round)."""
-    logs = [(math.log(w), math.log(abs(v))) for w, v in values.items()]
-    mean = sum(x for x, _ in logs) / len(logs)
-    return sum((x - mean) * y for x, y in logs) / sum((x - mean) ** 2 for x, _ in logs)
-
-
 def _report(found: _Found, tolerance: float, settings: Mapping[str, object]) -> CoordReport:
-    modules = {n: Module(len(set(s.values())) > 1, _exponent(found.held[n])) for n, s in found.sizes.items()}
+    modules = {
+        name: Module("hidden" if len(set(sizes.values())) > 1 else "fixed", exponent(found.held[name]))
+        for name, sizes in found.sizes.items()
+    }
+    matrices = {name: Module("matrix", exponent(held)) for name, held in found.weights.items()}
     rows = fit_rows(found.records, modules, tolerance=tolerance)
+    rows += natural_rows(found.moved, matrices, tolerance=tolerance)
     verdict, reasons = verdict_of(rows, found.wild)
     return CoordReport(
         verdict=verdict,
@@ -187,68 +198,9 @@ def _report(found: _Found, tolerance: float, settings: Mapping[str, object]) -> 
         rule=rule_text(tolerance),
         reasons=reasons,
         rows=tuple(rows),
-        updates=tuple(_update_rows(found.moved)),
+        updates=tuple(update_rows(found.moved)),
         records=tuple(found.records),
         moved=tuple(found.moved),
         health=tuple(found.health),
         settings=dict(settings),
     )
-
-
-def verdict_of(rows: Sequence[Row], wild: Sequence[str] = ()) -> tuple[Verdict, tuple[str, ...]]:
-    """FAIL, PASS or INCONCLUSIVE, and what decided it. wild: what was not finite, in words."""
-    judged = [row for row in rows if row.judged]
-    failed, undecided = [r for r in judged if r.ok is False], [r for r in judged if r.ok is None]
-    if wild or failed:
-        more = [f"and {len(failed) - 5} more of {len(judged)} judged rows"] if len(failed) > 5 else []
-        return "FAIL", (*wild, *_worst(failed, _direction), *more)
-    passed = len(judged) - len(undecided)
-    counted = f"{passed} of {len(judged)} judged rows lie within their tolerance, none outside"
-    if judged and passed >= QUORUM * len(judged) and not _always_undecided(judged):
-        open_rows = [f"undecided: {words}" for words in _worst(undecided, _undecided)]
-        return "PASS", (counted, *open_rows)
-    needed = f"{QUORUM:.0%} are needed, and for every module and quantity at least one t"
-    advice = f"{counted}; {needed}: give more seeds or a wider range of widths"
-    return "INCONCLUSIVE", (advice, *_worst(_always_undecided(judged) or undecided, _undecided))
-
-
-def _always_undecided(judged: Sequence[Row]) -> list[Row]:
-    """Rows of the modules and quantities that no t decides."""
-    decided = {(row.module, row.quantity) for row in judged if row.ok is not None}
-    return [row for row in judged if (row.module, row.quantity) not in decided]
-
-
-def _worst(rows: Sequence[Row], words: Callable[[Row], str]) -> list[str]:
-    ranked = sorted(rows, key=lambda r: math.inf if math.isnan(r.excess) else -r.excess)
-    return [f"{row.module}: {row.quantity} at t={row.t} {words(row)}" for row in ranked[:5]]
-
-
-def _direction(row: Row) -> str:
-    grows = row.allowed_high is not None and row.slope > row.allowed_high
-    verb = "grows with width" if grows else "fades with width"
-    return f"{verb}: exponent {row.slope:+.2f} [{row.low:+.2f}, {row.high:+.2f}], expected {row.expected:+.2g}"
-
-
-def _undecided(row: Row) -> str:
-    if math.isnan(row.slope):
-        return f"cannot be fitted: {row.reason}"
-    return f"has exponent {row.slope:+.2f} [{row.low:+.2f}, {row.high:+.2f}], expected {row.expected:+.2g}"
-
-
-def _update_rows(found: Sequence[Moved]) -> list[Row]:
-    """Exponents of the update sizes. Not judged: a parameter that the loss does not see moves by rounding."""
-    wanted = {
-        "natural": ("||dW||_2 / sqrt(fan_out / fan_in): 0 under the spectral condition", lambda m: m.natural),
-        "ratio": ("rms dW / rms W", lambda m: m.ratio),
-    }
-    cells: dict[tuple[str, int, str], dict[tuple[int, int], float]] = {}
-    for m in found:
-        for quantity, (_, get) in wanted.items():
-            cells.setdefault((m.parameter, m.t, quantity), {})[m.width, m.seed] = get(m)
-    full = max((len(cell) for cell in cells.values()), default=0)
-    rows: list[Row] = []
-    for (name, t, quantity), cell in cells.items():
-        if len(cell) == full and all(0 < v < math.inf for v in cell.values()):
-            slope = fit(cell)
-            rows.append(Row(name, t, quantity, slope.value, slope.low, slope.high, False, None, wanted[quantity][0]))
-    return rows

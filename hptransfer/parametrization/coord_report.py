@@ -8,15 +8,15 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hptransfer.core.codec import decode, encode
 from hptransfer.core.errors import UsageError
 from hptransfer.parametrization.coord_rows import Record, Row
+from hptransfer.parametrization.coord_verdict import Verdict as Verdict
 from hptransfer.parametrization.update_size import Moved
 
 SCHEMA = 1
-Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from typing import Literal
 import numpy as np
 
 from hptransfer.parametrization.slopes import Slope, log_slope
+from hptransfer.parametrization.update_size import Moved
 
 Quantity = Literal["rms", "change", "update", "carried"]
 QUANTITIES: tuple[Quantity, ...] = ("rms", "change", "update", "carried")
 TOLERANCE = 0.25
+NATURAL = "natural update"
 QUORUM = 0.95
 """The share of judged rows that must pass: of true rows, one 95% interval in twenty reaches too far by chance."""
 NOISE = 1e-6
@@ -22,36 +24,33 @@ NOISE = 1e-6
 RULE = (
     "Each row is the exponent b of quantity ~ width^b: least squares in log-log over widths and seeds, with a 95%"
     " Student-t interval. Where features are learned alike at every width, b tends to 0; the nearest exponents of"
-    " the regimes that do not are +-1/2. The tolerance is {t:g}, because finite widths bend the lines. Judged "
-    "are, for hidden outputs (their size grows with width): rms and change since t=0, within +-{t:g}; for outputs"
-    " of fixed size (logits, routers): rms and change, at most +{t:g}; for both: update (what the module's own "
-    "parameters add at its present input), from -{u:g} to +{t:g}, and carried (W_0 dx), at most +{t:g}. The lower"
-    " sides differ because part of W dx is random and fades as n^-1/2 until the part that is aligned stands out: "
-    "of the readout's W_0 dx all but nothing may be aligned while n is below the number of outputs, and a readout"
-    " may start as n^-1/2 or at zero. A row passes when its whole interval is allowed, fails when its whole "
-    "interval is outside, and is undecided otherwise. Verdict: FAIL if a judged row fails or a value is not "
-    "finite; else PASS if at least {q:.0%} of the judged rows pass, and of every module and quantity at least one"
-    " t; else INCONCLUSIVE."
+    " the regimes that do not are +-1/2. The tolerance {t:g} is half of that, because finite widths bend the "
+    "lines. Within +-{t:g}: rms and change since t=0 of hidden outputs (their size grows with width), and the "
+    "natural update ||dW||_2 / sqrt(fan_out / fan_in) of every matrix. At most +{t:g}: rms and change of outputs "
+    "of fixed size (logits, routers), and of every module's output the update (what its own parameters add at its"
+    " present input) and what is carried (W_0 dx). These have no lower side, for their random part fades as "
+    "n^-1/2 until the aligned part stands out, and a readout may start as n^-1/2 or at zero; that every layer "
+    "learns is judged by its natural update. A row passes when its whole interval is allowed, fails when its "
+    "whole interval is outside, and is undecided otherwise. Verdict: FAIL if a judged row fails or a value is not"
+    " finite; else PASS if at least {q:.0%} of the judged rows pass, and of every module and quantity at least "
+    "one t; else INCONCLUSIVE."
 )
 
 
 def rule_text(tolerance: float) -> str:
     """The rule in words, with its numbers."""
-    return RULE.format(t=tolerance, u=1.5 * tolerance, q=QUORUM)
+    return RULE.format(t=tolerance, q=QUORUM)
 
 
-_BELOW = {("hidden", "rms"): 1.0, ("hidden", "change"): 1.0, ("hidden", "update"): 1.5, ("fixed", "update"): 1.5}
-"""How far below the expected exponent a quantity may lie, in tolerances; unbounded where it is not listed."""
-
+_TWO_SIDED = {("hidden", "rms"), ("hidden", "change"), ("matrix", NATURAL)}
 _MEANING = {
     ("hidden", "rms"): "activations keep their size",
     ("hidden", "change"): "features change as much at every width",
-    ("hidden", "update"): "the layer's own update has full effect at every width",
-    ("hidden", "carried"): "what lower layers changed does not blow up here",
     ("fixed", "rms"): "the output does not blow up; it may start as n^-1/2 or 0",
-    ("fixed", "change"): "the output's change does not blow up; its lower side is judged by the update",
-    ("fixed", "update"): "the readout's own update has full effect at every width",
-    ("fixed", "carried"): "W_0 dx does not blow up; it may fade as n^-1/2 where not aligned",
+    ("fixed", "change"): "the output's change does not blow up; that it learns is judged by its natural update",
+    ("matrix", NATURAL): "the matrix's update has full size: ||dW||_2 ~ sqrt(fan_out / fan_in)",
+    "update": "the module's own update does not blow up",
+    "carried": "what lower layers changed does not blow up here",
 }
 
 
@@ -112,14 +111,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Module:
-    """What the rules need: whether the output grows with width, and the exponent that the plan absorbed into it."""
+    """What the rules need: what it is, and the exponent that the plan absorbed into it.
 
-    grows: bool
+    kind: "hidden" for an output that grows with width, "fixed" for one that does not, "matrix" for a parameter.
+    """
+
+    kind: Literal["hidden", "fixed", "matrix"]
     held: float = 0.0
 
-    @property
-    def kind(self) -> str:
-        return "hidden" if self.grows else "fixed"
+
+Cell = Mapping[tuple[int, int], float | None]
 
 
 def fit_rows(records: Iterable[Record], modules: Mapping[str, Module], *, tolerance: float) -> list[Row]:
@@ -132,7 +133,7 @@ def fit_rows(records: Iterable[Record], modules: Mapping[str, Module], *, tolera
             cell = grouped.setdefault((record.module, record.t, quantity), {})
             cell[record.width, record.seed] = record.value(quantity)
     rows = [
-        _row(module, t, quantity, cell, runs, modules[module], tolerance)
+        _row(module, t, quantity, {run: cell.get(run) for run in runs}, modules[module], tolerance)
         for (module, t, quantity), cell in grouped.items()
         if any(value is not None for value in cell.values()) or quantity == "change"
     ]
@@ -140,16 +141,45 @@ def fit_rows(records: Iterable[Record], modules: Mapping[str, Module], *, tolera
     return sorted(rows, key=lambda r: (order[r.module], r.t, QUANTITIES.index(r.quantity)))  # type: ignore[arg-type]
 
 
+def natural_rows(found: Iterable[Moved], matrices: Mapping[str, Module], *, tolerance: float) -> list[Row]:
+    """One row per matrix and t: its natural update size."""
+    grouped: dict[tuple[str, int], dict[tuple[int, int], float | None]] = {}
+    for moved in found:
+        if moved.matrix:
+            grouped.setdefault((moved.parameter, moved.t), {})[moved.width, moved.seed] = moved.natural
+    runs = {run for cell in grouped.values() for run in cell}
+    return [
+        _row(name, t, NATURAL, {run: cell.get(run) for run in runs}, matrices[name], tolerance)
+        for (name, t), cell in grouped.items()
+    ]
+
+
+def update_rows(found: Iterable[Moved]) -> list[Row]:
+    """Exponents of rms dW / rms W of all parameters, and of the natural update of gains and biases. Not judged.
+
+    A gain or bias that the loss does not see (a key's bias) has no gradient but rounding, which Adam may blow up.
+    """
+    cells: dict[tuple[str, int, str], dict[tuple[int, int], float]] = {}
+    for m in found:
+        for quantity, value in (("rms dW / rms W", m.ratio), *(() if m.matrix else ((NATURAL, m.natural),))):
+            cells.setdefault((m.parameter, m.t, quantity), {})[m.width, m.seed] = value
+    full = max((len(cell) for cell in cells.values()), default=0)
+    rows: list[Row] = []
+    for (name, t, quantity), cell in cells.items():
+        if len(cell) == full and all(0 < v < math.inf for v in cell.values()):
+            slope = fit(cell)
+            rows.append(Row(name, t, quantity, slope.value, slope.low, slope.high, False, None, "reported only"))
+    return rows
+
+
 def _row(
     name: str,
     t: int,
-    quantity: Quantity,
-    cell: Mapping[tuple[int, int], float | None],
-    runs: set[tuple[int, int]],
+    quantity: str,
+    values: Cell,
     module: Module,
     tolerance: float,
 ) -> Row:
-    values = {run: cell.get(run) for run in runs}
     skipped = _why_skipped(quantity, values)
     if skipped is not None:
         judged, reason = skipped
@@ -158,7 +188,7 @@ def _row(
     return judge(name, t, quantity, slope, module, tolerance)
 
 
-def _why_skipped(quantity: Quantity, values: Mapping[tuple[int, int], float | None]) -> tuple[bool, str] | None:
+def _why_skipped(quantity: str, values: Cell) -> tuple[bool, str] | None:
     """(judged, reason) where no exponent can be fitted: zeros, gaps, values that are not finite."""
     if any(v is None for v in values.values()):
         missing = sorted({w for (w, _), v in values.items() if v is None})
@@ -188,14 +218,20 @@ def fit(values: Mapping[tuple[int, int], float]) -> Slope:
     return log_slope(widths, np.array([[values[w, s] for w in widths] for s in seeds]))
 
 
+def exponent(values: Mapping[int, float]) -> float:
+    """The exponent of the width in a multiplier that is a power of it, or nearly (where heads round)."""
+    logs = np.log(np.abs(np.array(list(values.values())))), np.log(np.array(list(values)))
+    return float(np.polyfit(logs[1], logs[0], 1)[0]) if len(values) > 1 else 0.0
+
+
 def judge(name: str, t: int, quantity: str, slope: Slope, module: Module, tolerance: float) -> Row:
     """Hold one exponent against its rule."""
     key = (module.kind, quantity)
-    low = module.held - _BELOW[key] * tolerance if key in _BELOW else None
+    low = module.held - tolerance if key in _TWO_SIDED else None
     high = module.held + tolerance
     inside = slope.high <= high and (low is None or slope.low >= low)
     outside = slope.low > high or (low is not None and slope.high < low)
-    reason = _MEANING[key]
+    reason = _MEANING[quantity if quantity in _MEANING else key]
     if abs(module.held) > 1e-9:
         reason += f"; the plan absorbed a multiplier ~ width^{module.held:.2g} here"
     ok = True if inside else False if outside else None

@@ -22,6 +22,7 @@ LARGE = 1024
 class Moved:
     """The effective (forward) weight W of one parameter after t steps, and its change dW since t = 0.
 
+    matrix: it has at least two axes.
     weight_rms, update_rms: root mean squares of W and dW. weight_norm, update_norm: their largest singular values, over
     every slice for a 3-D weight (experts). natural: ||dW||_2 / sqrt(fan_out / fan_in), of order 1 at every width where
     the spectral condition holds (2310.17813, Condition 1).
@@ -31,6 +32,7 @@ class Moved:
     seed: int
     t: int
     parameter: str
+    matrix: bool
     weight_rms: float
     update_rms: float
     weight_norm: float
@@ -64,6 +66,7 @@ def _moved(row: Row, now: Tensor, before: Tensor, width: int, seed: int, t: int)
         seed=seed,
         t=t,
         parameter=row.name,
+        matrix=now.dim() > 1,
         weight_rms=forward * rms(now),
         update_rms=forward * rms(change),
         weight_norm=forward * spectral_norm(now, row),

@@ -120,7 +120,7 @@ def test_rotation_starts_at_minus_one_half_and_decay_takes_it_to_zero():
 
 
 def test_both_rules_are_one_where_learning_rates_do_not_differ():
-    """The SP control has one learning rate, so wd x 1 is both; its timescale is constant, its rotation starts at +1/2."""
+    """The SP control has one learning rate, so both rules are one; its rotation starts at +1/2."""
     report = check("sp")
     same = [(r.rate, r.taken) for r in report.records if r.rule == "independent"]
     assert same == [(r.rate, r.taken) for r in report.records if r.rule == "coupled"]
