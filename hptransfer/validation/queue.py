@@ -20,6 +20,7 @@ from hptransfer.validation.storage import quiet, release
 KEY, RUNS, RETRY = "key", "runs", "retry"
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+RECOVER_SECONDS = 2.0
 MAX_DEATHS = 3
 """A trial whose process died this often is given up as failed."""
 
@@ -52,24 +53,34 @@ class TrialQueue:
         """
         while True:
             trials = self.trials()
-            if not any(t.state == TrialState.WAITING for t in trials) and len(_live(trials)) >= new:
-                return None
-            trial = self.study.ask()
+            waiting = next((t for t in trials if t.state == TrialState.WAITING), None)
+            if waiting is None:
+                return self._propose(new) if len(_live(trials)) < new else None
+            if not self._take(waiting):
+                continue  # another process was quicker: look again
+            trial = Trial(self.study, waiting._trial_id)
             hold(trial)
-            if KEY not in trial.user_attrs and new:
-                trial.set_user_attr(KEY, f"trial {trial.number}")
-            if KEY in trial.user_attrs and self._is_mine(trial, new):
+            if not _is_done_elsewhere(waiting, trials):
                 return trial
-            self.study.tell(trial, state=TrialState.FAIL)  # another process was quicker
+            self.study.tell(trial, state=TrialState.FAIL)
 
-    def _is_mine(self, trial: Trial, new: int) -> bool:
-        """Whether no other trial does the same, and this one is not over the number wanted: the lowest number wins."""
-        trials, key = self.trials(), trial.user_attrs[KEY]
-        same = [t for t in trials if t.user_attrs.get(KEY) == key and t.number != trial.number]
-        if any(t.state in DONE or (t.state == TrialState.RUNNING and t.number < trial.number) for t in same):
-            return False
-        first = _live(reversed(trials))
-        return not new or RETRY in trial.user_attrs or sorted(first.values()).index(first[key]) < new
+    def _take(self, waiting: FrozenTrial) -> bool:
+        """Turn a waiting trial into a running one; False where another process has done so, which is atomic."""
+        with contextlib.suppress(UpdateFinishedTrialError):
+            return self.storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
+        return False
+
+    def _propose(self, new: int) -> Trial | None:
+        """A further trial from the sampler; None where other processes have proposed enough meanwhile."""
+        trial = self.study.ask()
+        hold(trial)
+        if KEY not in trial.user_attrs:  # else it was enqueued a moment ago
+            trial.set_user_attr(KEY, f"trial {trial.number}")
+        first = _live(reversed(self.trials()))
+        if sorted(first.values()).index(first[trial.user_attrs[KEY]]) < new:
+            return trial
+        self.study.tell(trial, state=TrialState.FAIL)
+        return None
 
     def work(self, trial: Trial, do: Callable[[Trial], list[Run]]) -> list[Run]:
         """Make a claimed trial's runs, renewing the claim meanwhile, and tell the outcome."""
@@ -128,16 +139,18 @@ def drain(
     new: int = 0,
     patience: float = 0.0,
     limit: int | None = None,
-    report: Callable[[list[Run]], None] | None = None,
+    report: Callable[[list[Run]], object] | None = None,
 ) -> int:
     """Work on trials until none is left and none is running elsewhere (whose process might yet die).
 
     patience: seconds to wait for further trials after that. limit: stop after so many. Returns how many were done.
     """
-    done, idle_since = 0, time.monotonic()
+    done, idle_since, recovered = 0, time.monotonic(), -math.inf
     while limit is None or done < limit:
         with quiet():
-            queue.recover()
+            if time.monotonic() - recovered > RECOVER_SECONDS:
+                queue.recover()
+                recovered = time.monotonic()
             trial = queue.claim(new=new)
             if trial is not None:
                 runs = queue.work(trial, do)
@@ -146,6 +159,7 @@ def drain(
                     report(runs)
             elif queue.is_busy():
                 time.sleep(0.2)
+                recovered = -math.inf
             elif time.monotonic() - idle_since >= patience:
                 break
             else:
@@ -156,6 +170,16 @@ def drain(
 def runs_of(trial: FrozenTrial) -> list[Run]:
     """The runs a trial carries."""
     return [parse_run(line) for line in trial.user_attrs.get(RUNS, [])]
+
+
+def _is_done_elsewhere(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether another trial with the key of this one, which was the first that waited, is done or running.
+
+    Two processes that enqueue the same grid at the same moment may both enqueue a key. `trials` is as of before this
+    one was taken: a twin with a lower number that still waited then would have been taken instead.
+    """
+    twins = [t for t in trials if t.user_attrs.get(KEY) == trial.user_attrs.get(KEY) and t.number != trial.number]
+    return any(t.state in (*DONE, TrialState.RUNNING) for t in twins)
 
 
 def _live(trials: Iterable[FrozenTrial]) -> dict[Key, int]:

@@ -96,6 +96,7 @@ class SharedGrid:
             known = self._known()
             for job in todo:
                 known.setdefault(job.key, failed(job, "its worker process died each time; out of memory?"))
+        self.queue.disconnect()
         runs = [known[job.key] for job in jobs]
         refuse_if_all_failed(runs)
         return runs

@@ -115,10 +115,10 @@ def _range(recipe: Recipe, lrs: tuple[float, float] | None) -> tuple[float, floa
     if lrs is None:
         known = checked_lrs(recipe.lrs)
         return known[0] / 4, known[-1] * 4
-    low, *_, high = bounds = checked_lrs(lrs)
+    bounds = checked_lrs(lrs)
     if len(bounds) != 2:
         raise UsageError(f"lrs={list(lrs)}: give the lowest and the highest learning rate to search.")
-    return low, high
+    return bounds[0], bounds[1]
 
 
 def _middle(recipe: Recipe, low: float, high: float) -> float:
@@ -162,6 +162,8 @@ def _proxies(grid: Grid, scheme: str, lrs: tuple[float, float], pruning: Pruning
 def _collected(name: str, url: str, found: Sequence[tuple[TrialQueue, Tuned | None]]) -> StudyResult:
     with quiet():
         trials = [t for queue, _ in found for t in queue.trials()]
+        for queue, _ in found:
+            queue.disconnect()
     told = [t for t in trials if RUNS in t.user_attrs]
     runs = tuple(run for t in told for run in runs_of(t))
     counts = {state: sum(t.state == state for t in told) for state in TrialState}

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial
@@ -17,9 +17,9 @@ from hptransfer.core.errors import UsageError
 from hptransfer.validation.pool import process_context, started
 from hptransfer.validation.queue import RUNS, TrialQueue, drain
 from hptransfer.validation.runs import Run
-from hptransfer.validation.storage import open_storage, quiet
+from hptransfer.validation.storage import open_storage, quiet, release
 
-POLL_SECONDS = 0.3
+POLL_SECONDS = 0.5
 MAX_FRUITLESS = 3
 """Give up when this many workers died in a row without a single trial told in between."""
 
@@ -47,12 +47,12 @@ def run_team(url: str, queue: TrialQueue, work: Work, *, workers: int, label: st
         total = max(len(queue.trials()), work.new)
         with tqdm(total=total, desc=label, unit="trial", file=sys.stderr, disable=None, leave=False) as bar:
             if workers == 1:
-                drain(queue, work, new=work.new, report=lambda _: _show(bar, queue))
+                drain(queue, work, new=work.new, report=lambda _: bar.update())
             else:
-                _supervise(url, work, queue, workers, lambda: _show(bar, queue))
+                _supervise(url, work, queue, workers, lambda told: bar.update(told - bar.n))
 
 
-def _supervise(url: str, work: Work, queue: TrialQueue, workers: int, show: Callable[[], None]) -> None:
+def _supervise(url: str, work: Work, queue: TrialQueue, workers: int, show: Callable[[int], object]) -> None:
     context, fruitless, told = process_context(work.device), 0, _told(queue)
     queue.disconnect()
     team = [started(context, _serve, (url, work)) for _ in range(workers)]
@@ -60,11 +60,12 @@ def _supervise(url: str, work: Work, queue: TrialQueue, workers: int, show: Call
         while team:
             time.sleep(POLL_SECONDS)
             queue.recover()
-            show()
+            now = _told(queue)
+            show(now)
             gone = [process for process in team if not process.is_alive()]
             team = [process for process in team if process.is_alive()]
             died = [process for process in gone if process.exitcode]
-            fruitless, told = (0 if _told(queue) > told else fruitless) + len(died), max(told, _told(queue))
+            fruitless, told = (0 if now > told else fruitless) + len(died), max(told, now)
             if fruitless >= MAX_FRUITLESS:
                 raise UsageError(
                     f"{fruitless} worker processes died in a row (the last with exit code {died[-1].exitcode}) without "
@@ -81,16 +82,13 @@ def _supervise(url: str, work: Work, queue: TrialQueue, workers: int, show: Call
 
 
 def _serve(url: str, work: Work) -> None:
-    drain(work.open(url), work, new=work.new)
+    queue = work.open(url)
+    drain(queue, work, new=work.new)
+    queue.disconnect()
 
 
 def _told(queue: TrialQueue) -> int:
     return sum(RUNS in trial.user_attrs for trial in queue.trials())
-
-
-def _show(bar: Any, queue: TrialQueue) -> None:
-    bar.total = max(bar.total, len(queue.trials()))
-    bar.update(_told(queue) - bar.n)
 
 
 @contextlib.contextmanager
@@ -101,7 +99,7 @@ def lost_database(url: str) -> Iterator[None]:
     except (StorageInternalError, SQLAlchemyError) as error:
         cause = error.__cause__ or error
         first = " ".join(str(getattr(cause, "orig", None) or cause).split())
-        open_storage(url)  # says what is wrong, where it cannot be reached at all
+        release(open_storage(url))  # says what is wrong, where it cannot be reached at all
         raise UsageError(
             f"The storage failed: {first}. Finished trials are kept; run the same command again."
         ) from error

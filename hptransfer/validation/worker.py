@@ -12,7 +12,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
 from hptransfer.validation.queue import drain
 from hptransfer.validation.shared import ABOUT, GridWork
-from hptransfer.validation.storage import open_storage
+from hptransfer.validation.storage import open_storage, release
 from hptransfer.validation.study import tuning_fingerprint
 from hptransfer.validation.sweep import Sweep
 from hptransfer.validation.team import Work, lost_database
@@ -52,7 +52,9 @@ def work(
             before = done
             for found in _works(sweep, storage, name, space):
                 left = None if limit is None else limit - done
-                done += drain(found.open(storage), found, new=found.new, limit=left)
+                queue = found.open(storage)
+                done += drain(queue, found, new=found.new, limit=left)
+                queue.disconnect()
             if done > before:
                 last = time.monotonic()
             elif time.monotonic() - last >= patience:
@@ -65,7 +67,10 @@ def work(
 def _works(sweep: Sweep, url: str, name: str | None, space: Space | None) -> list[Work]:
     """The work of every study of this recipe in the storage."""
     trainer, works = sweep.trainer, []
-    for study in open_storage(url).get_all_studies():
+    storage = open_storage(url)
+    studies = storage.get_all_studies()
+    release(storage)
+    for study in studies:
         about = study.user_attrs.get(ABOUT)
         if about is None or (name is not None and study.study_name != name):
             continue
