@@ -24,7 +24,7 @@ def render_report(result: TransferResult) -> str:
     """The page as text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(number=words.number, signed=words.signed, lr=_lr)
-    coord = CoordReport.from_json(result.coord) if result.coord else None
+    coord, coord_note = read_coord(result)
     template = environment.from_string(files("hptransfer.reporting").joinpath("template.html").read_text("utf-8"))
     return template.render(
         result=result,
@@ -35,6 +35,7 @@ def render_report(result: TransferResult) -> str:
         schemes=schemes_of(result),
         plan=plan_lines(result.plan),
         coord=coord,
+        coord_note=coord_note,
         coord_rows=coord_rows(coord) if coord else (),
         words=words,
         scheme_name=figures.scheme_name,
@@ -76,6 +77,16 @@ def draw(result: TransferResult) -> dict[str, Any]:
     if gaps.gaps:
         drawn["gap"] = figures.loss_gap(gaps, scheme=result.scheme, name="gap")
     return drawn
+
+
+def read_coord(result: TransferResult) -> tuple[CoordReport | None, str]:
+    """The result's coordinate check, or None and, where another version wrote it, a sentence that says so."""
+    if not result.coord:
+        return None, ""
+    try:
+        return CoordReport.from_json(result.coord), ""
+    except UsageError as error:
+        return None, f"The coordinate check in these files is left out, for this version cannot read it. {error}"
 
 
 def draw_coord(report: CoordReport) -> list[str]:
