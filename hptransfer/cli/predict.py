@@ -16,10 +16,10 @@ from hptransfer.cli.arguments import add_json, add_lrs, add_recipe, command_line
 from hptransfer.cli.arguments import seeds as seeds_of
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale
-from hptransfer.prediction.forecast import Forecast, Rules, schedule_of
+from hptransfer.prediction.forecast import Rules, schedule_of
 from hptransfer.prediction.schedule import Schedule, make_schedule
 from hptransfer.prediction.schedule_export import as_torch_code, write_csv
-from hptransfer.validation.predict import predict
+from hptransfer.validation.predict import predict, target_steps
 from hptransfer.validation.results import TransferResult
 
 HELP = "derive a target run's values before it runs"
@@ -57,11 +57,14 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_of(args)
     out = output_directory(args, recipe)
     target: Scale = args.target
+    checked = TransferResult.load(args.checked) if args.checked else None
+    if checked is not None:
+        recipe = recipe.replace(steps=checked.steps)
     schedule = _schedule(args.schedule, recipe, target)
     made = predict(
         recipe,
         target=target,
-        checked=TransferResult.load(args.checked) if args.checked else None,
+        checked=checked,
         lr=args.lr,
         rules=Rules(scheme=args.scheme, batch=args.batch_rule, decay=args.decay_rule),
         target_schedule=schedule,
@@ -69,12 +72,10 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         **given(lrs=args.lrs, seeds=args.seeds, workers=args.workers),
     )
-    made = _with_command(made, command_line(args))
+    made = dataclasses.replace(made, command=command_line(args))
     made.save(out / FORECAST_FILE)
     if args.schedule_out:
-        _write_schedule(
-            Path(args.schedule_out), schedule or schedule_of(recipe.schedule, recipe.steps), made.advised_lr
-        )
+        _write_schedule(Path(args.schedule_out), schedule, made.advised_lr)
     print(json.dumps(made.to_json(), indent=1) if args.json else made)
     print(f"Forecast: {out / FORECAST_FILE}; score it with `hptransfer check ... --against` it.", file=sys.stderr)
     return 0
@@ -88,6 +89,8 @@ def scale(text: str) -> Scale:
         if axis not in {"width", "depth", "batch", "tokens"}:
             raise argparse.ArgumentTypeError(f"{part!r}: write width=, depth=, batch= or tokens= and a number")
         found[axis] = _number(number)
+        if axis in {"width", "depth"} and not found[axis].is_integer():
+            raise argparse.ArgumentTypeError(f"{part!r}: {axis} must be a whole number")
     whole = {axis: int(value) for axis, value in found.items() if axis in {"width", "depth"}}
     try:
         return Scale(**(found | whole))  # pyright: ignore[reportArgumentType]
@@ -103,12 +106,9 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 4096, 4M or 15T") from None
 
 
-def _schedule(name: str | None, recipe: Recipe, target: Scale) -> Schedule | None:
-    if name is None:
-        return None
-    batch = target.batch or recipe.base.batch
-    steps = round(target.tokens / batch) if target.tokens and batch else recipe.steps
-    return make_schedule(name, steps)
+def _schedule(name: str | None, recipe: Recipe, target: Scale) -> Schedule:
+    steps = target_steps(recipe, target)
+    return schedule_of(recipe.schedule, steps) if name is None else make_schedule(name, steps)
 
 
 def _write_schedule(path: Path, schedule: Schedule, lr: float) -> None:
@@ -119,8 +119,3 @@ def _write_schedule(path: Path, schedule: Schedule, lr: float) -> None:
             write_csv(schedule, path, lr=lr)
     except OSError as error:
         raise UsageError(f"--schedule-out {path}: cannot be written ({error.strerror}).") from error
-
-
-def _with_command(made: Forecast, command: str) -> Forecast:
-
-    return dataclasses.replace(made, command=command)

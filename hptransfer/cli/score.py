@@ -8,9 +8,10 @@ import json
 from collections.abc import Sequence
 
 from hptransfer.cli.arguments import Parser
+from hptransfer.core.errors import UsageError
 from hptransfer.prediction.lr_fit import fit_sweep
 from hptransfer.prediction.score import Scoreboard, score_lr_laws
-from hptransfer.prediction.sweep_table import read_table
+from hptransfer.prediction.sweep_table import SweepTable, read_table
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -26,8 +27,16 @@ def run(arguments: Sequence[str]) -> int:
     board = score_lr_laws(table)
     print(json.dumps(as_json(board), indent=1) if args.json else board)
     if not args.json:
-        print(f"Own fit: {fit_sweep(table)}")
+        print(f"Own fit: {_own_fit(table)}")
     return 0
+
+
+def _own_fit(table: SweepTable) -> str:
+    """The fit of this table's own optima in words, or why there is none."""
+    try:
+        return str(fit_sweep(table))
+    except UsageError as error:
+        return f"none. {error}"
 
 
 def as_json(board: Scoreboard) -> dict[str, object]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,15 @@ from hptransfer.prediction.decay import DecaySettings
 from hptransfer.prediction.lean import Lean
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedule import Schedule, from_array
-from hptransfer.prediction.transfer import Factor, batch_factor, compose, decayed, schedule_factor, width_and_depth
+from hptransfer.prediction.transfer import (
+    Factor,
+    batch_factor,
+    compose,
+    decayed,
+    refuse_unknown_base,
+    schedule_factor,
+    width_and_depth,
+)
 
 FORMAT = 1
 
@@ -63,6 +71,9 @@ class Forecast:
     """Everything predicted for a target, written before its run.
 
     steps: the derivation in order. learning_rate: composed; advised_lr: after leaning away from the cliff.
+    base_curve: (log2 lr, mean loss) of the sweep at the base, inf where a run diverged; empty where there was none.
+    cliff: log2 of the base's last rate that trained and the first that diverged, None where none diverged.
+    schedule_factors: (progress in 0..1, factor) of the target's schedule, thinned for a figure.
     """
 
     recipe: str
@@ -77,6 +88,9 @@ class Forecast:
     divergence_probability: float | None
     loss: Prediction | None
     command: str = ""
+    base_curve: tuple[tuple[float, float], ...] = ()
+    cliff: tuple[float, float] | None = None
+    schedule_factors: tuple[tuple[float, float], ...] = ()
 
     def __str__(self) -> str:
         lines = [f"Forecast for {self.recipe} at {self.target}, from {self.base}"]
@@ -99,14 +113,19 @@ class Forecast:
             if data["format"] != FORMAT:
                 raise UsageError(f"This forecast has format {data['format']!r}; this version reads {FORMAT}.")
             fields = {k: v for k, v in data.items() if k != "format"}
-            for name in ("learning_rate", "weight_decay", "loss"):
+            fields["learning_rate"] = Prediction.from_json(fields["learning_rate"])
+            for name in ("weight_decay", "loss"):
                 fields[name] = None if fields[name] is None else Prediction.from_json(fields[name])
             fields["steps"] = tuple(_step(step) for step in fields["steps"])
             fields["base"], fields["target"] = Scale(**fields["base"]), Scale(**fields["target"])
             fields["rules"] = Rules(**fields["rules"])
             fields["betas"] = None if fields["betas"] is None else tuple(fields["betas"])
+            fields["base_curve"] = tuple((x, math.inf if y is None else y) for x, y in fields.get("base_curve", ()))
+            fields["cliff"] = tuple(fields["cliff"]) if fields.get("cliff") else None
+            fields["schedule_factors"] = tuple((x, y) for x, y in fields.get("schedule_factors", ()))
+            fields["advised_lr"] = float(fields["advised_lr"])
             return cls(**fields)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(
                 f"Not a forecast ({type(error).__name__} {error}). Write it with Forecast.save."
             ) from error
@@ -115,7 +134,7 @@ class Forecast:
         """Write it as JSON, whole or not at all. Raises UsageError where the path cannot be written."""
         target, partial = Path(path), Path(f"{path}.partial")
         try:
-            partial.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+            partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
             partial.replace(target)
         except OSError as error:
             raise UsageError(f"The forecast cannot be written to {target}: {error.strerror}.") from error
@@ -144,14 +163,17 @@ def forecast(
     stability: Prediction | None = None,
     lean: Lean | None = None,
     loss: Prediction | None = None,
+    base_curve: Sequence[tuple[float, float]] = (),
 ) -> Forecast:
     """Join what is derived, measured and fitted into the target's values.
 
     start: "learning rate" at the base, measured or given. noise: noise scale in the unit of the scales' batch.
-    stability: the base's stability limit; lean: how low to aim, from the base's curve; loss: expected at the target.
+    stability: the base's stability limit; lean: how low to aim, from the base's curve; loss: expected at the target;
+    base_curve: as in Forecast.
     Raises UsageError where a rule is unknown, cannot serve this change of scale, or would count an axis twice.
     """
     rules = rules or Rules()
+    refuse_unknown_base(base, target)
     factors = [
         *width_and_depth(base, target, scheme_named(rules.scheme), depths=settings.residual),
         *batch_factor(base, target, _batch_rule(rules.batch, settings, noise), noise_scale=_value(noise)),
@@ -183,6 +205,9 @@ def forecast(
         _betas(base, target, settings),
         None if lean is None else lean.diverges,
         loss,
+        base_curve=tuple(base_curve),
+        cliff=(lean.cliff_low, lean.cliff_high) if lean and math.isfinite(lean.cliff_high) else None,
+        schedule_factors=_thinned(target_schedule),
     )
 
 
@@ -245,11 +270,20 @@ def _lines(p: Prediction) -> list[str]:
     return [*lines, *([f"assumes: {'; '.join(p.assumptions)}"] if p.assumptions else [])]
 
 
+def _thinned(schedule: Schedule, points: int = 200) -> tuple[tuple[float, float], ...]:
+    """(progress, factor) at no more than `points` steps, both ends among them."""
+    last = schedule.steps - 1
+    kept = sorted({round(i * last / (points - 1)) for i in range(points)})
+    return tuple(((t + 0.5) / schedule.steps, schedule.at(t)) for t in kept)
+
+
 def _encoded(value: Any) -> Any:
     if isinstance(value, Prediction):
         return value.to_json()
     if isinstance(value, tuple):
         return [_encoded(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, (Scale, Rules)):
         return dataclasses.asdict(value)
     if isinstance(value, Step):

@@ -99,6 +99,16 @@ def _weakest(factors: Sequence[Factor]) -> Basis:
 # The rules, axis by axis.
 
 
+def refuse_unknown_base(base: Scale, target: Scale) -> None:
+    """Raise UsageError where the target sets an axis that the base leaves open: there is no ratio to scale by."""
+    for axis in ("width", "depth", "batch", "tokens"):
+        if getattr(target, axis) is not None and getattr(base, axis) is None:
+            raise UsageError(
+                f"The target sets {axis}={getattr(target, axis):g}, but the base ({base}) does not say its own {axis}. "
+                f"Give the recipe a base with {axis}=..., in the target's unit."
+            )
+
+
 def width_and_depth(base: Scale, target: Scale, scheme: Scheme, *, depths: bool) -> list[Factor]:
     """Under a transferring scheme the base LR stays: the plan's per-parameter multipliers carry width (and depth).
 

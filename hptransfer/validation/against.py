@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.forecast import Forecast
+from hptransfer.validation.codec import decode, encode
 from hptransfer.validation.optimum import Curve, Fit, curve_of, optima
 from hptransfer.validation.results import TransferResult
 
@@ -24,7 +25,8 @@ class Score:
 
     predicted, observed: learning rates; octaves: log2(predicted / observed), signed; advised_octaves: the same for the
     advised rate; hit: the interval holds the observed optimum; regret: loss at the advised rate, interpolated in
-    log2(lr), less the best; relative_regret: as a fraction of the best loss; inside_grid: no clamping was needed.
+    log2(lr), less the best, inf next to a rate that diverged;
+    relative_regret: as a fraction of the best loss; inside_grid: no clamping was needed.
     """
 
     recipe: str
@@ -51,14 +53,27 @@ class Score:
 def score_forecast(made: Forecast, result: TransferResult) -> Score:
     """Compare a forecast with a transfer check that swept its target width.
 
-    Raises UsageError where the check has no optimum there.
+    Raises UsageError where the check has no optimum there, or is of another recipe or number of steps.
     """
+    refuse_other_run(made, recipe=result.recipe, steps=result.steps, widths=result.widths)
     width = made.target.width
     seeds = sorted({run.seed for run in result.runs if run.width == width and run.scheme == result.scheme})
     if width is None or not seeds:
         widths = sorted({run.width for run in result.runs if run.width})
         raise UsageError(f"The forecast is for width {width}, but the check swept {widths}. Include that width.")
     return score_curve(made, curve_of(result.runs, scheme=result.scheme, width=width, seeds=seeds))
+
+
+def refuse_other_run(made: Forecast, *, recipe: str, steps: int, widths: Sequence[int]) -> None:
+    """Raise UsageError where a check of this recipe, steps and widths does not train what the forecast is for."""
+    target = made.target
+    if made.recipe != recipe:
+        raise UsageError(f"The forecast is for recipe {made.recipe!r}, but the check is of {recipe!r}.")
+    if target.width not in widths:
+        raise UsageError(f"The forecast is for width {target.width}, but the check swept {[*widths]}. Include it.")
+    if target.tokens and target.batch and round(target.tokens / target.batch) != steps:
+        expected = round(target.tokens / target.batch)
+        raise UsageError(f"The forecast is for {expected} steps, but the check trained {steps}. Set its steps.")
 
 
 def score_curve(made: Forecast, curve: Curve) -> Score:
@@ -86,7 +101,9 @@ def score_curve(made: Forecast, curve: Curve) -> Score:
 def _regret(curve: Curve, at: float, best: float) -> tuple[float, bool]:
     """Loss at log2(lr) = at, linear between the means, less the best; and whether `at` lies inside the grid."""
     x, y = curve.log2_lrs, curve.means
-    loss = float(np.interp(at, x, y))
+    near = [int(np.searchsorted(x, at, side="right")) - 1, int(np.searchsorted(x, at))]
+    ends = y[np.clip(near, 0, len(x) - 1)]
+    loss = float(np.interp(at, x, y)) if np.isfinite(ends).all() else math.inf
     return max(0.0, loss - min(best, float(y.min()))), bool(x[0] <= at <= x[-1])
 
 
@@ -99,17 +116,20 @@ def calibration(scores: Sequence[Score], *, nominal: float = 0.9) -> str:
 
 
 def record_score(score: Score, out: Path) -> str:
-    """Append a score to out/predictions.jsonl; returns it in words, with the calibration over all scores there.
+    """Add a score to out/predictions.jsonl; returns it in words, with the calibration over all scores there.
 
+    A score that is there already is not added again.
     Raises UsageError where the file cannot be written, or a line of it is not a score.
     """
     path = out / PREDICTIONS_FILE
     try:
-        with path.open("a") as file:
-            file.write(json.dumps(asdict(score)) + "\n")
-        scores = [Score(**json.loads(line)) for line in path.read_text().splitlines() if line.strip()]
+        lines = path.read_text().splitlines() if path.exists() else []
+        scores = [decode(Score, json.loads(line)) for line in lines if line.strip()]
+        if score not in scores:
+            path.write_text("".join(json.dumps(encode(s), allow_nan=False) + "\n" for s in (*scores, score)))
+            scores.append(score)
     except OSError as error:
         raise UsageError(f"The score cannot be kept in {path}: {error.strerror}.") from error
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise UsageError(f"{path} holds a line that is not a score ({error}). Remove that line.") from error
     return f"{score}\nOver all {len(scores)} forecasts scored here: {calibration(scores)}"

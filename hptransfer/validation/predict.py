@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from hptransfer.core.errors import UsageError
@@ -17,11 +19,14 @@ from hptransfer.prediction.lean import Lean, lean
 from hptransfer.prediction.measured import noise_scale, stability_limit
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedule import Schedule
+from hptransfer.prediction.transfer import refuse_unknown_base
 from hptransfer.prediction.width_law import loss_at_size
 from hptransfer.validation.optimum import Curve, Fit, curve_of, optima
 from hptransfer.validation.results import TransferResult
 from hptransfer.validation.sweep import run_sweep
 
+MAX_STEPS = 100_000_000
+"""Beyond, a schedule as an array would no longer fit into memory; a batch left at the proxy's is the likely cause."""
 WIDTH_ERROR = 0.25
 """Octaves, one standard deviation: what a transfer over width adds to the error of the measured optimum. It is the
 drift allowance of a passing check (half an octave at 95%), used until a check of this recipe says better."""
@@ -54,30 +59,47 @@ def predict(
     Raises UsageError where the base's optimum lies at the edge of the grid, or a rule cannot serve the target.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = _as_checked(recipe, checked)
     base = _base(recipe)
+    refuse_unknown_base(base, target)
+    schedule = target_schedule or schedule_of(recipe.schedule, target_steps(recipe, target))
+    if measure_noise and noise is None:
+        noise = _in_examples(noise_scale(recipe, recipe.base), base.batch)
+    known: dict[str, Any] = {
+        "recipe": recipe.name,
+        "base": base,
+        "target": _filled(target, base),
+        "settings": _settings(recipe, base),
+        "target_schedule": schedule,
+        "rules": rules,
+        "noise": noise,
+    }
+    forecast(**known, start=_given(1.0))  # what the rules cannot serve is refused before anything is trained
     options: dict[str, Any] = {"lrs": lrs, "seeds": seeds, "device": device, "workers": workers, "out": out}
     if lr is not None:
-        start, leaned = _given(lr), None
+        start, leaned, points = _given(lr), None, ()
     else:
         curve, drift = _curve(recipe, checked, options)
         start = _start(curve, drift, moves=target.width not in (None, base.width))
         leaned = _lean(recipe, curve, start)
-    if measure_noise and noise is None:
-        found = noise_scale(recipe, recipe.base)
-        noise = _in_examples(found, base.batch)
+        points = tuple(zip(curve.log2_lrs.tolist(), curve.means.tolist(), strict=True))
     return forecast(
-        recipe=recipe.name,
+        **known,
         start=start,
-        base=base,
-        target=_filled(target, base),
-        settings=_settings(recipe, base),
-        target_schedule=target_schedule or schedule_of(recipe.schedule, _steps(recipe, base, target)),
-        rules=rules,
-        noise=noise,
         stability=_stability(recipe),
         lean=leaned,
         loss=_loss(recipe, checked, target) if checked else None,
+        base_curve=points,
     )
+
+
+def _as_checked(recipe: Recipe, checked: TransferResult | None) -> Recipe:
+    """The recipe at the number of steps that the check trained."""
+    if checked is None:
+        return recipe
+    if checked.recipe != recipe.name:
+        raise UsageError(f"The check is of recipe {checked.recipe!r}, not {recipe.name!r}. Give one of this.")
+    return recipe.replace(steps=checked.steps)
 
 
 def _base(recipe: Recipe) -> Scale:
@@ -94,16 +116,20 @@ def _axes(scale: Scale) -> tuple[Any, ...]:
     return scale.width, scale.depth, scale.batch, scale.tokens
 
 
-def _steps(recipe: Recipe, base: Scale, target: Scale) -> int:
+def target_steps(recipe: Recipe, target: Scale) -> int:
+    """Optimizer steps of the target's run: its tokens by its batch, the base's where it leaves them open.
+
+    Raises UsageError where the recipe does not say its batch but the target sets batch or tokens, or beyond MAX_STEPS.
+    """
+    base = _base(recipe)
+    refuse_unknown_base(base, target)
     filled = _filled(target, base)
     if filled.tokens is None or filled.batch is None:
-        if target.tokens is not None or target.batch is not None:
-            raise UsageError(
-                f"Recipe {recipe.name!r} does not say its batch, so target {target} cannot be compared with it. Give "
-                f"the recipe a base of Scale(width=..., batch=...), in the unit of the target's batch and tokens."
-            )
         return recipe.steps
-    return max(1, round(filled.tokens / filled.batch))
+    steps = max(1, round(filled.tokens / filled.batch))
+    if steps > MAX_STEPS:
+        raise UsageError(f"{filled} makes {steps:.3g} steps; at most {MAX_STEPS:.3g} are allowed. Give a larger batch.")
+    return steps
 
 
 def _curve(recipe: Recipe, checked: TransferResult | None, options: dict[str, Any]) -> tuple[Curve, float | None]:
@@ -127,10 +153,12 @@ def _curve(recipe: Recipe, checked: TransferResult | None, options: dict[str, An
 def _start(curve: Curve, drift: float | None, *, moves: bool) -> Prediction:
     """The measured optimum, its interval widened by what the transfer over width may add."""
     optimum = optima([Fit.of(curve)])[0]
-    if not math.isfinite(optimum.log2_lr) or optimum.at_edge:
+    if not math.isfinite(optimum.log2_lr):
+        raise UsageError(f"No run at the base's width {curve.width} finished, so it has no best learning rate.")
+    if optimum.at_edge:
         raise UsageError(
             f"The base's best learning rate is at the edge of the grid 2^{curve.log2_lrs[0]:g} to "
-            f"2^{curve.log2_lrs[-1]:g} (or no run finished). Widen it with lrs."
+            f"2^{curve.log2_lrs[-1]:g}. Widen it with lrs."
         )
     half = optimum.high - optimum.log2_lr if math.isfinite(optimum.high) else 0.5
     added = (1.645 * WIDTH_ERROR if drift is None else drift) if moves else 0.0
@@ -159,11 +187,13 @@ def _size(recipe: Recipe, width: int) -> int:
 
 
 def _given(lr: float) -> Prediction:
+    if not (math.isfinite(lr) and lr > 0):
+        raise UsageError(f"lr={lr!r}: a learning rate must be a positive finite number.")
     return Prediction("learning rate", lr, None, None, "1", "given", "the user", (), Kind("none", "given"))
 
 
 def _lean(recipe: Recipe, curve: Curve, start: Prediction) -> Lean | None:
-    if start.low is None or start.high is None:
+    if start.low is None or start.high is None or int(np.isfinite(curve.means).sum()) < 3:
         return None
     torch.manual_seed(0)
     initial = evaluate(recipe, recipe.build(recipe.base), "cpu")
@@ -187,7 +217,8 @@ def _in_examples(found: Prediction, batch: float | None) -> Prediction:
 
 
 def _settings(recipe: Recipe, base: Scale) -> Settings:
-    options = dict(recipe.optimizer_options)
+    defaults = {name: p.default for name, p in inspect.signature(recipe.optimizer).parameters.items()}
+    options = defaults | dict(recipe.optimizer_options)
     return Settings(
         recipe.optimizer.__name__,
         float(options.get("weight_decay", 0.0)),
