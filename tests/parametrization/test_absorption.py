@@ -1,4 +1,4 @@
-"""A model with forward multipliers and its absorbed twin train alike, under any optimizer: abc-symmetry, brute force."""
+"""A model with forward multipliers and its absorbed twin train alike under any optimizer: abc-symmetry, brute force."""
 
 from __future__ import annotations
 
