@@ -89,8 +89,8 @@ def _encoder(**extra: Any) -> Sizes:
     return _llama_like(**own, type_vocab_size=2)
 
 
-def _decoder(name: str, stem: str, kind: str = "decoder", *, model: str = "", heads: int = 4, **extra: Any) -> Family:
-    return Family(name, kind, model or f"{stem}ForCausalLM", f"{stem}Config", _llama_like(**extra), text_inputs, heads)
+def _decoder(name: str, stem: str, kind: str = "decoder", *, config: str = "", **extra: Any) -> Family:
+    return Family(name, kind, f"{stem}ForCausalLM", config or f"{stem}Config", _llama_like(**extra), text_inputs)
 
 
 def _masked(name: str, stem: str, **extra: Any) -> Family:
@@ -270,7 +270,7 @@ _ALL = (
     _decoder("qwen3", "Qwen3"),
     _decoder("gemma", "Gemma"),
     _decoder("gemma2", "Gemma2", query_pre_attn_scalar=lambda w, h: w // h),
-    _decoder("gemma3", "Gemma3", query_pre_attn_scalar=lambda w, h: w // h),
+    _decoder("gemma3", "Gemma3", config="Gemma3TextConfig", query_pre_attn_scalar=lambda w, h: w // h),
     _decoder("phi", "Phi", resid_pdrop=0.0, embd_pdrop=0.0),
     _decoder("phi3", "Phi3"),
     _decoder("stablelm", "StableLm"),
@@ -295,7 +295,8 @@ _ALL = (
     _masked("bert", "Bert"),
     _masked("roberta", "Roberta", max_position_embeddings=34),
     _masked("deberta-v2", "DebertaV2", relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=4),
-    _masked("albert", "Albert", embedding_size=16, num_hidden_groups=1),
+    _masked("albert", "Albert", embedding_size=lambda w, h: w // 2, num_hidden_groups=1),
+    _masked("albert-bottleneck", "Albert", embedding_size=16, num_hidden_groups=1),
     _masked("electra", "Electra", embedding_size=lambda w, h: w),
     _masked("modernbert", "ModernBert", num_key_value_heads=None),
     Family("distilbert", "encoder", "DistilBertForMaskedLM", "DistilBertConfig", _distilbert, text_inputs),

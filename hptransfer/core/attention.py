@@ -124,6 +124,8 @@ _ONWARD = PASSES | {
     "div_",
     "maximum",
     "tanh",
+    "cat",
+    "sub",
 }
 _STEPS = 24
 
@@ -131,7 +133,8 @@ _STEPS = 24
 def _until_softmax(node: fx.Node, known: Mapping[fx.Node, float]) -> list[fx.Node] | None:
     """The constant multiplications of the logits before their softmax; None where no softmax reads them.
 
-    A soft cap, c tanh(logits / c), lies on the way; what stands behind the tanh does not scale the logits.
+    A soft cap, c tanh(logits / c), lies on the way; what stands behind the tanh does not scale the logits. Further
+    logits may stand beside them (attention sinks), and their largest may be subtracted.
     """
     if op(node) == "scaled_dot_product_attention":
         return []

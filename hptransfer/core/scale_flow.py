@@ -25,6 +25,7 @@ PASSES = (
         "leaky_relu", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "mean", "sum",
         "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "cumsum", "upsample_nearest2d",
         "upsample_bilinear2d", "zero_", "pixel_shuffle", "unfold", "dropout_", "feature_dropout",
+        "view_as_complex", "view_as_real",
     }
 )  # fmt: skip
 """Ops through which a positive scale of the first argument passes unchanged."""
@@ -38,6 +39,7 @@ WEIGHTED = {
 
 CONTRACTIONS = {"matmul", "mm", "bmm", "mv", "_grouped_mm"}
 NORMS = {"layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm"}
+STAND_IN = "(activation)"
 ZEROS = {"zeros", "zeros_like", "new_zeros"}
 
 
@@ -80,8 +82,9 @@ class _Trail:
 class ScaleFlow:
     """Answers, for one graph, which parameters can hold a multiplier on given activations."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, *, stand_in: fx.Node | None = None) -> None:
+        """stand_in: an activation that can be multiplied itself, as if it were a parameter named STAND_IN."""
+        self.graph, self.stand_in = graph, stand_in
         self.from_inputs = depends_on_inputs(graph)
 
     def holders(self, targets: Iterable[fx.Node], *, consumers: Iterable[fx.Node]) -> Holders | NotAbsorbed:
@@ -127,6 +130,8 @@ class ScaleFlow:
     def _back(self, node: object) -> _Trail | NotAbsorbed:
         if not isinstance(node, fx.Node):
             return NotAbsorbed("it is a constant")
+        if node is self.stand_in:
+            return _Trail(frozenset({STAND_IN}), frozenset({node}))
         name = self.parameter_behind(node)
         if name is not None:
             return _Trail(frozenset({name}), frozenset(self._chain(node)))
@@ -217,7 +222,7 @@ class ScaleFlow:
         """Nodes outside the trail that read a scaled value."""
         met = set(trail.nodes)
         leaks: list[fx.Node] = []
-        pending = list(trail.nodes) + [self.graph.parameters[name] for name in trail.scaled]
+        pending = list(trail.nodes) + [self.graph.parameters[name] for name in trail.scaled - {STAND_IN}]
         while pending:
             node = pending.pop()
             for user in users(node):

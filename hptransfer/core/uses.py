@@ -12,6 +12,8 @@ from hptransfer.core.axes import NONE, POINTWISE, Dims, broadcast, through_view
 from hptransfer.core.graph import Graph, module_path, number, op, shape, users
 from hptransfer.core.labels import Label, consumer_of, groups_of, label_of, positions
 
+Norm = Literal["", "rows", "columns", "taps", "whole"]
+
 
 @dataclass(frozen=True)
 class Use:
@@ -20,7 +22,8 @@ class Use:
     op: the consuming aten op; module: path of the module whose forward ran it; node: that op in the graph.
     axes: a label per parameter axis; operand: the activation that the parameter is contracted with.
     groups: a grouped convolution's groups (1 elsewhere): a transposed one contracts only 1/groups of its axis 0.
-    normalised: the parameter was divided by its own norm first, per row or as a whole, so that its scale is lost.
+    normalised: the parameter was divided by its own norm first, so that its scale is lost: per row (produced axis), per
+    column (contracted), per tap of a kernel (over all rows and columns), or as a whole by its largest singular value.
     """
 
     parameter: str
@@ -30,7 +33,7 @@ class Use:
     axes: tuple[Label, ...]
     operand: fx.Node | None = None
     groups: int = 1
-    normalised: Literal["", "rows", "whole"] = ""
+    normalised: Norm = ""
 
     def __str__(self) -> str:
         return f"{self.op}[{', '.join(self.axes)}] in {self.module or 'the root module'}"
@@ -112,7 +115,8 @@ class _Walk:
 
     def __init__(self, parameter: str, graph: Graph, from_inputs: set[fx.Node]) -> None:
         self.parameter, self.graph, self.from_inputs = parameter, graph, from_inputs
-        self.normalised: Literal["", "rows", "whole"] = ""
+        self.normalised: Norm = ""
+        self.kept: int | None = None
 
     def uses(self, placeholder: fx.Node, rank: int) -> Iterator[Use | Unsettled]:
         self.rank, self.own = rank, self.descendants(placeholder)
@@ -170,8 +174,11 @@ class _Walk:
         if node in self.from_inputs:
             return None
         if op(node) in POINTWISE | _WEIGHT_NORM:
-            self.normalised = "rows" if op(node) in _WEIGHT_NORM and node.args[0] is source else self.normalised
+            if op(node) in _WEIGHT_NORM and node.args[0] is source:
+                self.normalised, self.kept = "rows", number(node.args[2]) if len(node.args) > 2 else 0
             return dims
+        if op(node).startswith(("upsample_", "_upsample_")):
+            return dims  # resized in its last dimensions
         if op(node) in _COMBINES:
             self.note_normalisation(node, source)
             return self.stacked(node, dims) if op(node) == "stack" else broadcast(dims, len(shape(node)))
@@ -200,5 +207,10 @@ class _Walk:
                 continue
             labels, operand = found
             axes: tuple[Label, ...] = tuple(label_of(axis, dims, labels) for axis in range(self.rank))
-            where = module_path(node)
-            yield Use(self.parameter, op(node), where, node, axes, operand, groups_of(node), self.normalised)
+            where, norm = module_path(node), self.norm(axes)
+            yield Use(self.parameter, op(node), where, node, axes, operand, groups_of(node), norm)
+
+    def norm(self, axes: tuple[Label, ...]) -> Norm:
+        """What a weight normalisation normalises, by the label of the axis that it keeps."""
+        kept = "produced" if self.kept is None else "kernel" if self.kept < 0 else axes[self.kept]
+        return self.normalised if kept == "produced" else "columns" if kept == "contracted" else "taps"

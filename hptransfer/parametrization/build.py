@@ -21,7 +21,7 @@ from hptransfer.parametrization.multipliers import (
     unscaled_notes,
 )
 from hptransfer.parametrization.options import Options
-from hptransfer.parametrization.placement import Absorbed, Hook, Multiplier, place
+from hptransfer.parametrization.placement import Absorbed, Hook, Multiplier, pieces, place
 from hptransfer.parametrization.row import Row
 
 
@@ -65,7 +65,8 @@ class Builder:
         flow, refuse = ScaleFlow(self.graphs[0]), self.options.unplaced == "error"
         own = constant_multipliers(*self.graphs, flow, skip=depth.own_constants, given=self.constants)
         for multiplier in (*own, *self.asked_for(), *depth.multipliers):
-            self.apply(place(multiplier, flow, refuse=refuse), rows)
+            for piece in pieces(multiplier, flow):
+                self.apply(place(piece, flow, refuse=refuse), rows)
         return rows
 
     def asked_for(self) -> Iterator[Multiplier]:

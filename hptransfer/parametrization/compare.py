@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping
 
 from torch import nn
@@ -106,11 +107,15 @@ class Comparison:
 
 def _refuse_normalised(name: str, use: Use, role: Role) -> None:
     """A weight divided by its own norm keeps that norm whatever its init: its scale cannot follow the width."""
-    by_rows = use.normalised == "rows" and role.kind == "readout"
-    as_a_whole = use.normalised == "whole" and role.m_in != role.m_out
-    if by_rows or as_a_whole:
+    growth = {  # init's ratio that the role asks for, over the one that the norm leaves
+        "rows": role.m_in**-0.5 if role.kind == "readout" else 1.0,
+        "whole": (role.m_out / role.m_in) ** 0.5,
+        "columns": (role.m_out / role.m_in) ** 0.5,
+        "taps": role.m_out**0.5,
+    }.get(use.normalised, 1.0)
+    if not math.isclose(growth, 1.0):
         raise UsageError(
             f"{name!r} is divided by its own norm before it is used as a {role.kind} weight ({use}), so its initial "
             f"scale is lost and cannot follow the width. Drop the normalisation there, or annotate it with roles= and "
-            f"multiply its output by {role.m_in**-0.5 * (role.m_out**0.5 if as_a_whole else 1):.4g} yourself."
+            f"multiply its output by {growth:.4g} yourself."
         )

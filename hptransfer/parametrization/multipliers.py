@@ -52,14 +52,15 @@ def attention_multipliers(target: Graph, base: Graph, scheme: Scheme) -> list[Mu
     """
     exponent = 1.0 if scheme.attention == "1/d" else 0.5
     sites = attentions(target)
-    found: list[Multiplier] = []
+    found: dict[tuple[str, float], list[Multiplier]] = {}
     for site, twin in zip(sites, twins(sites, attentions(base), lambda s: (s.module, s.ordinal)), strict=True):
         if twin is None:
             continue
         factor = twin.scale * (twin.head_dim / site.head_dim) ** exponent / site.scale
         if not math.isclose(factor, 1.0, rel_tol=1e-9):
-            found.append(_on_logits(site, twin, factor, scheme.attention))
-    return found
+            beside = found.setdefault((site.module, round(factor, 9)), [])
+            beside.append(_on_logits(site, twin, factor, scheme.attention))
+    return [_together(multipliers) for multipliers in found.values()]
 
 
 def _on_logits(site: Attention, twin: Attention, factor: float, law: str) -> Multiplier:
@@ -68,6 +69,16 @@ def _on_logits(site: Attention, twin: Attention, factor: float, law: str) -> Mul
         f"(d {twin.head_dim} -> {site.head_dim}; 2203.03466 def. 4.1), split evenly over q and k"
     )
     return Multiplier((site.query, site.key_node), (site.consumer,), math.sqrt(factor), why)
+
+
+def _together(parts: Sequence[Multiplier]) -> Multiplier:
+    """One module's products: they may share a factor (logits against positions) or weights (a layer called again)."""
+    if len(parts) == 1:
+        return parts[0]
+    targets, consumers = (
+        dict.fromkeys(n for p in parts for n in getattr(p, which)) for which in ("targets", "consumers")
+    )
+    return replace(parts[0], targets=tuple(targets), consumers=tuple(consumers), parts=tuple(parts))
 
 
 def unscaled_notes(target: Graph, base: Graph) -> list[str]:

@@ -28,7 +28,8 @@ class Reading:
     """One parameter of one model. None: not measurable (no gradient, or no output).
 
     own, loss: norms of the two objectives' gradients, so that lr x norm is what one step changes; gradient: RMS entry
-    of the loss's; output: RMS of the output of the module that holds it; outputs: the number of that output's entries.
+    of the loss's; output: RMS of the output of the module that holds it; outputs: the number of that output's entries
+    (0 where that module is never called, and `own` is taken of the nearest output around it).
     """
 
     own: float | None

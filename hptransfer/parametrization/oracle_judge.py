@@ -155,7 +155,10 @@ class _Judge:
         if values is None:
             return None
         claim = self.held(self.output()) * self.power + self.slack
-        return self.needed("lr", self.group.lr_mult, _shifted(self.slope(values), self.group.lr_mult), claim)
+        step = _shifted(self.slope(values), self.group.lr_mult)
+        if not self.found.called(self.group.names[0]) and step.value < claim - self.tolerance:
+            return None  # seen through further ops, where it need not be aligned yet
+        return self.needed("lr", self.group.lr_mult, step, claim)
 
     def loss(self) -> Check | None:
         """A step moves the objective as much at every width; behind a readout of init n^-1/2 by n^1/2 more."""

@@ -72,6 +72,10 @@ class Measurements:
         """Exponent of the parameter's number of entries."""
         return _slope(self.widths, [float(np.prod(plan[name].shape)) for plan in self.plans.values()])
 
+    def called(self, name: str) -> bool:
+        """The module that holds the parameter runs and returns something."""
+        return self.readings[0][self.widths[0]][name].outputs > 0
+
     def output_growth(self, name: str) -> float:
         """Exponent of the number of entries of the output of the module that holds it."""
         return _slope(self.widths, [float(max(1, self.readings[0][w][name].outputs)) for w in self.widths])
