@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,18 +17,20 @@ from hptransfer.parametrization.coord_rows import fit
 SCHEMA = 1
 RULE = (
     "Judged, for every parameter that decays: the exponent of its timescale 1 / (lr wd) in the width, exactly, "
-    "from the optimizer groups; for every matrix also the timescale that one real step shows, and the relative "
-    "update |dW| / |W| (decay left out) averaged over the last quarter of the run, with a 95% Student-t interval "
-    "over widths and seeds. All must be 0 within +-{t:g}: then weights forget, and turn, alike at every width. "
-    "FAIL if an exponent, or its whole interval, lies outside; PASS if all lie inside; else INCONCLUSIVE. The "
-    "relative update at the start is shown beside it: muP's hidden matrices begin at -1/2 (updates ~ 1/m on "
-    "weights ~ m^-1/2), and only decay takes them to 0."
+    "from the optimizer groups; for every matrix also the timescale that one real step shows; and for every role "
+    "the median over its matrices of the relative update |dW| / |W| (decay left out) in the last quarter of the "
+    "run, with a 95% Student-t interval over widths and seeds. All must be 0 within +-{t:g}: then weights forget,"
+    " and turn, alike at every width. FAIL if an exponent's whole interval lies outside; PASS if all lie inside; "
+    "else INCONCLUSIVE. The relative update at the start is shown beside it: muP's hidden matrices begin at -1/2 "
+    "(updates ~ 1/m on weights ~ m^-1/2), and only decay takes them to 0."
 )
+START, END = "update at the start", "update at the end"
+JUDGED = {"timescale", "measured timescale", END}
 QUANTITIES = {
     "timescale": "1 / (lr wd) of the optimizer group, exact",
     "measured timescale": "1 / share of the weight that one real step takes away",
-    "update at the end": "relative update per step at equilibrium",
-    "update at the start": "relative update per step in steps 2 to 4; not judged",
+    END: "relative update per step at equilibrium",
+    START: "relative update per step in steps 2 to 4; not judged",
 }
 
 
@@ -58,7 +61,7 @@ class DecayRecord:
             return 1 / self.rate if self.rate else math.inf
         if quantity == "measured timescale":
             return 1 / self.taken if self.taken else math.inf
-        return self.update_end if quantity == "update at the end" else self.update_start
+        return self.update_end if quantity == END else self.update_start
 
 
 @dataclass(frozen=True)
@@ -144,24 +147,41 @@ def report_of(
     )
 
 
+Key = tuple[str, str, str, str]
+"""(rule, parameter or group of matrices, role, quantity)."""
+
+
 def fit_decay_rows(records: Sequence[DecayRecord], tolerance: float) -> list[DecayRow]:
-    """One row per rule, parameter and quantity that is positive and finite in every run."""
-    cells: dict[tuple[str, str, str], dict[tuple[int, int], DecayRecord]] = {}
-    for record in records:
-        for quantity in QUANTITIES:
-            if quantity == "timescale" or record.matrix:
-                cells.setdefault((record.rule, record.parameter, quantity), {})[record.width, record.seed] = record
+    """One row per rule, parameter and quantity, and per role the median relative update of its matrices.
+
+    Quantities that are not positive and finite in every run are left out.
+    """
+    widest = max((record.width for record in records), default=0)
+    roles = {record.parameter: record.role for record in records if record.width == widest}  # at the base nothing grows
     rows: list[DecayRow] = []
-    for (rule, parameter, quantity), cell in cells.items():
-        values = {run: record.value(quantity) for run, record in cell.items()}
-        if all(0 < v < math.inf for v in values.values()):
-            slope, judged = fit(values), quantity != "update at the start"
-            low, high = (slope.value, slope.value) if quantity == "timescale" else (slope.low, slope.high)
-            inside, outside = -tolerance <= low and high <= tolerance, low > tolerance or high < -tolerance
-            ok = (True if inside else False if outside else None) if judged else None
-            role = max(cell.values(), key=lambda record: record.width).role
-            rows.append(DecayRow(rule, parameter, role, quantity, slope.value, low, high, judged, ok))
+    for (rule, name, role, quantity), cell in _cells(records, roles).items():
+        values = {run: statistics.median(found) for run, found in cell.items()}
+        if not all(0 < v < math.inf for v in values.values()):
+            continue
+        judged = quantity in JUDGED and (quantity != END or name not in roles)
+        slope = fit(values)
+        low, high = (slope.value, slope.value) if quantity == "timescale" else (slope.low, slope.high)
+        inside, outside = -tolerance <= low and high <= tolerance, low > tolerance or high < -tolerance
+        ok = (True if inside else False if outside else None) if judged else None
+        rows.append(DecayRow(rule, name, role, quantity, slope.value, low, high, judged, ok))
     return rows
+
+
+def _cells(records: Sequence[DecayRecord], roles: Mapping[str, str]) -> dict[Key, dict[tuple[int, int], list[float]]]:
+    cells: dict[Key, dict[tuple[int, int], list[float]]] = {}
+    for record in records:
+        name, role = record.parameter, roles.get(record.parameter, record.role)
+        wanted = [(name, q) for q in QUANTITIES if record.matrix or q == "timescale"]
+        wanted += [(f"median of {role} matrices", q) for q in (END, START) if record.matrix]
+        for shown, quantity in wanted:
+            cell = cells.setdefault((record.rule, shown, role, quantity), {})
+            cell.setdefault((record.width, record.seed), []).append(record.value(quantity))
+    return cells
 
 
 def _verdict(rule: str, rows: Sequence[DecayRow], records: Sequence[DecayRecord]) -> tuple[Verdict, str]:

@@ -113,6 +113,8 @@ def test_rotation_starts_at_minus_one_half_and_decay_takes_it_to_zero():
     assert report.row("independent", "2.weight", "update at the start").slope == pytest.approx(-0.5, abs=0.1)
     assert report.row("independent", "2.weight", "update at the end").slope == pytest.approx(0, abs=0.1)
     assert report.row("coupled", "2.weight", "update at the end").slope < -0.4
+    assert report.row("coupled", "median of hidden matrices", "update at the end").ok is False
+    assert report.row("independent", "median of hidden matrices", "update at the end").ok
     settled = [r for r in report.records if r.rule == "independent" and r.parameter == "2.weight"]
     ratios = {w: [r.norm_ratio for r in settled if r.width == w] for w in (32, 256)}
     shrunk = sum(ratios[256]) / sum(ratios[32])
