@@ -1,4 +1,4 @@
-"""A forecast with known numbers, made without training: base rate 0.01, four times the batch, eight times the tokens."""
+"""A forecast with known numbers, made without training: base rate 0.01, four times the batch, eight times tokens."""
 
 from __future__ import annotations
 

@@ -23,9 +23,10 @@ from hptransfer.core.recipe import Recipe
 from hptransfer.parametrization.coord import coord_check
 from hptransfer.parametrization.coord_report import CoordReport
 from hptransfer.prediction.forecast import Forecast
+from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
 from hptransfer.reporting.html import write_report
 from hptransfer.reporting.words import table
-from hptransfer.validation.against import record_score, score_forecast
+from hptransfer.validation.against import record_score, refuse_other_run, score_forecast
 from hptransfer.validation.grid import checked_device
 from hptransfer.validation.results import VERDICT_FILE, TransferResult
 from hptransfer.validation.runs import RUNS_FILE
@@ -54,6 +55,10 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_of(args)
     out = output_directory(args, recipe)
     made = Forecast.load(args.against) if args.against else None
+    if made is not None:  # before anything is trained
+        refuse_other_run(
+            made, recipe=recipe.name, steps=args.steps or recipe.steps, widths=args.widths or recipe.widths
+        )
     result = transfer_check(
         recipe,
         scheme=args.scheme,
@@ -78,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
         json.dumps({k: v for k, v in result.to_json().items() if k != "runs"}, indent=1) if args.json else table(result)
     )
     if made is not None:
-        print(record_score(score_forecast(made, result), out), file=sys.stderr if args.json else sys.stdout)
+        score = score_forecast(made, result)
+        print(record_score(score, out), file=sys.stderr if args.json else sys.stdout)
+        written.append(write_forecast_page(made, out / PAGE_FILE, score))
     print("Wrote " + ", ".join(map(str, written)), file=sys.stderr)
     return 0 if result.verdict == "PASS" else 1
 

@@ -19,6 +19,7 @@ from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.prediction.forecast import Rules, schedule_of
 from hptransfer.prediction.schedule import Schedule, make_schedule
 from hptransfer.prediction.schedule_export import as_torch_code, write_csv
+from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
 from hptransfer.validation.predict import predict, target_steps
 from hptransfer.validation.results import TransferResult
 
@@ -74,10 +75,14 @@ def run(args: argparse.Namespace) -> int:
     )
     made = dataclasses.replace(made, command=command_line(args))
     made.save(out / FORECAST_FILE)
+    page = write_forecast_page(made, out / PAGE_FILE)
     if args.schedule_out:
         _write_schedule(Path(args.schedule_out), schedule, made.advised_lr)
     print(json.dumps(made.to_json(), indent=1) if args.json else made)
-    print(f"Forecast: {out / FORECAST_FILE}; score it with `hptransfer check ... --against` it.", file=sys.stderr)
+    print(
+        f"Forecast: {out / FORECAST_FILE} and {page}; `hptransfer check ... --against` scores it.",
+        file=sys.stderr,
+    )
     return 0
 
 

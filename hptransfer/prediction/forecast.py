@@ -224,10 +224,8 @@ def _value(noise: Prediction | None) -> float | None:
 
 def _factor_step(factor: Factor) -> Step:
     ends = factor.value, factor.low, factor.high
-    kind = Kind(factor.kind.exponent, "none")
-    prediction = Prediction(
-        "factor on the learning rate", *ends, "1", factor.law, factor.source, factor.assumptions, kind
-    )
+    kind, told = Kind(factor.kind.exponent, "none"), (factor.law, factor.source, factor.assumptions)
+    prediction = Prediction("factor on the learning rate", *ends, "1", *told, kind)
     return Step(f"Factor for {' and '.join(sorted(factor.axes))}", prediction)
 
 
