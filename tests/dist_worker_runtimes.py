@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import hptransfer as hpt
@@ -50,18 +51,34 @@ class Net(nn.Module):
         return self.out(h)
 
 
-def fresh() -> Net:
+class Tied(nn.Module):
+    """[batch, 16] -> [batch, 4] by a weight that is read twice: its second multiplier needs a hook on `act`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inp, self.act = nn.Linear(16, width), nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.act(self.inp(x)), self.inp.weight.t())[:, :4]
+
+
+def fresh(kind: type[nn.Module] = Net) -> nn.Module:
     torch.manual_seed(3)
-    return Net(WIDTH)
+    return kind(WIDTH)
 
 
-def plan(**options) -> hpt.Plan:
+def plan(kind: type[nn.Module] = Net, **options) -> hpt.Plan:
     torch.manual_seed(2)
-    return hpt.make_plan(fresh(), base=Net(BASE), example_inputs=(X,), **options)
+    return hpt.make_plan(fresh(kind), base=kind(BASE), example_inputs=(X,), **options)
+
+
+ADAMW = {torch.optim.AdamW: {"lr": 1e-2, "eps": 1e-6, "weight_decay": 0.1}}
+MIXED = {"hidden": torch.optim.Muon, "rest": torch.optim.AdamW}
 
 
 def optimizer(model: nn.Module, made: hpt.Plan) -> torch.optim.Optimizer:
-    return build_optimizers(model, made, {torch.optim.AdamW: {"lr": 1e-2, "eps": 1e-6, "weight_decay": 0.1}})
+    muon = {torch.optim.Muon: {"lr": 0.02}} if "Muon" in made.optimizers else {}
+    return build_optimizers(model, made, {**muon, **ADAMW})
 
 
 def train(model: nn.Module, opt: torch.optim.Optimizer, x: Tensor, y: Tensor, steps: int = STEPS) -> None:
@@ -81,38 +98,40 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def single() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def single(kind: type[nn.Module] = Net, **options) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The run that all others must equal: weights after parametrize_, and after training."""
-    made, model = plan(), fresh()
+    made, model = plan(kind, **options), fresh(kind)
     hpt.parametrize_(model, made)
     before = weights(model)
     train(model, optimizer(model, made), X, Y)
     return before, weights(model)
 
 
-def shard(model: Net) -> Net:
-    for block in model.blocks:
+def shard(model: nn.Module) -> nn.Module:
+    for block in getattr(model, "blocks", ()):
         fully_shard(block)
     return fully_shard(model)
 
 
-def split(model: Net) -> Net:
+def split(model: nn.Module) -> nn.Module:
     mesh = init_device_mesh("cpu", (2,))
-    for block in model.blocks:
+    for block in model.blocks:  # type: ignore[union-attr]
         parallelize_module(block, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
     return model
 
 
-def ddp(model: Net) -> nn.Module:
+def ddp(model: nn.Module) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model)
 
 
 Result = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
-def run(wrap: Callable[[Net], nn.Module], first: str, share: bool) -> Result:
+def run(
+    wrap: Callable[[nn.Module], nn.Module], first: str, share: bool, kind: type[nn.Module] = Net, **options
+) -> Result:
     """first: "plan" parametrizes and then wraps, "wrap" the reverse. share: each rank takes half of the batch."""
-    made, model = plan(), fresh()
+    made, model = plan(kind, **options), fresh(kind)
     if first == "plan":
         hpt.parametrize_(model, made)
     wrapped = wrap(model)
@@ -125,6 +144,26 @@ def run(wrap: Callable[[Net], nn.Module], first: str, share: bool) -> Result:
     return before, weights(wrapped)
 
 
+def muon_steps(sharded: bool) -> dict[str, Tensor]:
+    """The hidden matrices' change in three Muon steps on given gradients of full rank.
+
+    Newton-Schulz runs in bfloat16 and turns what rounding leaves in a gradient's null space into order one, so trained
+    weights are not comparable where a small batch gives gradients of low rank.
+    """
+    made, model = plan(optimizer=MIXED), fresh()
+    wrapped = shard(model) if sharded else model
+    hpt.parametrize_(wrapped, made)
+    before, opt, draw = weights(wrapped), optimizer(wrapped, made), torch.Generator().manual_seed(4)
+    for _ in range(STEPS):
+        for p in wrapped.parameters():
+            grad = torch.randn(p.shape, generator=draw)
+            mesh = getattr(p, "device_mesh", None)
+            p.grad = grad if mesh is None else distribute_tensor(grad, mesh, p.placements)  # type: ignore[attr-defined]
+        opt.step()
+    after = weights(wrapped)
+    return {n: after[n] - before[n] for n in after if made[n].optimizer == "Muon"}
+
+
 def meta_then_shard() -> Result:
     """meta -> plan -> shard -> to_empty -> init -> parametrize_, as large models are built."""
     made = plan()
@@ -133,7 +172,7 @@ def meta_then_shard() -> Result:
     shard(model)
     model.to_empty(device="cpu")
     for (_, mine), (_, theirs) in zip(model.named_parameters(), fresh().named_parameters(), strict=True):
-        local = torch.distributed.tensor.distribute_tensor(theirs.detach(), mine.device_mesh, mine.placements)
+        local = distribute_tensor(theirs.detach(), mine.device_mesh, mine.placements)
         mine.data.copy_(local)
     hpt.parametrize_(model, made)
     before = weights(model)
@@ -177,6 +216,8 @@ CASES: dict[str, Callable[[], Result]] = {
     "fsdp2, plan first": lambda: run(shard, "plan", True),
     "fsdp2, wrap first": lambda: run(shard, "wrap", True),
     "fsdp2 from meta": meta_then_shard,
+    "ddp with a hook, wrap first": lambda: run(ddp, "wrap", True, Tied),
+    "fsdp2 with a hook, wrap first": lambda: run(shard, "wrap", True, Tied),
     "tensor parallel, plan first": lambda: run(split, "plan", False),
     "tensor parallel, wrap first": lambda: run(split, "wrap", False),
 }
@@ -189,8 +230,9 @@ def main(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results: dict[str, object] = {name: case() for name, case in CASES.items()}
+    results["muon"] = muon_steps(sharded=True)
     results["resume"] = resume(f"{folder}/checkpoint")
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")
     dist.barrier()
-    dist.destroy_process_group()
+    os._exit(0)  # no teardown: a gloo thread may abort when the other process is gone first

@@ -17,8 +17,8 @@ Kind = Literal["input", "hidden", "readout", "bottleneck", "vector", "scalar", "
 class Role:
     """What a parameter does, and how its fans compare with the base's.
 
-    kind: hidden (fan_in and fan_out grow), readout (only fan_in), bottleneck (only fan_in, but what it makes is no output:
-    a LoRA's A; initialised like a hidden matrix), input (only fan_out, contracted or looked up),
+    kind: hidden (fan_in and fan_out grow), readout (only fan_in), bottleneck (only fan_in, but what it makes is no
+    output: a LoRA's A; initialised like a hidden matrix), input (only fan_out, contracted or looked up),
     vector (only fan_out, elementwise: gains, biases), scalar (nothing grows), unused (not in the traced forward).
     fan_in, fan_out: sizes at the target; base_fan_in, base_fan_out: at the base. A vector's fan_in is 1.
     Raises UsageError where the kind is unknown or a fan is not positive.

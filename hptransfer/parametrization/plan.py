@@ -70,7 +70,8 @@ class Plan:
         """
         body = {k: v for k, v in self.to_json().items() if k != "notes"}
         for row in body["rows"]:
-            row.pop("why"), row.pop("init_std")
+            for unread in ("why", "init_std"):
+                row.pop(unread)
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
