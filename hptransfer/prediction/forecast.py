@@ -242,8 +242,10 @@ def _lean_step(found: Lean, advised: float) -> Step:
 def _decay(rule: str, base: Scale, target: Scale, settings: Settings, lr: float, target_lr: float) -> Prediction | None:
     if settings.weight_decay == 0:
         return None
-    at_base = DecaySettings(lr, settings.weight_decay, base.batch, base.tokens, None, base.width)
-    at_target = DecaySettings(target_lr, settings.weight_decay, target.batch, target.tokens, None, target.width)
+    batch, tokens = base.batch or 1.0, base.tokens or 1.0  # open at the base: then the same at both, only ratios count
+    at_base = DecaySettings(lr, settings.weight_decay, batch, tokens, None, base.width)
+    at = target.batch or batch, target.tokens or tokens
+    at_target = DecaySettings(target_lr, settings.weight_decay, *at, None, target.width)
     return decayed(rule, at_base, at_target)
 
 

@@ -1,0 +1,44 @@
+"""hptransfer predict and predict score from the command line."""
+
+import json
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+import pytest
+
+from hptransfer.cli import main
+from hptransfer.cli.predict import scale
+
+TINY = str(Path(__file__).parent / "cases_validation.py")
+
+
+def test_predict_writes_the_forecast_its_page_and_both_forms_of_schedule(tmp_path, capsys):
+    for name in ("s.csv", "s.py"):
+        options = ["--lr", "0.01", "--schedule", "linear", "--schedule-out", str(tmp_path / name)]
+        assert main(["predict", TINY, "--target", "width=32", *options, "--out", str(tmp_path)]) == 0
+    assert "1. Learning rate at the base" in capsys.readouterr().out
+    assert json.loads((tmp_path / "prediction.json").read_text())["learning_rate"]["value"] == pytest.approx(0.01, rel=0.01)
+    assert "at learning rate 0.00998" in (tmp_path / "prediction.html").read_text()
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 21
+    compile((tmp_path / "s.py").read_text(), "s.py", "exec")
+
+
+def test_score_reads_a_table_and_names_a_missing_column(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    cells = [(n, d) for n in (1e8, 4e8, 1.6e9) for d in (2e9, 8e9)]
+    rows = [f"{2.0**k},{3 + (k + 9) ** 2 / 50},{n},{d}" for n, d in cells for k in range(-12, -5)]
+    path.write_text("lr,val,params,tokens\n" + "\n".join(rows) + "\n")
+    assert main(["predict", "score", str(path), "--columns", "loss=val"]) == 0
+    assert "Own fit" in capsys.readouterr().out
+    assert main(["predict", "score", str(path)]) == 2
+    assert "no column 'loss'" in capsys.readouterr().err
+
+
+def test_bad_targets_are_refused(tmp_path, capsys):
+    for text in ("width=64.5", "width=x", "length=3", "width=inf", "width=0"):
+        with pytest.raises(ArgumentTypeError):
+            scale(text)
+    assert scale("width=8192,tokens=15T").tokens == 15e12
+    assert main(["predict", TINY, "--out", str(tmp_path)]) == 2
+    assert main(["predict", TINY, "--target", "batch=4M", "--out", str(tmp_path)]) == 2
+    assert "does not say its own batch" in capsys.readouterr().err
