@@ -24,8 +24,17 @@ from hptransfer.parametrization.plan import verify_fingerprint as verify_fingerp
 from hptransfer.parametrization.rewrite import parametrize_ as parametrize_
 
 if TYPE_CHECKING:
+    from hptransfer.parametrization.checkpoint import attach as attach
+    from hptransfer.parametrization.checkpoint import plan_of as plan_of
+    from hptransfer.parametrization.checkpoint import plan_state as plan_state
     from hptransfer.parametrization.coord import coord_check as coord_check
+    from hptransfer.parametrization.ecosystem import PlanTrainer as PlanTrainer
+    from hptransfer.parametrization.equilibrium import equilibrium_check as equilibrium_check
+    from hptransfer.parametrization.interop import mup_plan as mup_plan
+    from hptransfer.parametrization.interop import read_base_shapes as read_base_shapes
+    from hptransfer.parametrization.interop import write_base_shapes as write_base_shapes
     from hptransfer.parametrization.optimizers import build_optimizers as build_optimizers
+    from hptransfer.parametrization.oracle import verify_plan as verify_plan
     from hptransfer.prediction.forecast import Forecast as Forecast
     from hptransfer.prediction.forecast import Rules as Rules
     from hptransfer.reporting.html import write_report as write_report
@@ -35,6 +44,15 @@ if TYPE_CHECKING:
     from hptransfer.validation.transfer import transfer_check as transfer_check
 
 _LAZY = {
+    "attach": "parametrization.checkpoint",
+    "plan_of": "parametrization.checkpoint",
+    "plan_state": "parametrization.checkpoint",
+    "PlanTrainer": "parametrization.ecosystem",
+    "equilibrium_check": "parametrization.equilibrium",
+    "mup_plan": "parametrization.interop",
+    "read_base_shapes": "parametrization.interop",
+    "write_base_shapes": "parametrization.interop",
+    "verify_plan": "parametrization.oracle",
     "build_optimizers": "parametrization.optimizers",
     "coord_check": "parametrization.coord",
     "predict": "validation.predict",
