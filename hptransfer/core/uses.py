@@ -117,6 +117,7 @@ class _Walk:
         self.parameter, self.graph, self.from_inputs = parameter, graph, from_inputs
         self.normalised: Norm = ""
         self.kept: int | None = None
+        self.is_gain = False
 
     def uses(self, placeholder: fx.Node, rank: int) -> Iterator[Use | Unsettled]:
         self.rank, self.own = rank, self.descendants(placeholder)
@@ -174,8 +175,7 @@ class _Walk:
         if node in self.from_inputs:
             return None
         if op(node) in POINTWISE | _WEIGHT_NORM:
-            if op(node) in _WEIGHT_NORM and node.args[0] is source:
-                self.normalised, self.kept = "rows", number(node.args[2]) if len(node.args) > 2 else 0
+            self.note_weight_norm(node, source)
             return dims
         if op(node).startswith(("upsample_", "_upsample_")):
             return dims  # resized in its last dimensions
@@ -183,6 +183,14 @@ class _Walk:
             self.note_normalisation(node, source)
             return self.stacked(node, dims) if op(node) == "stack" else broadcast(dims, len(shape(node)))
         return None
+
+    def note_weight_norm(self, node: fx.Node, source: fx.Node) -> None:
+        """g v / |v|: the scale of v is lost, and g is a gain on the slices that |v| is taken of."""
+        if op(node) in _WEIGHT_NORM:
+            if node.args[0] is source:
+                self.normalised, self.kept = "rows", number(node.args[2]) if len(node.args) > 2 else 0
+            else:
+                self.is_gain = True
 
     def stacked(self, node: fx.Node, dims: Dims) -> Dims:
         """A new dimension; putting pieces of the parameter together, it holds the axis that they were cut along."""
@@ -207,6 +215,7 @@ class _Walk:
                 continue
             labels, operand = found
             axes: tuple[Label, ...] = tuple(label_of(axis, dims, labels) for axis in range(self.rank))
+            axes = ("elementwise",) * self.rank if self.is_gain else axes
             where, norm = module_path(node), self.norm(axes)
             yield Use(self.parameter, op(node), where, node, axes, operand, groups_of(node), norm)
 

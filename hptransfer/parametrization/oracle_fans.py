@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _BENT = 1e-2
 """A response whose two halves differ by more than this fraction is not linear."""
 _REPARAMETRIZATIONS = {"_weight_norm_interface"}
-"""Ops that make one weight out of several."""
+"""Ops that make one weight out of several, as pointwise ones do."""
 MEETING = " with another weight"
 """Of a product of two weights either may be the data (learned positions times a projection)."""
 _LOOKS = {"detach", "sym_size", "is_same_size", "_assert_tensor_metadata", "equal", "_local_scalar_dense"}
@@ -87,7 +87,7 @@ class _Follower(TorchDispatchMode):
         out = func(*args, **kwargs)
         for tensor in pytree.tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self._mark(self._keep(tensor), weights, is_data=has_data or consumed)
+                self._mark(self._keep(tensor), self._largest(weights), is_data=has_data or consumed)
         return out
 
     def _mark(self, key: int, weights: Mapping[int, frozenset[str]], *, is_data: bool) -> None:
@@ -96,6 +96,11 @@ class _Follower(TorchDispatchMode):
             self.weights.pop(key, None)
         elif weights:
             self.weights[key] = frozenset().union(*weights.values())
+
+    def _largest(self, weights: Mapping[int, frozenset[str]]) -> dict[int, frozenset[str]]:
+        """Of several weights that make a new one, those of its size: a gain on it has no uses of its own."""
+        size = max((self.alive[key].numel() for key in weights), default=0)
+        return {key: names for key, names in weights.items() if self.alive[key].numel() == size}
 
     def _keep(self, tensor: Tensor) -> int:
         self.alive[id(tensor)] = tensor

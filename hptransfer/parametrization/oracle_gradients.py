@@ -114,8 +114,13 @@ def rms_of(tensors: Sequence[Tensor]) -> float:
 def _by_owner(named: Mapping[str, nn.Parameter]) -> dict[str, dict[str, nn.Parameter]]:
     groups: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in named.items():
-        groups.setdefault(name.rpartition(".")[0], {})[name] = parameter
+        groups.setdefault(owner_of(name), {})[name] = parameter
     return groups
+
+
+def owner_of(name: str) -> str:
+    """The module that uses a parameter: where it is registered, or whose weight torch's parametrizations compute."""
+    return f".{name}".split(".parametrizations.")[0][1:] if "parametrizations." in name else name.rpartition(".")[0]
 
 
 def _own_gradients(outputs: Outputs, owner: str, members: Mapping[str, nn.Parameter], seed: int) -> dict[str, Tensor]:

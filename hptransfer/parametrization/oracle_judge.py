@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from hptransfer.core.graph import template
 from hptransfer.core.rules import Scheme
 from hptransfer.parametrization.oracle_fans import MEETING
+from hptransfer.parametrization.oracle_gradients import owner_of
 from hptransfer.parametrization.oracle_measure import EXPONENTS, Array, Measurements
 from hptransfer.parametrization.oracle_report import Check, OracleRow, Quantity
 from hptransfer.parametrization.plan import Plan
@@ -104,7 +105,7 @@ class _Judge:
     def roles(self, fan_in: float) -> tuple[str, ...]:
         """The roles that a measured growth of fan_in and the growth of the shape allow."""
         if fan_in > GROWS:
-            return ("hidden",) if self.group.growth - fan_in > GROWS else ("readout",)
+            return ("hidden",) if self.group.growth - fan_in > GROWS else ("readout", "bottleneck")
         return ("input", "vector") if self.group.growth > GROWS else ("scalar",)
 
     def init(self) -> Check | None:
@@ -113,9 +114,10 @@ class _Judge:
         if output is not None:
             return self.needed("init", group.init_mult, output, self.held(output)) if self.leads else None
         fixed = self.found.output_growth(group.names[0]) <= GROWS
-        if self.fan is None or not fixed or self.roles(self.fan.value) != ("readout",) or self.is_zero:
+        if self.fan is None or not fixed or "readout" not in self.roles(self.fan.value) or self.is_zero:
             return None
-        asked = _shifted(_scaled(self.fan, float(self.scheme.readout_init)), group.held - group.fwd_mult)
+        power = -0.5 if group.role == "bottleneck" else float(self.scheme.readout_init)
+        asked = _shifted(_scaled(self.fan, power), group.held - group.fwd_mult)
         return self.compared("init", group.init_mult, asked)
 
     def output(self) -> Slope | None:
@@ -136,7 +138,7 @@ class _Judge:
 
     @property
     def hooked(self) -> float:
-        return self.found.hook_exponent(self.group.names[0].rpartition(".")[0])
+        return self.found.hook_exponent(owner_of(self.group.names[0]))
 
     @property
     def is_zero(self) -> bool:
@@ -145,8 +147,8 @@ class _Judge:
     @property
     def leads(self) -> bool:
         """It is the largest parameter of its module: a bias does not set the output's size."""
-        plan, owner = self.found.plans[max(self.found.plans)], self.group.names[0].rpartition(".")[0]
-        sizes = {row.name: math.prod(row.shape) for row in plan if row.name.rpartition(".")[0] == owner}
+        plan, owner = self.found.plans[max(self.found.plans)], owner_of(self.group.names[0])
+        sizes = {row.name: math.prod(row.shape) for row in plan if owner_of(row.name) == owner}
         return sizes[self.group.names[0]] == max(sizes.values())
 
     def lr(self) -> Check | None:

@@ -161,7 +161,7 @@ CASES: dict[str, tuple] = {
         "a.out_proj.bias": (V, 1, n)}),
     "weight norm": (
         lambda w: parametrizations.weight_norm(nn.Linear(w, 2 * w, bias=False)), features(2, 0),
-        {"parametrizations.weight.original0": (A, 1, 2 * n), "parametrizations.weight.original1": (H, n, 2 * n)}),
+        {"parametrizations.weight.original0": (V, 1, 2 * n), "parametrizations.weight.original1": (H, n, 2 * n)}),
     "spectral norm": (
         lambda w: parametrizations.spectral_norm(nn.Linear(w, w, bias=False)), features(2, 0),
         {"parametrizations.weight.original": (H, n, n)}),
