@@ -101,3 +101,16 @@ def test_initial_scale_is_that_of_mup_s_rescaled_torch_init(name: str, factor: i
     copy_function(expected, reference, plan)
     for (n, found), (_, wanted) in zip(model.named_parameters(), expected.named_parameters(), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0, msg=f"{n}: {found.std()} against {wanted.std()}")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_comparison_is_sensitive_to_the_rates(optimizer: str) -> None:
+    """From the same function, one global rate instead of the plan's groups parts from mup by more than a percent."""
+    cls, options, mup_optimizer, lr = OPTIMIZERS[optimizer]
+    reference = theirs("transformer", 8 * BASE)
+    model, plan = ours("transformer", 8 * BASE, cls, optimizer_options=options)
+    copy_function(model, reference, plan)
+    data = batches("transformer", STEPS)
+    expected = losses(reference, mup_optimizer(list(reference.parameters()), lr), data)
+    found = losses(model, cls(model.parameters(), lr=lr, **options), data)
+    assert max(abs(a / b - 1) for a, b in zip(found, expected, strict=True)) > 1e-2
