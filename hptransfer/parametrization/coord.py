@@ -36,6 +36,7 @@ def coord_check(
     widths: Sequence[int],
     steps: int = 3,
     seeds: int = 3,
+    max_seeds: int = 8,
     scheme: str = "mup",
     lr: float | None = None,
     device: str | torch.device = "cpu",
@@ -45,8 +46,9 @@ def coord_check(
     """Train every width for a few steps and judge how its activations scale.
 
     widths: at least 3; steps: of the recipe's optimizer, at the constant learning rate lr (default: the middle of
-    recipe.lrs); seeds: runs per width, whose data do not depend on the width. The probe batch is the first of
-    recipe.validation(). scheme, options: of the plan against recipe.base. tolerance: on the exponents, see rule_text.
+    recipe.lrs); seeds: runs per width, whose data do not depend on the width; while the verdict is INCONCLUSIVE
+    another is added, up to max_seeds. The probe batch is the first of recipe.validation(). scheme, options: of the
+    plan against recipe.base. tolerance: on the exponents, see rule_text.
     Returns a CoordReport; progress goes to stderr on a terminal.
     Raises UsageError where an argument is out of range or the model cannot be planned.
     Source: coordinate checking, 2203.03466, appendix D.1; the split of a change after Haas et al. 2025 (2505.22491).
@@ -57,25 +59,32 @@ def coord_check(
         raise UsageError(
             f"tolerance={tolerance!r}: must lie between 0 and 1/2, the nearest exponent of another regime."
         )
-    make = Proxies(recipe, scheme=scheme, lr=lr, device=device, options=options)
+    most = max(seeds, checked_count("max_seeds", max_seeds, least=2))
+    make, found = Proxies(recipe, scheme=scheme, lr=lr, device=device, options=options), _Found()
     probe_batch = to_device(_first(recipe), device)
-    found = _Found()
-    grid = [(width, seed) for width in widths for seed in range(seeds)]
-    for width, seed in tqdm(grid, desc=f"coordinate check ({scheme})", disable=None, leave=False):
-        _measure(recipe, make(width, seed), probe_batch, steps, found)
     settings = {
         "recipe": recipe.name,
         "scheme": scheme,
         "widths": list(widths),
         "base_width": recipe.base.width,
-        "seeds": seeds,
+        "seeds": 0,
         "steps": steps,
         "lr": lr,
         "optimizer": recipe.optimizer.__name__,
         "device": str(device),
         "options": {} if options is None else dict(vars(options)),
     }
-    return _report(found, tolerance, settings)
+    with tqdm(total=seeds * len(widths), desc=f"coordinate check ({scheme})", disable=None, leave=False) as bar:
+        for seed in range(most):
+            for width in widths:
+                _measure(recipe, make(width, seed), probe_batch, steps, found)
+                bar.update()
+            if seed + 1 >= seeds:
+                report = _report(found, tolerance, {**settings, "seeds": seed + 1})
+                if report.verdict != "INCONCLUSIVE" or seed + 1 == most:
+                    return report
+                bar.total += len(widths)
+    raise AssertionError("unreachable: the last seed returns")
 
 
 def _first(recipe: Recipe) -> Batch:
