@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -20,6 +21,7 @@ from hptransfer.validation.lease import BEAT, HOLDER, Watch, is_alive
 from hptransfer.validation.queue import KEY, RETRY, RUNS, TrialQueue, drain
 from hptransfer.validation.shared import open_queue
 from hptransfer.validation.storage import open_storage
+from hptransfer.validation.trainer import Trainer
 from hptransfer.validation.transfer import transfer_check
 from tests import cases_validation as cases
 from tests.oracles_postgres import find_initdb, server
@@ -221,6 +223,24 @@ def test_a_study_of_something_else_is_refused(tmp_path):
     optuna.create_study(study_name="foreign", storage=url).ask()
     with pytest.raises(UsageError, match="that hptransfer did not make"):
         open_queue(url, "foreign", {"kind": "test"}, SAMPLER)
+
+
+def test_a_database_that_fails_in_the_middle_is_one_clear_line(tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    original = Trainer.run
+
+    def run(trainer, job, on_step=None):
+        if job.seed == 1:
+            with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as vandal, vandal:
+                vandal.execute("DROP TABLE trials")
+        return original(trainer, job, on_step)
+
+    monkeypatch.setattr(Trainer, "run", run)
+    with pytest.raises(
+        UsageError, match=r"The storage failed: no such table: trials. Finished trials are kept"
+    ) as caught:
+        transfer_check(cases.recipe.replace(steps=2), storage=url, workers=1, extend=0.0)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
