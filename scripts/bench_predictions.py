@@ -4,7 +4,7 @@
 
 Every case: (recipe, optimizer, steps, target width). The prediction sees the base width only. The target is then swept
 under the plan and under SP (one global rate), and trained at the advised rate and at each naive rule's (a naive rule
-gives a global rate, so it trains SP). Regret: mean loss over the same seeds less the lowest loss that either sweep found
+gives a global rate, so it trains SP). Regret: mean loss over the same seeds less the lowest that either sweep found
 (best point or fitted minimum), relative. Costs are in multiply-adds of training (non-embedding parameters x examples)
 and in seconds. Nothing is tuned on these cases: WIDTH_ERROR was fixed before the first run.
 """

@@ -1,4 +1,4 @@
-"""Draw docs/figures/depth.svg from benchmarks/depth.json: loss against learning rate at every depth, SP beside CompleteP."""
+"""Draw docs/figures/depth.svg from benchmarks/depth.json: loss against learning rate, SP beside CompleteP."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ def test_predict_writes_the_forecast_its_page_and_both_forms_of_schedule(tmp_pat
         options = ["--lr", "0.01", "--schedule", "linear", "--schedule-out", str(tmp_path / name)]
         assert main(["predict", TINY, "--target", "width=32", *options, "--out", str(tmp_path)]) == 0
     assert "1. Learning rate at the base" in capsys.readouterr().out
-    assert json.loads((tmp_path / "prediction.json").read_text())["learning_rate"]["value"] == pytest.approx(0.01, rel=0.01)
+    made = json.loads((tmp_path / "prediction.json").read_text())
+    assert made["learning_rate"]["value"] == pytest.approx(0.01, rel=0.01)
     assert "at learning rate 0.00998" in (tmp_path / "prediction.html").read_text()
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 21
     compile((tmp_path / "s.py").read_text(), "s.py", "exec")

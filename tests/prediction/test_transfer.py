@@ -22,9 +22,8 @@ START = Prediction("learning rate", 0.01, 0.005, 0.02, "1", "sweep", "here", (),
 
 
 def factor(axis: str, value: float, spread: float = 1.0) -> Factor:
-    return Factor(
-        "learning rate", frozenset({axis}), value, value / spread, value * spread, axis, axis, (), Kind("derived", "none")
-    )
+    ends = value, value / spread, value * spread
+    return Factor("learning rate", frozenset({axis}), *ends, axis, axis, (), Kind("derived", "none"))
 
 
 def test_values_multiply_and_logarithms_of_intervals_add_in_quadrature():
@@ -49,7 +48,7 @@ def test_two_factors_on_one_axis_are_refused_with_both_named():
 
 def test_a_scheme_without_a_depth_rule_refuses_a_deeper_target():
     base, target = Scale(width=64, depth=2), Scale(width=512, depth=8)
-    with pytest.raises(UsageError, match="4 times deeper.*completep"):
+    with pytest.raises(UsageError, match=r"4 times deeper.*completep"):
         width_and_depth(base, target, SCHEMES["mup"], depths=True)
     assert {f.value for f in width_and_depth(base, target, SCHEMES["completep"], depths=True)} == {1.0}
 
