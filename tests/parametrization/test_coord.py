@@ -88,6 +88,18 @@ def test_a_readout_without_bias_starts_as_its_scheme_says(scheme, exponent):
     assert check("case-transformer", scheme).row("head", 0, "rms").slope == pytest.approx(exponent, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "where", "exponent"),
+    [("mup-no-align", {"2.weight", "4.weight"}, 0.5), ("umup", {"0.weight"}, -0.5)],
+)
+def test_schemes_that_leave_the_condition_are_found_out_where_they_leave_it(scheme, where, exponent):
+    """No alignment: lr m^-1/2 where updates do align. u-muP: input lr n^-1/2 by choice, forward scales elsewhere."""
+    report = check("case-mlp", scheme)
+    failed = {r.module: r.slope for r in report.rows if r.ok is False and r.quantity == NATURAL and r.t == 1}
+    assert report.verdict == "FAIL" and set(failed) == where
+    assert all(slope == pytest.approx(exponent, abs=0.15) for slope in failed.values())
+
+
 def test_absorbed_multipliers_shift_the_expected_exponent_of_just_the_modules_that_hold_them():
     """Attention's extra m^-1/2 is split over q and k, m^-1/4 each; a tied readout's 1/m sits on the last norm."""
     expected = {r.module: r.expected for r in check("case-tied", "mup").rows}
