@@ -55,9 +55,7 @@ def test_hit_and_error_in_octaves():
         LR.octaves_off(0.0)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"value": float("nan")}, {"low": 2e-3}, {"high": 5e-4}, {"low": float("nan")}]
-)
+@pytest.mark.parametrize("bad", [{"value": float("nan")}, {"low": 2e-3}, {"high": 5e-4}, {"low": float("nan")}])
 def test_a_value_outside_its_interval_or_not_finite_is_refused(bad):
     with pytest.raises(UsageError):
         LR.replace(**bad)
