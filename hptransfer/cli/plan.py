@@ -11,6 +11,7 @@ from hptransfer.cli.arguments import add_json, add_recipe, recipe_of
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
 from hptransfer.parametrization.make import make_plan
+from hptransfer.parametrization.oracle import verify_plan
 from hptransfer.parametrization.plan import Plan
 
 HELP = "how every hyperparameter changes at another size, and why"
@@ -23,12 +24,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scheme", default="mup", help="mup (default), sp, completep, ...")
     parser.add_argument("--optimizer", help="class name, as AdamW or SGD; default: the recipe's")
     parser.add_argument("--explain", metavar="NAME", help="the rule, numbers and equation of one parameter")
+    parser.add_argument(
+        "--verify", action="store_true", help="measure the exponents at small widths; 1 if they disagree"
+    )
     parser.add_argument("--save", metavar="FILE", help="write the plan as JSON")
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    plan = plan_of(recipe_of(args), args)
+    recipe = recipe_of(args)
+    if args.verify:
+        return _verified(recipe, args)
+    plan = plan_of(recipe, args)
     if args.save:
         plan.save(args.save)
     if args.json:
@@ -56,6 +63,14 @@ def plan_of(recipe: Recipe, args: argparse.Namespace) -> Plan:
         optimizer=args.optimizer or recipe.optimizer,
         optimizer_options=None if args.optimizer else recipe.optimizer_options,
     )
+
+
+def _verified(recipe: Recipe, args: argparse.Namespace) -> int:
+    """Print measured and planned exponents side by side; exit code 1 unless they agree."""
+    chosen = {} if args.optimizer is None else {"optimizer": args.optimizer}
+    report = verify_plan(recipe, scheme=args.scheme, **chosen)
+    print(json.dumps(report.to_json(), indent=1) if args.json else report)
+    return 0 if report.ok else 1
 
 
 def _explained(plan: Plan, name: str) -> str:
