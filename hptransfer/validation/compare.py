@@ -26,7 +26,7 @@ def drift_between(narrow: Fit, wide: Fit, alike: Sequence[Fit]) -> Drift:
     seeds = narrow.curve.seeds
     octaves = wide.log2_lr - narrow.log2_lr
     noise = [variance(fit.log2_lrs, seeds) for fit in alike if fit.found]
-    half = half_width(noise, seeds, times=2.0, bias=(wide.spline_log2_lr - narrow.spline_log2_lr) / 2)
+    half = half_width(noise, seeds, times=2.0, bias=(wide.other_log2_lr - narrow.other_log2_lr) / 2)
     return Drift(narrow.curve.scheme, octaves, octaves - half, octaves + half)
 
 
@@ -46,7 +46,7 @@ def regret_of(wide: Fit, runs: Iterable[Run], *, lr: float) -> Regret:
         return Regret(scheme, math.inf, math.inf, math.inf, lr)
     loss = float(losses.mean()) - wide.loss
     noise = variance(losses[resamples(seeds)].mean(axis=1) - wide.losses, seeds)
-    half = half_width([noise], seeds, bias=wide.spline_loss / 2)
+    half = half_width([noise], seeds, bias=wide.other_loss / 2)
     return Regret(scheme, loss, loss - half, loss + half, lr)
 
 
@@ -77,7 +77,7 @@ def _gap(a: Fit, b: Fit, noise: Sequence[float], strict: float) -> LossGap:
     if not (a.found and b.found):
         gap = math.nan if not (a.found or b.found) else math.inf if b.found else -math.inf
         return LossGap(width, gap, gap, gap, 0.0, gap == -math.inf)
-    half = half_width(noise, seeds, bias=(a.spline_loss - b.spline_loss) / 2)
+    half = half_width(noise, seeds, bias=(a.other_loss - b.other_loss) / 2)
     gap, tolerance = a.loss - b.loss, half * strict
     return LossGap(width, gap, gap - half, gap + half, tolerance, gap <= tolerance)
 

@@ -1,15 +1,11 @@
 """The optimal learning rate of one (scheme, width), in log2, with an interval.
 
-The mean loss over seeds is fitted by a parabola in log2(lr) through the points within one octave of the best one. A
-loss is often far from a parabola: gentle towards small rates, a cliff towards large ones. So where the points on one
-side rise CLIFF times more than those on the other, the cliff's are left out and the gentle side's next octave is
-taken instead; the estimate then stays on the near side of the midpoint to the cliff.
-
-The interval joins two variances. Seeds: bootstrap over seeds, the same resample at every learning rate (the seeds are
-paired), times n/(n-1), pooled over the widths of a scheme, with Student's t for the pooled degrees of freedom.
-Interpolation: half the distance to the minimum of an Akima spline through the same means, and SHAPE_BIAS, what a
-parabola within an octave is off by on curves of other shapes; the latter cancels out of a drift between like curves.
-How far the estimate is biased and how often the interval covers is measured in tests/validation/test_optimum.py.
+The optimum is where the smooth curve through the mean losses is lowest (see smooth). Smoothing fills the basin in a
+little, so the loss there is that of a parabola through the points within an octave of the best one. The interval joins
+two variances. Seeds: bootstrap over seeds, the same resample at every learning rate (the seeds are paired), times
+n/(n-1), for the optimum pooled over the widths of a scheme, with Student's t for the degrees of freedom. Shape: half
+the distance to the parabola's own minimum, and SHAPE_BIAS, what a smooth curve is off by between points an octave
+apart. How far the estimate is biased and how often the interval covers is measured in tests/validation/test_optimum.py.
 """
 
 from __future__ import annotations
@@ -21,17 +17,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.interpolate import Akima1DInterpolator
 from scipy.stats import t as student
 
 from hptransfer.validation.results import Optimum
 from hptransfer.validation.runs import Run
+from hptransfer.validation.smooth import Smoother
 
 CONFIDENCE = 0.90
 CLIFF = 6.0
 RESAMPLES = 400
 SHAPE_BIAS = 0.08
-"""Octaves: root mean square over the curves of tests/validation/test_optimum.py."""
+"""Octaves; see tests/validation/test_optimum.py."""
 Array = np.ndarray
 
 
@@ -66,55 +62,56 @@ def curve_of(runs: Iterable[Run], *, scheme: str, width: int, seeds: Sequence[in
     return Curve(scheme, width, np.log2(np.array(whole, dtype=float)), losses.reshape(len(whole), len(seeds)))
 
 
-def minimum(x: Array, y: Array) -> tuple[float, float]:
-    """(log2 lr, loss) of the minimum of y [points] over ascending x; inf allowed; (nan, inf) if nothing is finite."""
+def best_point(x: Array, y: Array) -> tuple[float, float]:
+    """(log2 lr, loss) of the lowest point; (nan, inf) where nothing is finite."""
     if not np.isfinite(y).any():
         return math.nan, math.inf
+    return float(x[np.argmin(y)]), float(y.min())
+
+
+def _best_place(x: Array, y: Array) -> float:
+    return best_point(x, y)[0]
+
+
+def parabola_minimum(x: Array, y: Array) -> tuple[float, float]:
+    """(log2 lr, loss) of a parabola's minimum, through the points within an octave of the best one.
+
+    Towards large rates a loss may rise like a cliff. Where the points above the best one rise CLIFF times more than
+    those below, the cliff's are left out and one more octave below is taken; the minimum stays short of the cliff.
+    """
+    at, lowest = best_point(x, y)
+    if not math.isfinite(at):
+        return at, lowest
     best = int(np.argmin(y))
     chosen, low, high = _points(x, y, best)
     if len(chosen) < 3:
-        return float(x[best]), float(y[best])
-    dx, dy = x[chosen] - x[best], y[chosen] - y[best]
+        return at, lowest
+    dx, dy = x[chosen] - at, y[chosen] - lowest
     (c, b, a), *_ = np.linalg.lstsq(np.stack([np.ones_like(dx), dx, dx * dx], axis=1), dy, rcond=None)
     if a <= 0:
-        return float(x[best]), float(y[best])
-    at = float(np.clip(-b / (2 * a), low, high))
-    return float(x[best] + at), float(y[best] + min(c + b * at + a * at * at, 0.0))
+        return at, lowest
+    move = float(np.clip(-b / (2 * a), low, high))
+    return at + move, lowest + min(float(c + b * move + a * move * move), 0.0)
 
 
 def _points(x: Array, y: Array, best: int) -> tuple[list[int], float, float]:
-    """The points to fit, and the bounds of the minimum relative to the best point."""
+    """The points of the parabola, and the bounds of its minimum relative to the best point."""
     reach = max(1.0, float(np.median(np.diff(x)))) * 1.01 if len(x) > 1 else 1.0
-    finite = np.isfinite(y)
+    finite, index = np.isfinite(y), np.arange(len(x))
     near = finite & (np.abs(x - x[best]) <= reach)
-    index = np.arange(len(x))
     left, right = index[near & (index < best)], index[near & (index > best)]
     low, high = x[max(best - 1, 0)] - x[best], x[min(best + 1, len(x) - 1)] - x[best]
-    rise_left, rise_right = _rise(y, left, best), _rise(y, right, best)
-    if rise_right > CLIFF * rise_left:
-        right = right[y[right] - y[best] <= CLIFF * rise_left]
+    below = _rise(y, left, best)
+    if _rise(y, right, best) > CLIFF * below:
+        right = right[y[right] - y[best] <= CLIFF * below]
         left = index[finite & (index < best) & (x >= x[best] - 2 * reach)]
         high /= 2
-    elif rise_left > CLIFF * rise_right:
-        left = left[y[left] - y[best] <= CLIFF * rise_right]
-        right = index[finite & (index > best) & (x <= x[best] + 2 * reach)]
-        low /= 2
     return [*left.tolist(), best, *right.tolist()], float(low), float(high)
 
 
 def _rise(y: Array, side: Array, best: int) -> float:
     """Mean rise above the best point; inf where a side has no finite point."""
     return float((y[side] - y[best]).mean()) if len(side) else math.inf
-
-
-def spline_minimum(x: Array, y: Array) -> tuple[float, float]:
-    """The second opinion: (log2 lr, loss) of the minimum of a modified Akima spline through the finite points."""
-    x, y = x[np.isfinite(y)], y[np.isfinite(y)]
-    if len(x) < 3:
-        return (float(x[np.argmin(y)]), float(y.min())) if len(x) else (math.nan, math.inf)
-    grid = np.linspace(x[0], x[-1], 50 * len(x) + 1)
-    values = Akima1DInterpolator(x, y, method="makima")(grid)
-    return float(grid[np.argmin(values)]), float(values.min())
 
 
 @functools.cache
@@ -127,25 +124,29 @@ def resamples(seeds: int) -> Array:
 
 @dataclass(frozen=True)
 class Fit:
-    """The minimum of a curve: log2_lr and loss; per resample of the seeds; and the spline's less the parabola's."""
+    """The minimum of a curve: log2_lr and loss, and the same per resample of the seeds.
+
+    other_log2_lr: the parabola's minimum less log2_lr. other_loss: the best point's loss less `loss`.
+    """
 
     curve: Curve
     log2_lr: float
     loss: float
     log2_lrs: Array
     losses: Array
-    spline_log2_lr: float
-    spline_loss: float
+    other_log2_lr: float
+    other_loss: float
 
     @classmethod
     def of(cls, curve: Curve) -> Fit:
-        """Fit a curve and all its resamples."""
+        """Fit a curve, and with the same smoothing all its resamples."""
         x, means = curve.log2_lrs, curve.means
-        log2_lr, loss = minimum(x, means)
-        drawn = [minimum(x, curve.losses[:, pick].mean(axis=1)) for pick in resamples(curve.seeds)]
-        lrs, losses = np.array(drawn).T
-        other_lr, other_loss = spline_minimum(x, means)
-        return cls(curve, log2_lr, loss, lrs, losses, other_lr - log2_lr, other_loss - loss)
+        smoother = Smoother.of(x, curve.losses)
+        place = smoother.minimum if smoother is not None else functools.partial(_best_place, x)
+        drawn = [curve.losses[:, pick].mean(axis=1) for pick in resamples(curve.seeds)]
+        log2_lr, (other, loss) = place(means), parabola_minimum(x, means)
+        lrs, losses = np.array([place(y) for y in drawn]), np.array([parabola_minimum(x, y)[1] for y in drawn])
+        return cls(curve, log2_lr, loss, lrs, losses, other - log2_lr, best_point(x, means)[1] - loss)
 
     @property
     def found(self) -> bool:
@@ -187,9 +188,9 @@ def optima(fits: Sequence[Fit]) -> list[Optimum]:
 def _optimum(fit: Fit, alike: Sequence[Fit]) -> Optimum:
     seeds, found = fit.curve.seeds, [f for f in alike if f.found]
     lr = half_width(
-        [variance(f.log2_lrs, seeds) for f in found], seeds, bias=math.hypot(fit.spline_log2_lr / 2, SHAPE_BIAS)
+        [variance(f.log2_lrs, seeds) for f in found], seeds, bias=math.hypot(fit.other_log2_lr / 2, SHAPE_BIAS)
     )
-    loss = half_width([variance(fit.losses, seeds)], seeds, bias=fit.spline_loss / 2)
+    loss = half_width([variance(fit.losses, seeds)], seeds, bias=fit.other_loss / 2)
     return Optimum(
         scheme=fit.curve.scheme,
         width=fit.curve.width,

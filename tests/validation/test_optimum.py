@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from hptransfer.validation.compare import drift_between
-from hptransfer.validation.optimum import Curve, Fit, curve_of, half_width, minimum, optima, resamples, variance
+from hptransfer.validation.optimum import (
+    Curve,
+    Fit,
+    curve_of,
+    half_width,
+    optima,
+    parabola_minimum,
+    resamples,
+    variance,
+)
 from tests.validation.test_results import RUN
 
 Array = np.ndarray
@@ -45,6 +54,11 @@ def wall(u: Array) -> Array:
     return 2.0 + 0.04 * u**2 + 1.5 * np.clip(u - 0.8, 0, None)
 
 
+def broad(u: Array) -> Array:
+    """A conv net on digits: steep to the left, nearly flat to the right. Optimum at 0."""
+    return np.exp(-2.45 + np.where(u < 0, 0.30 * u**2 / (1 + 0.05 * u**2), 0.05 * u**2))
+
+
 CURVES: dict[str, tuple[Callable[[Array], Array], float]] = {
     "digits": (digits, 0.0),
     "language": (language, 0.0),
@@ -52,6 +66,7 @@ CURVES: dict[str, tuple[Callable[[Array], Array], float]] = {
     "skewed": (skewed, math.log2(0.06 / (2.2 * 0.01)) / 3.2),
     "cliff": (cliff, 0.0),
     "wall": (wall, 0.0),
+    "broad": (broad, 0.0),
 }
 
 
@@ -72,22 +87,28 @@ def test_the_curves_have_the_optimum_they_claim(name):
     assert u[np.argmin(loss(u))] == pytest.approx(at, abs=0.002)
 
 
+def place(x: Array, y: Array) -> float:
+    """The optimum of a curve without noise."""
+    return Fit.of(Curve("mup", 64, x, y[:, None])).log2_lr
+
+
 @pytest.mark.parametrize("spacing", [0.5, 1.0])
 @pytest.mark.parametrize("name", CURVES)
 def test_bias_without_noise_is_below_a_seventh_of_an_octave(name, spacing):
-    """Mean error over where the grid falls; its scatter is below a quarter of an octave."""
+    """Mean error over where the grid falls; its root mean square is below a quarter. On "broad", whose curvature jumps
+    sixfold at the optimum, twice that: the flat side pulls."""
     loss, at = CURVES[name]
-    errors = [minimum(x := grid(spacing, phase), loss(x))[0] - at for phase in np.linspace(-0.5, 0.5, 41)]
-    assert abs(np.mean(errors)) < 1 / 7 and np.sqrt(np.mean(np.square(errors))) < 0.25
+    errors = [place(x := grid(spacing, phase), loss(x)) - at for phase in np.linspace(-0.5, 0.5, 41)]
+    slack = 2 if name == "broad" else 1
+    assert abs(np.mean(errors)) < slack / 7 and np.sqrt(np.mean(np.square(errors))) < slack / 4
 
 
 @pytest.mark.parametrize("name", CURVES)
 def test_a_common_shape_cancels_out_of_the_drift(name):
-    """Two widths with one curve, wherever the grid falls on each: no drift on average, and none at equal phase."""
+    """Two widths with one curve, wherever the grid falls on each: 9 in 10 apparent drifts are below half an octave."""
     loss, at = CURVES[name]
-    found = [minimum(x := grid(1.0, phase), loss(x))[0] - at for phase in np.linspace(-0.5, 0.5, 21)]
-    drifts = [b - a for a in found for b in found]
-    assert abs(np.mean(drifts)) < 1e-9 and np.percentile(np.abs(drifts), 90) < 0.5
+    found = [place(x := grid(1.0, phase), loss(x)) - at for phase in np.linspace(-0.5, 0.5, 21)]
+    assert np.percentile([abs(b - a) for a in found for b in found], 90) < 0.5
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -95,21 +116,39 @@ def test_a_common_shape_cancels_out_of_the_drift(name):
 def test_a_shifted_curve_shifts_the_estimate(name, shift):
     loss, _ = CURVES[name]
     x = grid(0.5, 0.0)
-    assert minimum(x, loss(x - shift))[0] - minimum(x, loss(x))[0] == pytest.approx(shift, abs=0.35)
+    assert place(x, loss(x - shift)) - place(x, loss(x)) == pytest.approx(shift, abs=0.35)
+
+
+def test_noise_is_smoothed_over_a_wide_basin_not_followed():
+    """Seed noise of twice the rise one octave away: the root mean square error stays below half an octave, that of the
+    best point does not."""
+    rng, errors, best = np.random.default_rng(0), [], []
+    for _ in range(60):
+        x = grid(1.0, rng.uniform(-0.5, 0.5))
+        losses = simulated(convex, 0.0, x, rng, 3, 2.0)
+        errors.append(Fit.of(curve(losses, x)).log2_lr)
+        best.append(x[np.argmin(losses.mean(axis=1))])
+    assert np.sqrt(np.mean(np.square(errors))) < 0.5 < np.sqrt(np.mean(np.square(best)))
 
 
 def test_a_parabola_is_found_exactly():
     x = grid(1.0, 0.3)
-    assert minimum(x, 1.5 + 0.2 * (x - 0.42) ** 2) == pytest.approx((0.42, 1.5))
+    y = 1.5 + 0.2 * (x - 0.42) ** 2
+    assert parabola_minimum(x, y) == pytest.approx((0.42, 1.5))
+    found = Fit.of(curve(y[:, None], x))
+    assert found.log2_lr == pytest.approx(0.42, abs=0.03) and found.loss == pytest.approx(1.5)
 
 
 def test_what_cannot_be_fitted_is_the_best_point():
     x = np.array([0.0, 1.0, 2.0])
-    assert minimum(x, np.array([math.inf, 3.0, math.inf])) == (1.0, 3.0)
-    assert minimum(x, np.array([2.0, 3.0, math.inf])) == (0.0, 2.0)
-    at, loss = minimum(x, np.array([math.inf] * 3))
-    assert math.isnan(at) and loss == math.inf
-    assert minimum(x, np.array([2.0, 2.0, 2.0]))[1] == 2.0
+    for losses, expected in (([math.inf, 3.0, math.inf], (1.0, 3.0)), ([2.0, math.inf, math.inf], (0.0, 2.0))):
+        assert parabola_minimum(x, np.array(losses)) == expected
+        fit = Fit.of(curve(np.array(losses)[:, None], x))
+        assert (fit.log2_lr, fit.loss) == expected
+    gone = Fit.of(curve(np.full((3, 3), math.inf), x))
+    assert math.isnan(gone.log2_lr) and gone.loss == math.inf and not gone.found
+    flat = Fit.of(curve(np.full((3, 3), 2.0), x))
+    assert 0.0 <= flat.log2_lr <= 2.0 and flat.loss == 2.0
 
 
 def curve(losses: Array, x: Array) -> Curve:
@@ -135,7 +174,7 @@ def test_edges(losses, edge):
 def test_one_diverged_seed_puts_a_learning_rate_over_the_cliff():
     losses = np.array([[2.0, 2.0, 2.0], [1.0, 1.1, 0.9], [0.1, 0.1, math.inf]])
     fit = Fit.of(curve(losses, np.arange(3.0)))
-    assert fit.log2_lr == 1.0 and np.isfinite(fit.log2_lrs).all() and fit.log2_lrs.max() > 1.5
+    assert 0.8 <= fit.log2_lr <= 1.5 and np.isfinite(fit.log2_lrs).all()
 
 
 def test_a_curve_leaves_out_points_with_a_missing_or_failed_seed():
@@ -175,29 +214,32 @@ def coverage(
     """How often the 90% intervals of the optimum, and of the drift (truly 0), hold the truth."""
     loss, at = CURVES[name]
     rng = np.random.default_rng(0)
-    hits = {"optimum": [], "drift": []}
+    hits: dict[str, list[bool]] = {"optimum": [], "drift": []}
+    widths_of_drift = []
     for _ in range(repeats):
         x = grid(spacing, rng.uniform(-0.5, 0.5))
         fits = [Fit.of(curve(simulated(loss, at, x, rng, seeds, noise), x)) for _ in range(widths)]
         drift, best = drift_between(fits[0], fits[-1], fits), optima(fits)
         hits["optimum"] += [o.low <= at <= o.high for o in best]
         hits["drift"].append(drift.low <= 0 <= drift.high)
+        widths_of_drift.append(drift.high - drift.octaves)
+    print(f"{name} seeds {seeds} noise {noise}: half width of the drift {np.median(widths_of_drift):.2f}")
     return float(np.mean(hits["optimum"])), float(np.mean(hits["drift"]))
 
 
 @pytest.mark.parametrize("noise", [0.15, 0.4])
 @pytest.mark.parametrize("name", ["digits", "language", "convex", "skewed"])
 def test_intervals_cover_about_as_often_as_they_claim(name, noise):
-    """Nominal 90%; 60 sweeps of 4 widths x 3 seeds; the standard error of a coverage is 4%. See also docs/limits.md."""
+    """Nominal 90%; 60 sweeps of 4 widths x 3 seeds; the standard error of a coverage is 4%. See docs/limits.md."""
     optimum, drift = coverage(name, seeds=3, noise=noise, widths=4, repeats=60)
     assert optimum >= 0.80 and drift >= 0.80
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.05, 0.15, 0.4])
+@pytest.mark.parametrize("noise", [0.05, 0.15, 0.4, 1.0, 2.0])
 @pytest.mark.parametrize("name", CURVES)
 def test_coverage_in_full(name, noise):
     for seeds, spacing in ((3, 1.0), (5, 1.0), (3, 0.5)):
-        optimum, drift = coverage(name, seeds=seeds, noise=noise, widths=4, repeats=150, spacing=spacing)
+        optimum, drift = coverage(name, seeds=seeds, noise=noise, widths=4, repeats=100, spacing=spacing)
         print(f"{name:9s} noise {noise} seeds {seeds} spacing {spacing}: optimum {optimum:.3f} drift {drift:.3f}")
-        assert drift >= 0.8
+        assert drift >= 0.75
