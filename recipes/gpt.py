@@ -119,7 +119,7 @@ recipe = Recipe(
     widths=(16, 32, 64, 128),
     lrs=tuple(2.0**k for k in range(-9, -3)),
     seeds=5,
-    quick={"widths": (16, 32, 64), "steps": 100},
+    quick={"widths": (16, 32, 64), "seeds": 4, "lrs": tuple(2.0**k for k in range(-8, -3))},
 )
 
 if __name__ == "__main__":
