@@ -126,6 +126,8 @@ _ONWARD = PASSES | {
     "tanh",
     "cat",
     "sub",
+    "max",
+    "pad",
 }
 _STEPS = 24
 
@@ -142,7 +144,7 @@ def _until_softmax(node: fx.Node, known: Mapping[fx.Node, float]) -> list[fx.Nod
     capped = False
     for _ in range(_STEPS):
         readers = users(node)
-        if any(op(r) in {"softmax", "_softmax", "_safe_softmax"} for r in readers):
+        if any(op(r) in {"softmax", "_softmax", "_safe_softmax"} or _adds_to_logits(r, node) for r in readers):
             return met
         onward = [r for r in readers if op(r) in _ONWARD]
         if not onward:
@@ -151,6 +153,12 @@ def _until_softmax(node: fx.Node, known: Mapping[fx.Node, float]) -> list[fx.Nod
         capped = capped or op(node) == "tanh"
         met += [node] if node in known and not capped else []
     return None
+
+
+def _adds_to_logits(node: fx.Node, operand: fx.Node) -> bool:
+    """A fused attention takes further logits as its mask."""
+    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    return op(node) == "scaled_dot_product_attention" and mask is operand
 
 
 def _behind(node: fx.Node, reader: fx.Node, known: Mapping[fx.Node, float]) -> list[fx.Node]:

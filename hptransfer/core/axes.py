@@ -18,7 +18,7 @@ SAME = {
     "split", "split_with_sizes", "tensor_split", "dropout", "type_as", "flip", "roll", "float", "half", "bfloat16",
     "neg", "requires_grad_", "lift_fresh", "repeat_interleave", "expand_as", "detach_",
 }  # fmt: skip
-RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "_reshape_alias"}
+RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "_reshape_alias"}
 POINTWISE = {
     "exp", "softplus", "sigmoid", "tanh", "relu", "silu", "gelu", "softmax", "log_softmax", "log", "sqrt", "rsqrt",
     "pow", "abs", "clamp", "clamp_min", "clamp_max", "square", "reciprocal", "expm1", "log1p", "cos", "sin", "erf",

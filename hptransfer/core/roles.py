@@ -48,8 +48,14 @@ class Role:
 
 
 def role_of_use(use: Use, shape: Sequence[int], base: Use, base_shape: Sequence[int]) -> Role:
-    """The role that one use gives a parameter, from its shapes at target and base."""
+    """The role that one use gives a parameter, from its shapes at target and base.
+
+    A number of blocks (heads, experts) that grows makes more outputs, each of which reads as many inputs as before.
+    """
     (fan_in, fan_out), (base_in, base_out) = _fans(use, shape), _fans(base, base_shape)
+    blocks, base_blocks = _product(use, shape, "batched"), _product(base, base_shape, "batched")
+    if blocks != base_blocks:
+        fan_out, base_out = fan_out * blocks, base_out * base_blocks
     grows_in, grows_out = _contracted(use, shape) != _contracted(base, base_shape), fan_out != base_out
     contracts = any(label in {"contracted", "indexed"} for label in use.axes)
     if grows_in:

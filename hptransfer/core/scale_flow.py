@@ -162,7 +162,11 @@ class ScaleFlow:
         return NotAbsorbed(f"{kind} in {module_path(node) or 'the root module'} does not pass a scale on")
 
     def _masks(self, node: fx.Node) -> bool:
-        """A fill with zeros or infinities, which no scale changes."""
+        """A fill or a padding with zeros or infinities, which no scale changes, or with copies of the values."""
+        if op(node) in {"pad", "constant_pad_nd"}:
+            copies = len(node.args) > 2 and node.args[2] in {"reflect", "replicate", "circular"}
+            fill = node.args[3] if len(node.args) > 3 else node.kwargs.get("value") or 0
+            return copies or (isinstance(fill, (int, float)) and fill == 0)
         fill = node.args[2] if op(node) in {"masked_fill", "masked_fill_"} else None
         return isinstance(fill, (int, float)) and (fill == 0 or math.isinf(fill))
 

@@ -158,8 +158,9 @@ class _Judge:
             return None
         claim = self.held(self.output()) * self.power + self.slack
         step = _shifted(self.slope(values), self.group.lr_mult)
-        if not self.found.called(self.group.names[0]) and step.value < claim - self.tolerance:
-            return None  # seen through further ops, where it need not be aligned yet
+        missing = -0.5 * self.power if self.found.composite(self.group.names[0]) else 0.0
+        if claim + missing - self.tolerance <= step.value < claim - self.tolerance:
+            return None  # seen through further ops, where it is not aligned yet
         return self.needed("lr", self.group.lr_mult, step, claim)
 
     def loss(self) -> Check | None:

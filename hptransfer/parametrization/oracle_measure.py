@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hptransfer.parametrization.oracle_fans import Responses, fan_in_responses
-from hptransfer.parametrization.oracle_gradients import Reading, readings
+from hptransfer.parametrization.oracle_gradients import Reading, owner_of, readings
 from hptransfer.parametrization.oracle_subject import Subject
 from hptransfer.parametrization.plan import Plan
 from hptransfer.parametrization.rewrite import parametrize_
@@ -72,9 +72,12 @@ class Measurements:
         """Exponent of the parameter's number of entries."""
         return _slope(self.widths, [float(np.prod(plan[name].shape)) for plan in self.plans.values()])
 
-    def called(self, name: str) -> bool:
-        """The module that holds the parameter runs and returns something."""
-        return self.readings[0][self.widths[0]][name].outputs > 0
+    def composite(self, name: str) -> bool:
+        """More stands between the parameter and the output its step is seen in than its own op."""
+        plan, owner = self.plans[max(self.plans)], owner_of(name)
+        matrices = [n for n in plan.rows if owner_of(n) == owner and len(plan[n].shape) > 1]
+        inner = any(owner_of(n).startswith(f"{owner}.") for n in plan.rows)
+        return inner or len(matrices) > 1 or self.readings[0][self.widths[0]][name].outputs == 0
 
     def output_growth(self, name: str) -> float:
         """Exponent of the number of entries of the output of the module that holds it."""

@@ -63,6 +63,26 @@ class Sinks(Attend):
         return self.o(logits.softmax(-1)[..., :-1] @ self.v(x))
 
 
+class Floored(Attend):
+    """Logits bounded from below (XGLM)."""
+
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        return torch.max(super().logits(q, k), torch.tensor(-1e4))
+
+
+class Relative(Attend):
+    """Logits against positions enter a fused attention as its mask, shifted by a padding (Conformer)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.p, self.places = nn.Linear(width, width, bias=False), nn.Parameter(torch.randn(LENGTH, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        shifted = F.pad(q @ self.p(self.places).mT, (1, 0))[..., :-1] * q.shape[-1] ** -0.5
+        return self.o(F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], shifted[:, None])[:, 0])
+
+
 class Positions(Attend):
     """Contents against contents, contents against positions and positions against contents (DeBERTa)."""
 
@@ -129,6 +149,8 @@ HALF = 4**-0.25  # logits take 1/2 more than the code's own 1/sqrt(d) when d gro
     ("attend", "times", "held"),
     [
         (Sinks, 1, {"q": HALF, "k": HALF}),
+        (Floored, 1, {"q": HALF, "k": HALF}),
+        (Relative, 1, {"q": HALF, "k": HALF, "p": HALF}),
         (Attend, 2, {"q": HALF, "k": HALF}),  # one layer, called twice
         (Positions, 1, {"q": HALF, "k": HALF, "pq": HALF, "pk": HALF}),
         (Latent, 1, {"q": HALF**2}),
