@@ -23,6 +23,7 @@ from hptransfer.parametrization.multipliers import (
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.placement import Absorbed, Hook, Multiplier, pieces, place
 from hptransfer.parametrization.row import Row
+from hptransfer.parametrization.zero import zero_readouts
 
 
 class Builder:
@@ -49,6 +50,7 @@ class Builder:
         self.notes = list(compared.notes)
         self.tuned = fine_tune(compared.parameters, graphs[0], compared.settled, compared.roles, options)
         self.roles = {**compared.roles, **(self.tuned.roles if self.tuned else {})}
+        self.zeros = zero_readouts(compared, graphs[0]) if options.readout_init == "zero" else frozenset[str]()
 
     def rows(self) -> dict[str, Row]:
         """Every parameter's row, multipliers absorbed, weight decay not yet settled."""
@@ -94,11 +96,11 @@ class Builder:
     def row(self, name: str, rule: Rule, m_depth: float) -> Row:
         """A parameter's multipliers by its role's rule alone."""
         role, optimizer, base = self.roles[name], self.trained_by(name), self.compared.matches[name]
-        kept = self.tuned is not None and name in self.tuned.kept
+        zero = name in self.zeros
+        kept = self.tuned is not None and name in self.tuned.kept and not zero
         own = self.scheme.global_lr or role.kind == "unused"
         ratio = 1.0 if own else init_ratio(role, rule, self.scheme, m_depth)
-        zero = self.options.readout_init == "zero" and role.kind == "readout" and not own
-        std = None if own or kept or base not in self.stds else 0.0 if zero else self.stds[base] * ratio
+        std = 0.0 if zero else None if own or kept or base not in self.stds else self.stds[base] * ratio
         grad = rule.eps.at(role.m_in, role.m_out, m_depth)
         eps = 1.0 if self.options.eps == "fixed" else optimizer.eps_ratio(grad)
         shape, base_shape = self.compared.shapes(name)
@@ -110,7 +112,7 @@ class Builder:
             role.fan_out,
             base,
             std,
-            1.0 if kept else 0.0 if zero else ratio,
+            0.0 if zero else 1.0 if kept else ratio,
             1.0 if own else self.lr(name, rule, m_depth, ratio) / eps**optimizer.step_per_eps,
             1.0,
             eps,
@@ -122,7 +124,7 @@ class Builder:
             grad_mult=grad,
             host=self.compared.hosts.get(name, ""),
             kept=kept,
-            why=(self.reason(role, rule, optimizer, kept),),
+            why=(self.reason(role, rule, optimizer, kept), *(["starts at zero (readout_init)"] if zero else [])),
         )
 
     def lr(self, name: str, rule: Rule, m_depth: float, ratio: float) -> float:

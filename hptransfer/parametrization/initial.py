@@ -20,15 +20,14 @@ def initial_factors(parameters: Mapping[str, nn.Parameter], plan: Plan) -> dict[
 
     Raises UsageError where values are on meta or not finite, or the plan has no initial std for a parameter.
     """
-    if scheme_named(plan.scheme).global_lr:
-        return {}
+    scaled = not scheme_named(plan.scheme).global_lr  # the control changes no scale
     own: dict[str, float] = {}
     factors: dict[str, tuple[float, float]] = {}
     for name in sorted(parameters, key=lambda n: plan.rows[n].host != ""):  # weights before the biases beside them
         row = plan.rows[name]
         same = row.init_mult == 1.0 and row.shape == row.base_shape and row.host not in own
         carried = row.host in own and _is_carried(own[row.host], plan.rows[row.host])
-        if row.role == "unused" or row.kept or same or carried:
+        if row.role == "unused" or row.kept or same or carried or not (scaled or row.init_std == 0.0):
             continue
         present = _checked(parameters[name], row)
         if present == 0.0 or row.init_std == 0.0:

@@ -15,7 +15,9 @@ DecayRule = Literal["independent", "coupled"]
 class Options:
     """Choices on which implementations disagree. The defaults are the derived ones.
 
-    readout_init: "own" keeps the base's own readout init times the rule's ratio; "zero" starts it at zero.
+    readout_init: "own" keeps the base's own readout init times the rule's ratio; "zero" starts the weights that make the
+    outputs at zero, at every size, the base's included, and under every scheme, the control included (a tied readout
+    is refused; a frozen one stays).
     attention: logits multiplier; None takes the scheme's.
     weight_decay: "independent" keeps lr x wd per step equal to the base's; "coupled" leaves wd as given.
     eps: "scaled" follows the gradient's scale; "fixed" leaves it as given (mup 1.0.0).
