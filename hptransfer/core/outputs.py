@@ -1,4 +1,4 @@
-"""The weights that make a model's outputs, read off one graph alone: the same ones at every size, the base's included."""
+"""The weights that make a model's outputs, read off one graph alone, so that they are the same ones at every size."""
 
 from __future__ import annotations
 

@@ -74,6 +74,11 @@ def with_decay(row: Row, optimizer: OptimizerInfo, rule: DecayRule) -> Row:
     return replace(row, wd_mult=1 / (row.lr_mult * (row.scale_mult if optimizer.decay_in_step else 1.0)))
 
 
+def with_fixed_eps(row: Row, optimizer: OptimizerInfo) -> Row:
+    """The row with the eps that the user gives. A step proportional to a power of eps gives that power to lr."""
+    return replace(row, eps_mult=1.0, lr_mult=row.lr_mult * row.eps_mult**optimizer.step_per_eps)
+
+
 def with_horizon(row: Row, ratio: Horizon) -> Row:
     """The batch's and the duration's multipliers, which are the same for every parameter."""
     if not ratio.why or row.role == "unused":

@@ -102,7 +102,7 @@ class Builder:
         ratio = 1.0 if own else init_ratio(role, rule, self.scheme, m_depth)
         std = 0.0 if zero else None if own or kept or base not in self.stds else self.stds[base] * ratio
         grad = rule.eps.at(role.m_in, role.m_out, m_depth)
-        eps = 1.0 if self.options.eps == "fixed" else optimizer.eps_ratio(grad)
+        eps = optimizer.eps_ratio(grad)
         shape, base_shape = self.compared.shapes(name)
         return Row(
             name,

@@ -17,7 +17,7 @@ from hptransfer.core.horizon import Horizon, horizon
 from hptransfer.core.recipe import Scale
 from hptransfer.core.roles import Role
 from hptransfer.core.rules import Scheme, scheme_named
-from hptransfer.parametrization.absorb import with_decay, with_horizon, with_tuned
+from hptransfer.parametrization.absorb import with_decay, with_fixed_eps, with_horizon, with_tuned
 from hptransfer.parametrization.build import Builder
 from hptransfer.parametrization.compare import Comparison
 from hptransfer.parametrization.interop import SHAPES_NOTE, BaseShapes, constant_width_mults, shapes_module
@@ -93,7 +93,12 @@ def make_plan(
         options={k: str(v) for k, v in vars(options).items()},
         beta_power=max(ratio.beta_power for ratio in ratios.values()),
     )
-    return unit_weights(plan) if chosen.unit else plan
+    plan = unit_weights(plan) if chosen.unit else plan
+    return _with_fixed_eps(plan) if options.eps == "fixed" else plan
+
+
+def _with_fixed_eps(plan: Plan) -> Plan:
+    return replace(plan, rows={n: with_fixed_eps(r, plan.optimizers[r.optimizer]) for n, r in plan.rows.items()})
 
 
 def _with_tuned(row: Row, tuned: Mapping[str, Tuned]) -> Row:

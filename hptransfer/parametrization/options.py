@@ -15,12 +15,17 @@ DecayRule = Literal["independent", "coupled"]
 class Options:
     """Choices on which implementations disagree. The defaults are the derived ones.
 
-    readout_init: "own" keeps the base's own readout init times the rule's ratio; "zero" starts the weights that make the
-    outputs at zero, at every size, the base's included, and under every scheme, the control included (a tied readout
-    is refused; a frozen one stays).
+    readout_init: "own" keeps the base's own readout init times the rule's ratio; "zero" starts the weights that make
+    the outputs at zero, at every size, the base's included, and under every scheme, the control included (a tied
+    readout is refused; a frozen one stays).
     attention: logits multiplier; None takes the scheme's.
     weight_decay: "independent" keeps lr x wd per step equal to the base's; "coupled" leaves wd as given.
-    eps: "scaled" follows the gradient's scale; "fixed" leaves it as given (mup 1.0.0).
+    eps: "scaled" follows the gradient's scale, so that a plan trains the same function in every form. "fixed" leaves
+    it in every group of the plan that make_plan returns exactly as given, as mup 1.0.0 does, whatever batch, depth or
+    absorbed multipliers ask for. What is trained then depends on the form: an eps beside an absorbed multiplier theta
+    acts as theta eps would beside a forward one (2011.14522), so mup's function comes back only where eps is
+    negligible. `absorb` and `as_multipliers` keep the function and move eps. The floor of a relative step (Adafactor's
+    second eps) is a weight's scale, which is followed.
     unused: "error" refuses a trainable parameter that the traced forward never uses; "keep" leaves it as it is.
     weights: "initial" weights are scaled by the rules; "pretrained" ones keep their values and their forward pass, but
     for adapters and trained readouts. None: pretrained where a hidden matrix is frozen.
