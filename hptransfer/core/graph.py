@@ -1,20 +1,14 @@
-"""The computation as a graph: torch.export of an unmodified model, on meta or real weights, without running it."""
+"""The computation as a graph: one forward call of an unmodified model, exported or else recorded while it runs."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import math
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from hptransfer.core.errors import UsageError
 
@@ -38,6 +32,8 @@ class Graph:
     inputs: the placeholders of the forward's own arguments.
     values: value of each one-element buffer or constant that the graph reads, by node; unread: name of those whose
     value cannot be read, because they are on the meta device.
+    ran: the forward was run and recorded, so that the graph holds the branches that these example inputs took; notes:
+    what a plan made from it must say.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -47,6 +43,8 @@ class Graph:
     inputs: frozenset[fx.Node]
     values: Mapping[fx.Node, float]
     unread: Mapping[fx.Node, str]
+    ran: bool = False
+    notes: tuple[str, ...] = ()
 
     def parameter_name(self, node: fx.Node) -> str | None:
         """The parameter that this node is the placeholder of, or None."""
@@ -116,47 +114,42 @@ def template(name: str) -> str:
 
 
 def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Graph:
-    """Trace one forward call of an unmodified model.
+    """Trace one forward call of an unmodified model: by torch.export, or where that fails, by running a copy of it.
 
-    args, kwargs: example inputs; tensors are moved to the model's device (meta included), nothing is computed.
-    Raises UsageError where torch.export cannot trace the call.
-    Source: torch.export, non-strict mode.
+    args, kwargs: example inputs; tensors are moved to the model's device (meta included). The model itself is not run.
+    Raises UsageError where neither works, with both reasons.
+    Source: torch.export, non-strict mode; torch.fx.experimental.proxy_tensor.make_fx, before dispatch.
     """
-    first, aliases = _tied_names(model)
-    exported = _exported(model, _on_device_of(model, tuple(args)), _on_device_of(model, dict(kwargs or {})))
-    _inline_regions(exported.graph_module)
-    nodes = tuple(exported.graph_module.graph.nodes)
-    by_name = {node.name: node for node in nodes if node.op == "placeholder"}
-    signature = exported.graph_signature
-    found = {aliases.get(n, n): by_name[p] for p, n in signature.inputs_to_parameters.items() if p in by_name}
-    values, unread = _scalars(exported, by_name)
-    return Graph(
-        nodes,
-        order={node: i for i, node in enumerate(nodes)},
-        parameters={name: found[name] for name in first if name in found},
-        aliases=aliases,
-        inputs=frozenset(by_name[str(n)] for n in signature.user_inputs if str(n) in by_name),
-        values=values,
-        unread=unread,
-    )
+    from hptransfer.core.trace_export import exported_program, graph_of
+    from hptransfer.core.trace_run import recorded_graph
+
+    given = tuple(args), dict(kwargs or {})
+    try:
+        program = exported_program(model, *given)
+    except Exception as error:
+        exporting = _reason(error)
+    else:
+        return graph_of(model, program)
+    try:
+        return recorded_graph(model, *given)
+    except Exception as error:
+        raise UsageError(
+            f"{type(model).__name__} could not be traced with these example inputs (torch.export, strict=False: "
+            f"{exporting}), nor recorded while a copy of it ran ({_reason(error)}). Give inputs of the shape, type and "
+            f"values that training uses; or say what every parameter is with roles={{'name or glob': Role(...)}}, "
+            f"which makes a plan without a trace."
+        ) from error
 
 
-def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
-    # the caller's no_grad must not change what is traced: a plan made under it is the same plan
-    with warnings.catch_warnings(), _training(model), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        try:
-            return torch.export.export(model, args, kwargs, strict=False)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UsageError(
-                f"{type(model).__name__} could not be traced with these example inputs "
-                f"({type(error).__name__}: {reason}). Give inputs of the shape and type that training uses; "
-                f"the forward must be one that torch.export(strict=False) can trace."
-            ) from error
+def _reason(error: Exception) -> str:
+    """The first line of an error; a UsageError in full."""
+    text = str(error).strip()
+    if isinstance(error, UsageError):
+        return text.removesuffix(".")
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
-def _tied_names(model: nn.Module) -> tuple[list[str], dict[str, str]]:
+def tied_names(model: nn.Module) -> tuple[list[str], dict[str, str]]:
     """First names of all distinct parameters, and alias -> first name for the tied ones."""
     seen: dict[int, str] = {}
     aliases: dict[str, str] = {}
@@ -166,72 +159,3 @@ def _tied_names(model: nn.Module) -> tuple[list[str], dict[str, str]]:
         else:
             seen[id(parameter)] = name
     return list(seen.values()), aliases
-
-
-def _on_device_of(model: nn.Module, tree: Any) -> Any:
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    device = next((t.device for t in tensors), torch.device("cpu"))
-    return pytree.tree_map_only(Tensor, lambda t: t.to(device), tree)
-
-
-@contextlib.contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Trace the training forward: eval mode may take fused inference paths that hide the parameters' uses."""
-    modes = {module: module.training for module in model.modules()}
-    model.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _inline_regions(module: fx.GraphModule) -> None:
-    """Replace calls of traced sub-regions (no_grad, autocast, checkpoint) by their bodies."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        body = _region_body(module, node)
-        if body is None:
-            continue
-        _inline_regions(body)
-        operands = [a for a in node.args if isinstance(a, fx.Node) and a.op != "get_attr"]
-        placeholders = [n for n in body.graph.nodes if n.op == "placeholder"]
-        mapping = dict(zip(placeholders, operands[-len(placeholders) :], strict=True))
-        with graph.inserting_before(node):
-            results = sequence(graph.graph_copy(body.graph, mapping))
-        for user in list(node.users):
-            if op(user) == "getitem":
-                user.replace_all_uses_with(results[number(user.args[1])])
-                graph.erase_node(user)
-        if node.users:
-            node.replace_all_uses_with(results[0])
-        graph.erase_node(node)
-
-
-def _region_body(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.HigherOrderOperator):
-        return None
-    bodies = [a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr"]
-    found = [getattr(module, str(a.target), None) for a in bodies]
-    found = [body for body in found if isinstance(body, fx.GraphModule)]
-    return found[0] if len(found) == 1 else None
-
-
-def _scalars(
-    exported: torch.export.ExportedProgram, by_name: Mapping[str, fx.Node]
-) -> tuple[dict[fx.Node, float], dict[fx.Node, str]]:
-    """Values of one-element buffers and lifted constants, and the names of those on meta, which hold none."""
-    signature = exported.graph_signature
-    stored = {**exported.constants, **dict(exported.state_dict)}
-    sources = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
-    values: dict[fx.Node, float] = {}
-    unread: dict[fx.Node, str] = {}
-    for placeholder, name in sources.items():
-        value = stored.get(name)
-        if placeholder not in by_name or not isinstance(value, Tensor) or value.numel() != 1:
-            continue
-        if value.device.type == "meta":
-            unread[by_name[placeholder]] = name
-        elif math.isfinite(float(value)):
-            values[by_name[placeholder]] = float(value)
-    return values, unread

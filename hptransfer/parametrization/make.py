@@ -12,7 +12,6 @@ from torch import nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
-from hptransfer.core.graph import Graph, trace
 from hptransfer.core.horizon import Horizon, horizon
 from hptransfer.core.recipe import Scale
 from hptransfer.core.roles import Role
@@ -20,12 +19,13 @@ from hptransfer.core.rules import Scheme, scheme_named
 from hptransfer.parametrization.absorb import with_decay, with_fixed_eps, with_horizon, with_tuned
 from hptransfer.parametrization.build import Builder
 from hptransfer.parametrization.compare import Comparison
-from hptransfer.parametrization.interop import SHAPES_NOTE, BaseShapes, constant_width_mults, shapes_module
+from hptransfer.parametrization.interop import SHAPES_NOTE, BaseShapes, shapes_module
 from hptransfer.parametrization.measure import measure_rms
 from hptransfer.parametrization.multipliers import Values
 from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.parametrization.plan import Plan, unit_weights
 from hptransfer.parametrization.row import Row
+from hptransfer.parametrization.traces import traces
 
 Optimizer = type[torch.optim.Optimizer] | str
 
@@ -49,7 +49,8 @@ def make_plan(
 ) -> Plan:
     """Work out how every hyperparameter of `model` must differ from the base's.
 
-    model: the target, real or on meta; it is only traced, never changed or run.
+    model: the target, real or on meta; it is only traced, never changed. Where torch.export cannot trace it a copy is
+    run, and the plan's notes say so.
     base: the same architecture at the size where the hyperparameters were (or will be) tuned; real, so that its initial
     stds can be measured, or on meta together with base_std (parameter name -> rms). Base shapes alone (see interop) do
     where no constant, attention scale or depth in the code differs from the base's.
@@ -58,7 +59,8 @@ def make_plan(
     scheme: a name from hptransfer.core.rules.SCHEMES. optimizer: class or name, or {"hidden": Muon, "rest": AdamW} for
     one optimizer on hidden matrices and another on the rest; optimizer_options: keyword options (betas, adjust_lr_fn),
     with two optimizers under "hidden" and "rest".
-    roles: parameter name or glob -> Role, for what the trace cannot settle. options: named choices, see Options.
+    roles: parameter name or glob -> Role, for what the trace cannot settle; where they name every parameter, a model
+    that cannot be traced is planned by them alone. options: named choices, see Options.
     tuned: parameter name or glob -> factors that were tuned at the base for that kind of module (the first match wins).
     scale, base_scale: batch and tokens of the target's and the base's run; width and depth are read off the models.
     constants: name (or glob) of a one-element buffer that the forward multiplies by -> its value in the target, or the
@@ -70,9 +72,9 @@ def make_plan(
         chosen = replace(chosen, attention=options.attention)
     optimizers = _optimizers(optimizer, optimizer_options)
     given = example_inputs if base_example_inputs is None else base_example_inputs
-    graph, shapes_only = _traced(model, example_inputs), not isinstance(base, nn.Module)
-    base = base if isinstance(base, nn.Module) else shapes_module(model, base)
-    graphs = graph, graph if shapes_only else _traced(base, given)
+    shapes_only = not isinstance(base, nn.Module)
+    traced = traces(model, None if shapes_only else base, example_inputs, given, roles or {})
+    base, graphs = base if isinstance(base, nn.Module) else shapes_module(model, base), traced.graphs
     stds = measure_rms(base) if base_std is None else dict(base_std)
     lenient = {"keep_unused": options.unused == "keep", "ruled": not chosen.global_lr}
     compared = Comparison(model, base, graphs, roles or {}, **lenient)
@@ -89,7 +91,7 @@ def make_plan(
         rows=rows,
         aliases=dict(graphs[0].aliases),
         hooks=tuple(build.hooks),
-        notes=(*build.notes, *([SHAPES_NOTE] if shapes_only else [])),
+        notes=(*traced.notes, *build.notes, *([SHAPES_NOTE] if shapes_only else [])),
         options={k: str(v) for k, v in vars(options).items()},
         beta_power=max(ratio.beta_power for ratio in ratios.values()),
     )
@@ -126,8 +128,3 @@ def _optimizers(
     options = options or {}
     own = options if set(options) <= {"hidden", "rest"} else dict.fromkeys(optimizer, options)
     return {part: OptimizerInfo.of(cls, own.get(part)) for part, cls in optimizer.items()}
-
-
-def _traced(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> Graph:
-    with constant_width_mults(model):
-        return trace(model, (), inputs) if isinstance(inputs, Mapping) else trace(model, tuple(inputs))

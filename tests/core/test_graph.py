@@ -154,11 +154,5 @@ def test_random_factors_and_constants_among_themselves_are_no_constants() -> Non
 
 
 def test_what_cannot_be_traced_is_one_clear_error() -> None:
-    class Net(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x * 2 if x.sum() > 0 else x
-
-    with pytest.raises(UsageError, match=r"^Net could not be traced with these example inputs \("):
-        trace(Net(), (torch.randn(2, 4),))
-    with pytest.raises(UsageError, match="could not be traced"):
+    with pytest.raises(UsageError, match=r"^Linear could not be traced with these example inputs \("):
         trace(nn.Linear(4, 4), (torch.randn(2, 5),))

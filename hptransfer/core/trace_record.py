@@ -1,0 +1,220 @@
+"""One forward call recorded while it runs: the same ops, placeholders and module stacks as torch.export's graph."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.graph import Graph, tied_names
+from hptransfer.core.in_place import connect_writes
+from hptransfer.core.trace_beside import add_beside
+from hptransfer.core.trace_copy import inputs_for, own_generators, runnable
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A graph, and the paths of the modules whose forward was called."""
+
+    graph: Graph
+    called: frozenset[str]
+
+
+def record(
+    original: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    siblings: Mapping[str, str] | None = None,
+    draw: int = 0,
+) -> Recording:
+    """Run a copy of `original` and record what it computes.
+
+    siblings: see trace_beside. draw: see trace_copy; without one the copy has the original's values. The graph is the
+    same for every draw unless the code's way, or a number in it, depends on the data.
+    Raises whatever the forward raises.
+    """
+    model = runnable(original, draw)
+    inputs = inputs_for(model, (args, kwargs), draw)
+    own = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
+    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    tensors = list({**own, **{id(leaf): leaf for leaf in leaves}}.values())
+    given = {id(leaf) for leaf in leaves}
+    stacks = _Stacks(model)
+    add_beside(model, siblings or {})
+
+    def forward(tracked: list[Tensor]) -> list[Tensor]:
+        with _DataAsDetach():
+            return list(_tensors(model(*inputs[0], **inputs[1])))
+
+    options: dict[str, Any] = {"pre_dispatch": True, "tracing_mode": "real", "_error_on_data_dependent_ops": False}
+    with warnings.catch_warnings(), own_generators(model), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        module = make_fx(forward, **options)(tensors)
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    tracked = dict(zip(map(id, tensors), placeholders, strict=True))
+    values, unread = _single_numbers(module, original, model, tracked)
+    _refuse_reads_of_meta(module.graph, unread)
+    _without_reads(module.graph)
+    connect_writes(module.graph, {tracked[id(p)] for p in model.parameters()})
+    return Recording(_graph(model, module.graph, tracked, given, values, unread), frozenset(stacks.calls))
+
+
+def _graph(
+    model: nn.Module,
+    graph: fx.Graph,
+    tracked: Mapping[int, fx.Node],
+    given: Set[int],
+    values: Mapping[fx.Node, float],
+    unread: Mapping[fx.Node, str],
+) -> Graph:
+    nodes = tuple(graph.nodes)
+    _, aliases = tied_names(model)
+    return Graph(
+        nodes,
+        order={node: i for i, node in enumerate(nodes)},
+        parameters={name: tracked[id(p)] for name, p in model.named_parameters()},
+        aliases=aliases,
+        inputs=frozenset(tracked[key] for key in given),
+        values=values,
+        unread=unread,
+        ran=True,
+    )
+
+
+class _Stacks:
+    """Labels every node, as it is recorded, with the modules whose forward is running, as torch.export does.
+
+    calls: path -> number of calls. The second and later calls of a module have "@1", "@2" in their key.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.calls: Counter[str] = Counter()
+        self.open: list[tuple[str, str, str]] = []
+        for path, module in model.named_modules():
+            module.register_forward_pre_hook(self.enter(path, module), prepend=True)
+            module.register_forward_hook(self.leave, always_call=True)
+
+    def enter(self, path: str, module: nn.Module) -> Callable[[nn.Module, Any], None]:
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+
+        def hook(module: nn.Module, args: Any) -> None:
+            self.label()
+            again = f"@{self.calls[path]}" if self.calls[path] else ""
+            self.open.append((f"L__self__{path}{again}", path, kind))
+            self.calls[path] += 1
+
+        return hook
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.label()
+        self.open.pop()
+
+    def label(self) -> None:
+        """Give the nodes recorded since the last change of module the stack that was open then."""
+        mode = get_proxy_mode()
+        if mode is None:
+            return
+        stack = {key: (path, kind) for key, path, kind in self.open}
+        for node in reversed(mode.tracer.graph.nodes):
+            if "nn_module_stack" in node.meta:
+                break
+            node.meta["nn_module_stack"] = {} if node.op == "placeholder" else stack
+
+
+class _DataAsDetach(TorchFunctionMode):
+    """x.data is a tensor that tracing does not know; x.detach() holds the same values and is known."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == torch.Tensor.data.__get__:  # pyright: ignore[reportAttributeAccessIssue]
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    """All tensors of a model's output, those in attributes of plain objects included."""
+    for leaf in pytree.tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, (type, nn.Module)):
+            yield from _tensors(list(vars(leaf).values()))
+
+
+def _single_numbers(
+    module: fx.GraphModule, original: nn.Module, copied: nn.Module, tracked: Mapping[int, fx.Node]
+) -> tuple[dict[fx.Node, float], dict[fx.Node, str]]:
+    """Values of one-element buffers and constants, and the names of buffers that are on meta, which hold none.
+
+    Constants become placeholders on the way, as in an exported graph.
+    """
+    values: dict[fx.Node, float] = {}
+    unread: dict[fx.Node, str] = {}
+    buffers = zip(original.named_buffers(), copied.buffers(), strict=True)
+    stored = [(name, tensor, tracked[id(own)]) for (name, tensor), own in buffers]
+    for name, tensor, node in [*stored, *_lifted(module)]:
+        if tensor.device.type == "meta":
+            unread[node] = name
+        elif tensor.numel() == 1 and not tensor.is_complex() and math.isfinite(float(tensor)):
+            values[node] = float(tensor)
+    return values, unread
+
+
+def _lifted(module: fx.GraphModule) -> Iterator[tuple[str, Tensor, fx.Node]]:
+    """Every tensor that the forward took from elsewhere, with the placeholder that now stands for it."""
+    graph, made = module.graph, dict[str, fx.Node]()
+    for node in [n for n in graph.nodes if n.op == "get_attr"]:
+        name, value = str(node.target), getattr(module, str(node.target))
+        if name not in made:
+            with graph.inserting_before(next(iter(graph.nodes))):
+                made[name] = graph.placeholder(f"c{name}")
+            made[name].meta.update(node.meta, nn_module_stack={})
+            if isinstance(value, Tensor):
+                made[name].meta.setdefault("val", value.detach().to("meta"))
+                yield name, value, made[name]
+        node.replace_all_uses_with(made[name])
+        graph.erase_node(node)
+
+
+def _refuse_reads_of_meta(graph: fx.Graph, unread: Mapping[fx.Node, str]) -> None:
+    """A number read off a buffer that has no value is no number."""
+    hidden: dict[fx.Node, str] = dict(unread)
+    for node in graph.nodes:
+        from_buffers = [hidden[parent] for parent in node.all_input_nodes if parent in hidden]
+        if from_buffers and len(from_buffers) == len(node.all_input_nodes):
+            hidden[node] = from_buffers[0]
+            if _reads(node):
+                raise UsageError(
+                    f"the forward reads the value of buffer {hidden[node]!r}, which is on the meta device; build the "
+                    f"model on the CPU"
+                )
+
+
+def _reads(node: fx.Node) -> bool:
+    return str(node.target).removeprefix("aten.").split(".")[0] in {"item", "_local_scalar_dense"}
+
+
+def _without_reads(graph: fx.Graph) -> None:
+    """Drop what carries no activation: switches of grad mode and autocast, values read by Python, and dead ends."""
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and not node.users and (_reads(node) or not _is_op(node)):
+            graph.erase_node(node)
+    graph.eliminate_dead_code(lambda node: node.op in {"placeholder", "output"} or (_is_op(node) and _writes(node)))
+
+
+def _is_op(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload)
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable

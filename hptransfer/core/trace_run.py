@@ -1,0 +1,94 @@
+"""The graph of a model that torch.export cannot trace: a copy of it runs on the example inputs and is recorded.
+
+Control flow that depends on data then goes one way. What these inputs decide is kept apart from what the code says:
+experts that no token reached are traced beside their siblings, and numbers that change with the data are no constants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from hptransfer.core.constants import Constant, constants
+from hptransfer.core.graph import Graph, module_path
+from hptransfer.core.trace_beside import siblings_of_unreached
+from hptransfer.core.trace_record import record
+from hptransfer.core.uses import depends_on_inputs
+
+DRAWS = 2
+"""Runs with other weights that tell a constant of the code from a number that was read off the data."""
+
+
+def recorded_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+    """Run a copy of the model in training mode and return what it computed; the model itself is left as it is.
+
+    A model on meta gets random weights on the CPU for this.
+    Raises UsageError where the model is too large to be copied or layers are skipped, and whatever the forward raises.
+    """
+    siblings: dict[str, str] = {}
+    recording = record(model, args, kwargs)
+    while fresh := siblings_of_unreached(model, recording.graph, recording.called).items() - siblings.items():
+        siblings.update(fresh)
+        recording = record(model, args, kwargs, siblings=siblings)
+    others = [record(model, args, kwargs, siblings=siblings, draw=n).graph for n in range(1, DRAWS + 1)]
+    graph, numbers = _with_data_as_inputs(recording.graph, others)
+    return replace(graph, notes=tuple(_notes(model, siblings, numbers)))
+
+
+def _notes(model: nn.Module, siblings: Mapping[str, str], numbers: Sequence[Constant]) -> Iterator[str]:
+    yield (
+        f"torch.export cannot trace {type(model).__name__}, so a copy of it was run and recorded: the plan holds for "
+        f"the branches that the example inputs take"
+    )
+    if siblings:
+        shown = ", ".join(f"{path} beside {twin}" for path, twin in list(siblings.items())[:3])
+        yield f"{len(siblings)} modules that the example inputs did not reach were traced beside their like: {shown}"
+    if numbers:
+        where = sorted({number.module or "the root module" for number in numbers})
+        yield f"factors read off the data were not compared with the base's: in {', '.join(where[:3])}"
+
+
+def _with_data_as_inputs(graph: Graph, others: Sequence[Graph]) -> tuple[Graph, list[Constant]]:
+    """The graph with every factor that another draw of the weights does not show turned into an input."""
+    shown = [_factors(other) for other in others]
+    found = [
+        constant
+        for constant in constants(graph)
+        if constant.value is not None and any(_changes(constant, own) for own in shown)
+    ]
+    given = {_as_input(graph, constant) for constant in found}
+    nodes = tuple(graph.nodes[0].graph.nodes) if graph.nodes else ()
+    order = {node: i for i, node in enumerate(nodes)}
+    return replace(graph, nodes=nodes, order=order, inputs=graph.inputs | given), found
+
+
+def _factors(graph: Graph) -> dict[str, list[float]]:
+    """Module -> the constants that it multiplies by. A module that ran without one has an empty list."""
+    found: dict[str, list[float]] = {module_path(node): [] for node in graph.nodes if node.op == "call_function"}
+    for constant in constants(graph):
+        if constant.value is not None:
+            found[constant.module].append(constant.value)
+    return found
+
+
+def _changes(constant: Constant, shown: Mapping[str, list[float]]) -> bool:
+    """True where the module ran in the other draw and met no such factor."""
+    own = shown.get(constant.module)
+    return own is not None and not any(math.isclose(constant.value or 0.0, value, rel_tol=1e-6) for value in own)
+
+
+def _as_input(graph: Graph, constant: Constant) -> fx.Node:
+    """A new placeholder in place of a product's constant operand."""
+    live = depends_on_inputs(replace(graph, inputs=graph.inputs | set(graph.parameters.values())))
+    node = constant.node
+    at = next(i for i, a in enumerate(node.args) if isinstance(a, (int, float)) or a not in live)
+    with node.graph.inserting_before(graph.nodes[0]):
+        placeholder = node.graph.placeholder(f"data_{node.name}")
+    placeholder.meta["val"] = torch.tensor(constant.value)
+    node.update_arg(at, placeholder)
+    return placeholder
