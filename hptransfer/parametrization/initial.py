@@ -9,7 +9,8 @@ from torch import nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.rules import scheme_named
-from hptransfer.parametrization.measure import rms
+from hptransfer.parametrization.laws import Sample, own_ratios
+from hptransfer.parametrization.measure import kurtosis, rms
 from hptransfer.parametrization.plan import Plan
 from hptransfer.parametrization.row import Row
 
@@ -23,19 +24,31 @@ def initial_factors(parameters: Mapping[str, nn.Parameter], plan: Plan) -> dict[
     scaled = not scheme_named(plan.scheme).global_lr  # the control changes no scale
     own: dict[str, float] = {}
     factors: dict[str, tuple[float, float]] = {}
-    for name in sorted(parameters, key=lambda n: plan.rows[n].host != ""):  # weights before the biases beside them
-        row = plan.rows[name]
-        same = row.init_mult == 1.0 and row.shape == row.base_shape and row.host not in own
-        carried = row.host in own and _is_carried(own[row.host], plan.rows[row.host])
-        if row.role == "unused" or row.kept or same or carried or not (scaled or row.init_std == 0.0):
-            continue
-        present = _checked(parameters[name], row)
-        if present == 0.0 or row.init_std == 0.0:
-            factors[name] = (1.0 if present == 0.0 else 0.0), present
-            continue
-        own[name] = _own_ratio(present * row.init_mult / (row.init_std or 1.0), row, own.get(row.host))
-        factors[name] = row.init_mult / own[name], present
+    for beside in (False, True):  # weights before the biases beside them
+        samples: list[Sample] = []
+        for name in sorted(n for n in parameters if (plan.rows[n].host != "") == beside):
+            row = plan.rows[name]
+            if row.role == "unused" or row.kept or not (scaled or row.init_std == 0.0) or _is_right(row, plan, own):
+                continue
+            present = _checked(parameters[name], row)
+            if present == 0.0 or row.init_std == 0.0:
+                factors[name] = (1.0 if present == 0.0 else 0.0), present
+            else:
+                samples.append(_sample(parameters[name], row, present, own.get(row.host)))
+        found = own_ratios(samples)
+        own |= found
+        factors |= {s.row.name: (s.row.init_mult / found[s.row.name], s.rms) for s in samples}
     return factors
+
+
+def _sample(parameter: nn.Parameter, row: Row, present: float, host: float | None) -> Sample:
+    return Sample(row, present, (row.init_std or 1.0) / row.init_mult, kurtosis(parameter, present), host)
+
+
+def _is_right(row: Row, plan: Plan, own: Mapping[str, float]) -> bool:
+    """True where the values stay whatever their law: of the base's own size, or beside a weight that already fits."""
+    same = row.init_mult == 1.0 and row.shape == row.base_shape and row.host not in own
+    return same or (row.host in own and _is_carried(own[row.host], plan.rows[row.host]))
 
 
 def _is_carried(own: float, row: Row) -> bool:
@@ -59,24 +72,3 @@ def _checked(parameter: nn.Parameter, row: Row) -> float:
             f"pass base_std={{name: rms}} to make_plan."
         )
     return present
-
-
-def _own_ratio(measured: float, row: Row, host: float | None) -> float:
-    """target/base ratio of the model's own init: an exact law of the width where the sample agrees with one.
-
-    A sample of N normal values has a relative standard error of (2N)^-1/2 in its rms. First the laws of common inits,
-    within three standard errors: constant, fan_in^-1/2, for a bias that of its weight; then rarer ones, and the plan's
-    own where the model already carries it; else the measured ratio itself.
-    """
-    numel, base_numel = max(1, math.prod(row.shape)), max(1, math.prod(row.base_shape))
-    error = (1 / (2 * numel) + 1 / (2 * base_numel)) ** 0.5
-    fans = (row.m_in * row.m_out) ** 0.5
-    common = [1.0, row.m_in**-0.5] if host is None else [host, 1.0]
-    rarer = [row.init_mult, row.m_in**-1.0, row.m_out**-0.5, fans**-0.5, fans**-1.0]
-    if host is not None and abs(math.log(measured / host)) <= 3 * error:
-        return host
-    for laws in (common, rarer):
-        law = min(laws, key=lambda law: abs(math.log(measured / law)))
-        if abs(math.log(measured / law)) <= 3 * error:
-            return law
-    return measured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def plan_of(optimizer, width: int = 32, depth: int = 1, **given) -> hpt.Plan:
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop, torch.optim.Adadelta])
 def test_fixed_means_that_every_group_has_the_eps_that_was_given(optimizer, scheme: str) -> None:
     """Absorbed multipliers (attention, the tied head), depth and the batch size do not move it."""
-    scales = {"scale": hpt.Scale(batch=64, tokens=64), "base_scale": hpt.Scale(batch=16, tokens=64)}
+    scales: dict[str, Any] = {"scale": hpt.Scale(batch=64, tokens=64), "base_scale": hpt.Scale(batch=16, tokens=64)}
     plan = plan_of(optimizer, depth=2, scheme=scheme, options=FIXED, **scales)
     model = transformer(32, depth=2)
     groups = hpt.param_groups(model, plan, lr=1e-3, eps=3e-7)
