@@ -82,7 +82,7 @@ def _shares(node: fx.Node, base: fx.Node) -> bool:
     if op(node) in {"reshape", "flatten", "view_as", "reshape_as"}:
         try:
             old.view(new.shape)
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             return False
         return True
     return new.stride() == old.stride()

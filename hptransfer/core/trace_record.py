@@ -6,8 +6,8 @@ import itertools
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,10 +25,24 @@ from hptransfer.core.trace_copy import inputs_for, own_generators, runnable
 
 @dataclass(frozen=True)
 class Recording:
-    """A graph, and the paths of the modules whose forward was called."""
+    """What one run showed.
+
+    graph: dead ends included. called: paths of the modules whose forward was called. reads: the nodes where values left
+    the graph for Python: an item, or anything that nothing else reads (what became an array or a list).
+    """
 
     graph: Graph
     called: frozenset[str]
+    reads: tuple[fx.Node, ...]
+
+    def finished(self) -> Graph:
+        """The graph without reads and dead ends."""
+        graph = self.graph.nodes[0].graph
+        for node in reversed(graph.nodes):
+            if _reads(node) and not node.users:
+                graph.erase_node(node)
+        graph.eliminate_dead_code(lambda node: node.op in {"placeholder", "output"} or _writes(node))
+        return with_nodes(self.graph)
 
 
 def record(
@@ -50,7 +64,6 @@ def record(
     own = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
     leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     tensors = list({**own, **{id(leaf): leaf for leaf in leaves}}.values())
-    given = {id(leaf) for leaf in leaves}
     stacks = _Stacks(model)
     add_beside(model, siblings or {})
 
@@ -66,31 +79,26 @@ def record(
     tracked = dict(zip(map(id, tensors), placeholders, strict=True))
     values, unread = _single_numbers(module, original, model, tracked)
     _refuse_reads_of_meta(module.graph, unread)
-    _without_reads(module.graph)
+    _without_switches(module.graph)
+    reads = tuple(n for n in module.graph.nodes if n.op == "call_function" and not n.users and not _writes(n))
     connect_writes(module.graph, {tracked[id(p)] for p in model.parameters()})
-    return Recording(_graph(model, module.graph, tracked, given, values, unread), frozenset(stacks.calls))
+    inputs_of = frozenset(tracked[id(leaf)] for leaf in leaves)
+    graph = Graph((), {}, _placeholders(model, tracked), tied_names(model)[1], inputs_of, values, unread, ran=True)
+    return Recording(with_nodes(graph, module.graph), frozenset(stacks.calls), reads)
 
 
-def _graph(
-    model: nn.Module,
-    graph: fx.Graph,
-    tracked: Mapping[int, fx.Node],
-    given: Set[int],
-    values: Mapping[fx.Node, float],
-    unread: Mapping[fx.Node, str],
-) -> Graph:
-    nodes = tuple(graph.nodes)
-    _, aliases = tied_names(model)
-    return Graph(
-        nodes,
-        order={node: i for i, node in enumerate(nodes)},
-        parameters={name: tracked[id(p)] for name, p in model.named_parameters()},
-        aliases=aliases,
-        inputs=frozenset(tracked[key] for key in given),
-        values=values,
-        unread=unread,
-        ran=True,
-    )
+def with_nodes(graph: Graph, recorded: fx.Graph | None = None) -> Graph:
+    """The graph with nodes and order as they now are in its fx graph."""
+    nodes = tuple((recorded or graph.nodes[0].graph).nodes)
+    return replace(graph, nodes=nodes, order={node: i for i, node in enumerate(nodes)})
+
+
+def _placeholders(model: nn.Module, tracked: Mapping[int, fx.Node]) -> dict[str, fx.Node]:
+    """Parameter name -> its placeholder, whose value says, as an exported one's does, whether it is trained."""
+    found = {name: tracked[id(parameter)] for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        found[name].meta["val"].requires_grad_(parameter.requires_grad)
+    return found
 
 
 class _Stacks:
@@ -204,16 +212,11 @@ def _reads(node: fx.Node) -> bool:
     return str(node.target).removeprefix("aten.").split(".")[0] in {"item", "_local_scalar_dense"}
 
 
-def _without_reads(graph: fx.Graph) -> None:
-    """Drop what carries no activation: switches of grad mode and autocast, values read by Python, and dead ends."""
+def _without_switches(graph: fx.Graph) -> None:
+    """Drop the calls that turn grad mode and autocast on and off."""
     for node in reversed(graph.nodes):
-        if node.op == "call_function" and not node.users and (_reads(node) or not _is_op(node)):
+        if node.op == "call_function" and not node.users and not isinstance(node.target, torch._ops.OpOverload):
             graph.erase_node(node)
-    graph.eliminate_dead_code(lambda node: node.op in {"placeholder", "output"} or (_is_op(node) and _writes(node)))
-
-
-def _is_op(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload)
 
 
 def _writes(node: fx.Node) -> bool:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from hptransfer.core.constants import Constant, constants
 from hptransfer.core.graph import Graph, module_path
 from hptransfer.core.trace_beside import siblings_of_unreached
-from hptransfer.core.trace_record import record
+from hptransfer.core.trace_record import Recording, record
 from hptransfer.core.uses import depends_on_inputs
 
 DRAWS = 2
@@ -36,8 +36,10 @@ def recorded_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
         siblings.update(fresh)
         recording = record(model, args, kwargs, siblings=siblings)
     others = [record(model, args, kwargs, siblings=siblings, draw=n).graph for n in range(1, DRAWS + 1)]
-    graph, numbers = _with_data_as_inputs(recording.graph, others)
-    return replace(graph, notes=tuple(_notes(model, siblings, numbers)))
+    numbers = _read_off_data(recording.graph, others)
+    for number in numbers:
+        _connect(number, recording)
+    return replace(recording.finished(), notes=tuple(_notes(model, siblings, numbers)))
 
 
 def _notes(model: nn.Module, siblings: Mapping[str, str], numbers: Sequence[Constant]) -> Iterator[str]:
@@ -53,18 +55,11 @@ def _notes(model: nn.Module, siblings: Mapping[str, str], numbers: Sequence[Cons
         yield f"factors read off the data were not compared with the base's: in {', '.join(where[:3])}"
 
 
-def _with_data_as_inputs(graph: Graph, others: Sequence[Graph]) -> tuple[Graph, list[Constant]]:
-    """The graph with every factor that another draw of the weights does not show turned into an input."""
+def _read_off_data(graph: Graph, others: Sequence[Graph]) -> list[Constant]:
+    """The factors that runs with other weights do not show."""
     shown = [_factors(other) for other in others]
-    found = [
-        constant
-        for constant in constants(graph)
-        if constant.value is not None and any(_changes(constant, own) for own in shown)
-    ]
-    given = {_as_input(graph, constant) for constant in found}
-    nodes = tuple(graph.nodes[0].graph.nodes) if graph.nodes else ()
-    order = {node: i for i, node in enumerate(nodes)}
-    return replace(graph, nodes=nodes, order=order, inputs=graph.inputs | given), found
+    valued = [constant for constant in constants(graph) if constant.value is not None]
+    return [constant for constant in valued if any(_changes(constant, own) for own in shown)]
 
 
 def _factors(graph: Graph) -> dict[str, list[float]]:
@@ -82,13 +77,13 @@ def _changes(constant: Constant, shown: Mapping[str, list[float]]) -> bool:
     return own is not None and not any(math.isclose(constant.value or 0.0, value, rel_tol=1e-6) for value in own)
 
 
-def _as_input(graph: Graph, constant: Constant) -> fx.Node:
-    """A new placeholder in place of a product's constant operand."""
+def _connect(number: Constant, recording: Recording) -> None:
+    """Put a node that depends on every value read so far in place of a product's constant operand."""
+    graph, node = recording.graph, number.node
     live = depends_on_inputs(replace(graph, inputs=graph.inputs | set(graph.parameters.values())))
-    node = constant.node
     at = next(i for i, a in enumerate(node.args) if isinstance(a, (int, float)) or a not in live)
-    with node.graph.inserting_before(graph.nodes[0]):
-        placeholder = node.graph.placeholder(f"data_{node.name}")
-    placeholder.meta["val"] = torch.tensor(constant.value)
-    node.update_arg(at, placeholder)
-    return placeholder
+    read = tuple(r for r in recording.reads if graph.order[r] < graph.order[node])
+    with node.graph.inserting_before(node):
+        operand = node.graph.call_function(torch.ops.aten.item.default, (read or tuple(graph.inputs),))
+    operand.meta.update(node.meta, val=torch.tensor(number.value))
+    node.update_arg(at, operand)
