@@ -11,7 +11,8 @@ from torch import fx
 
 from hptransfer.core.constants import constants
 from hptransfer.core.graph import Graph, module_path, op, sequence, shape, users
-from hptransfer.core.scale_flow import PASSES, ScaleFlow
+from hptransfer.core.scale_flow import ScaleFlow
+from hptransfer.core.scale_ops import PASSES
 
 PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum"}
 
@@ -75,7 +76,7 @@ def unscaled_products(graph: Graph) -> list[Product]:
 
 
 def _products(graph: Graph) -> Iterator[tuple[fx.Node, fx.Node, fx.Node]]:
-    """(op, left, right) of every product of two activations; learned queries count once a layer has made them."""
+    """(op, left, right) of products of two activations but cosines; learned queries count once a layer made them."""
     flow = ScaleFlow(graph)
     for node in graph.nodes:
         if op(node) == "scaled_dot_product_attention":
@@ -85,9 +86,33 @@ def _products(graph: Graph) -> Iterator[tuple[fx.Node, fx.Node, fx.Node]]:
         else:
             continue
         nodes = [o for o in operands if isinstance(o, fx.Node)]
-        plain = op(node) in PRODUCTS and any(flow.parameter_behind(o) is not None for o in nodes)
-        if len(nodes) == len(operands) == 2 and not plain:
+        plain = op(node) in PRODUCTS and any(_is_weight(o, flow) for o in nodes)
+        if len(nodes) == len(operands) == 2 and not plain and not all(_is_unit(n) for n in nodes):
             yield node, nodes[0], nodes[1]
+
+
+def _is_weight(node: fx.Node, flow: ScaleFlow) -> bool:
+    """A parameter, or several put together."""
+    if op(node) in {"cat", "stack"}:
+        return all(isinstance(part, fx.Node) and _is_weight(part, flow) for part in sequence(node.args[0]))
+    return flow.parameter_behind(node) is not None
+
+
+_NORM_STEPS = {"linalg_vector_norm", "norm", "sum", "sqrt", "pow", "square", "clamp_min", "clamp", "add", "expand",
+               "expand_as", "to", "_to_copy"}  # fmt: skip
+
+
+def _is_unit(node: fx.Node) -> bool:
+    """Vectors divided by their own norm: a product of two such is a cosine, of order one at any size."""
+    while op(node) in PASSES and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    if op(node) != "div":
+        return False
+    vectors, norm, met = node.args[0], node.args[1], set[str]()
+    while isinstance(norm, fx.Node) and norm is not vectors and op(norm) in _NORM_STEPS:
+        met.add(op(norm))
+        norm = norm.args[0]
+    return norm is vectors and bool(met & {"linalg_vector_norm", "norm", "sum"})
 
 
 def _contracted(node: fx.Node) -> int:

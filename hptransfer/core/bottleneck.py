@@ -10,7 +10,7 @@ from hptransfer.core.axes import POINTWISE
 from hptransfer.core.graph import Graph, users
 from hptransfer.core.graph import op as name_of
 from hptransfer.core.roles import Role
-from hptransfer.core.scale_flow import PASSES
+from hptransfer.core.scale_ops import PASSES
 from hptransfer.core.uses import Use
 
 _ONWARD = PASSES | POINTWISE | {"mul", "mul_", "div", "div_", "add", "add_"}

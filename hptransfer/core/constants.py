@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from hptransfer.core.graph import Graph, module_path, op
+from hptransfer.core.graph import Graph, module_path, op, users
 
 MULTIPLIES = {"mul", "div", "mul_", "div_"}
 
@@ -31,12 +31,12 @@ class Constant:
 
 
 def constants(graph: Graph) -> list[Constant]:
-    """All multiplications by a constant, in execution order. Constants multiplied with each other do not count."""
+    """All multiplications by a constant, in execution order. Constants or counts (integers) multiplied do not count."""
     live = _live(graph)
     found: list[Constant] = []
     ordinals: Counter[tuple[str, str]] = Counter()
     for node in graph.nodes:
-        if op(node) not in MULTIPLIES or node not in live or len(node.args) < 2:
+        if op(node) not in MULTIPLIES or node not in live or len(node.args) < 2 or not _is_floating(node):
             continue
         where = module_path(node), op(node)
         ordinal = ordinals[where]
@@ -50,12 +50,17 @@ def constants(graph: Graph) -> list[Constant]:
 
 
 def _live(graph: Graph) -> set[fx.Node]:
-    """Nodes that depend on inputs or parameters."""
+    """Nodes that depend on the values of inputs or parameters, not just on their shapes (as tables of positions do)."""
     found = {*graph.inputs, *graph.parameters.values()}
     for node in graph.nodes:
-        if any(parent in found for parent in node.all_input_nodes):
+        if any(parent in found and node in users(parent) for parent in node.all_input_nodes):
             found.add(node)
     return found
+
+
+def _is_floating(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex()
 
 
 def _factor(graph: Graph, node: fx.Node) -> float | str | None:

@@ -9,7 +9,7 @@ from torch import fx
 
 from hptransfer.core.constants import constants
 from hptransfer.core.graph import Graph, module_path, op, operand, shape, users
-from hptransfer.core.scale_flow import CONTRACTIONS, PASSES, WEIGHTED
+from hptransfer.core.scale_ops import CONTRACTIONS, PASSES, WEIGHTED
 from hptransfer.core.uses import depends_on_inputs
 
 NORM_OPS = {"layer_norm", "rms_norm", "batch_norm", "group_norm", "native_layer_norm", "_fused_rms_norm"}

@@ -6,41 +6,26 @@ without changing the trained function (abc-symmetry, Yang & Hu 2020, 2011.14522)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import fx
 
-from hptransfer.core.axes import RESHAPES, SAME
 from hptransfer.core.graph import Graph, module_path, op, sequence, users
+from hptransfer.core.scale_ops import (
+    CONTRACTIONS,
+    NORMS,
+    PASSES,
+    WEIGHTED,
+    ZEROS,
+    argument,
+    is_extreme,
+    is_index,
+    masks,
+)
 from hptransfer.core.uses import depends_on_inputs
 
-PASSES = (
-    SAME
-    | RESHAPES
-    | {
-        "t", "numpy_T", "mT", "transpose", "permute", "movedim", "swapaxes", "unsqueeze", "squeeze", "select", "unbind",
-        "getitem", "expand", "repeat", "tile", "broadcast_to", "index", "index_select", "gather", "relu", "relu_",
-        "leaky_relu", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "mean", "sum",
-        "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "cumsum", "upsample_nearest2d",
-        "upsample_bilinear2d", "zero_", "pixel_shuffle", "unfold", "dropout_", "feature_dropout",
-        "view_as_complex", "view_as_real",
-    }
-)  # fmt: skip
-"""Ops through which a positive scale of the first argument passes unchanged."""
-
-WEIGHTED = {
-    "linear": (1, 2), "addmm": (2, 0), "conv1d": (1, 2), "conv2d": (1, 2), "conv3d": (1, 2), "conv_transpose1d": (1, 2),
-    "conv_transpose2d": (1, 2), "conv_transpose3d": (1, 2), "layer_norm": (2, 3), "rms_norm": (2, None),
-    "group_norm": (2, 3), "batch_norm": (1, 2), "instance_norm": (1, 2), "embedding": (0, None),
-}  # fmt: skip
-"""Positions of (weight, bias): scaling both scales the op's output."""
-
-CONTRACTIONS = {"matmul", "mm", "bmm", "mv", "_grouped_mm"}
-NORMS = {"layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm"}
 STAND_IN = "(activation)"
-ZEROS = {"zeros", "zeros_like", "new_zeros"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +71,7 @@ class ScaleFlow:
         """stand_in: an activation that can be multiplied itself, as if it were a parameter named STAND_IN."""
         self.graph, self.stand_in = graph, stand_in
         self.from_inputs = depends_on_inputs(graph)
+        self._trained = {n for n in graph.parameters.values() if getattr(n.meta.get("val"), "requires_grad", True)}
 
     def holders(self, targets: Iterable[fx.Node], *, consumers: Iterable[fx.Node]) -> Holders | NotAbsorbed:
         """Parameters that scale every target by the same theta as `consumers` see it, and change nothing else.
@@ -145,7 +131,7 @@ class ScaleFlow:
         kind = op(node)
         if kind in WEIGHTED:
             return self._weighted(node)
-        if kind in PASSES or kind in {"div", "div_"} or self._masks(node):
+        if kind in PASSES or kind in {"div", "div_"} or masks(node) or is_extreme(node):
             return self._back(node.args[0])
         if kind in {"cat", "stack"}:
             return self._all(sequence(node.args[0]))
@@ -161,19 +147,10 @@ class ScaleFlow:
             return self._back(node.args[2])  # linear in the values
         return NotAbsorbed(f"{kind} in {module_path(node) or 'the root module'} does not pass a scale on")
 
-    def _masks(self, node: fx.Node) -> bool:
-        """A fill or a padding with zeros or infinities, which no scale changes, or with copies of the values."""
-        if op(node) in {"pad", "constant_pad_nd"}:
-            copies = len(node.args) > 2 and node.args[2] in {"reflect", "replicate", "circular"}
-            fill = node.args[3] if len(node.args) > 3 else node.kwargs.get("value") or 0
-            return copies or (isinstance(fill, (int, float)) and fill == 0)
-        fill = node.args[2] if op(node) in {"masked_fill", "masked_fill_"} else None
-        return isinstance(fill, (int, float)) and (fill == 0 or math.isinf(fill))
-
     def _weighted(self, node: fx.Node) -> _Trail | NotAbsorbed:
         where = [at for at in WEIGHTED[op(node)] if at is not None]
-        present = [o for o in (_argument(node, at) for at in where) if isinstance(o, fx.Node)]
-        if _argument(node, where[0]) not in present:
+        present = [o for o in (argument(node, at) for at in where) if isinstance(o, fx.Node)]
+        if argument(node, where[0]) not in present:
             return NotAbsorbed(f"{op(node)} in {module_path(node)} has no gain")
         if any(self.parameter_behind(o) is None for o in present):
             return NotAbsorbed(f"the weight of {op(node)} in {module_path(node)} is computed, not a plain parameter")
@@ -189,17 +166,33 @@ class ScaleFlow:
         return trail
 
     def _one_of(self, node: fx.Node, factors: list[object]) -> _Trail | NotAbsorbed:
-        """A product scales with one of its factors: prefer a plain parameter, then the rightmost."""
+        """A product scales with one of its factors: a plain parameter, else the rightmost, last a frozen table."""
         nodes = [f for f in factors if isinstance(f, fx.Node)]
         if len(set(nodes)) < len(nodes):
             return NotAbsorbed(f"{op(node)} in {module_path(node) or 'the root module'} multiplies a value by itself")
-        plain = [n for n in nodes if self.parameter_behind(n) is not None]
+        frozen = [n for n in nodes if self._is_frozen(n)]
+        nodes = frozen + [n for n in nodes if n not in frozen]
+        plain = [n for n in nodes if self.parameter_behind(n) is not None and n not in frozen]
         found: _Trail | NotAbsorbed = NotAbsorbed("no factor depends on a parameter")
         for factor in plain or nodes[::-1]:
             found = self._back(factor)
             if isinstance(found, _Trail) and found.scaled:
                 return found
         return found
+
+    def _is_frozen(self, node: fx.Node) -> bool:
+        """Made of constants and parameters that are not trained: a table, such as the sinusoids of positions."""
+        if node in self.from_inputs:
+            return False
+        pending, seen = [node], {node}
+        while pending:
+            current = pending.pop()
+            if current in self._trained:
+                return False
+            fresh = [parent for parent in current.all_input_nodes if parent not in seen]
+            seen.update(fresh)
+            pending += fresh
+        return True
 
     def _chain(self, node: fx.Node) -> set[fx.Node]:
         chain = {node}
@@ -230,7 +223,7 @@ class ScaleFlow:
         while pending:
             node = pending.pop()
             for user in users(node):
-                if user in met or user in consumers:
+                if user in met or user in consumers or is_index(user):
                     continue
                 met.add(user)
                 if self.parameter_behind(user) is not None:
@@ -275,13 +268,13 @@ class ScaleFlow:
         )
 
     def _wholly_scaled(self, node: fx.Node, trail: _Trail) -> bool:
-        operands = [_argument(node, at) for at in WEIGHTED[op(node)] if at is not None]
+        operands = [argument(node, at) for at in WEIGHTED[op(node)] if at is not None]
         return all(self.parameter_behind(o) in trail.scaled for o in operands if isinstance(o, fx.Node))
 
     def weight_reading(self, node: fx.Node, operand: fx.Node) -> str | None:
         """The weight of a contraction that reads `operand`, when it is a parameter with this one use."""
         if op(node) in WEIGHTED and op(node) not in NORMS and op(node) != "embedding":
-            weight = self.parameter_behind(_argument(node, WEIGHTED[op(node)][0]))
+            weight = self.parameter_behind(argument(node, WEIGHTED[op(node)][0]))
         elif op(node) in CONTRACTIONS:
             weight = next((self.parameter_behind(a) for a in node.args[:2] if a is not operand), None)
         else:
@@ -297,13 +290,3 @@ class ScaleFlow:
             if self.parameter_behind(readers[0]) is None:
                 return True
             node = readers[0]
-
-
-def _argument(node: fx.Node, position: int | None) -> object:
-    """A positional argument, or the keyword that stands for it."""
-    if position is None:
-        return None
-    if len(node.args) > position:
-        return node.args[position]
-    names = {"bias": {2, 3}, "weight": {1, 2}}
-    return next((node.kwargs[k] for k, at in names.items() if position in at and k in node.kwargs), None)

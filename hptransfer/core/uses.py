@@ -8,11 +8,11 @@ from typing import Literal
 
 from torch import fx
 
-from hptransfer.core.axes import NONE, POINTWISE, Dims, broadcast, through_view
+from hptransfer.core.axes import NONE, POINTWISE, RESHAPES, Dims, broadcast, through_view
 from hptransfer.core.graph import Graph, module_path, number, op, shape, users
 from hptransfer.core.labels import Label, consumer_of, groups_of, label_of, positions
 
-Norm = Literal["", "rows", "columns", "taps", "whole"]
+Norm = Literal["", "rows", "columns", "taps", "whole", "entries"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Use:
     axes: a label per parameter axis; operand: the activation that the parameter is contracted with.
     groups: a grouped convolution's groups (1 elsewhere): a transposed one contracts only 1/groups of its axis 0.
     normalised: the parameter was divided by its own norm first, so that its scale is lost: per row (produced axis), per
-    column (contracted), per tap of a kernel (over all rows and columns), or as a whole by its largest singular value.
+    column (contracted), per tap of a kernel (over all rows and columns), or as a whole by its largest singular value;
+    entries: by their standard deviation, so that each entry has order 1 (weight standardization, 1903.10520).
     """
 
     parameter: str
@@ -103,11 +104,21 @@ def depends_on_inputs(graph: Graph) -> set[fx.Node]:
     return _downstream(graph, set(graph.inputs))
 
 
-_STATISTICS = {"norm", "linalg_vector_norm", "amax", "amin", "std", "var", "numel", "linalg_norm"}
+_SPREADS = {"std", "var", "std_mean", "var_mean"}
+_STATISTICS = {"norm", "linalg_vector_norm", "amax", "amin", "numel", "linalg_norm", *_SPREADS}
 """Reductions of a weight to a statistic (as weight normalisation takes): the weight itself is used elsewhere."""
 
 _COMBINES = {"mul", "add", "sub", "div", "rsub", "cat", "stack", "where", "maximum", "minimum"}
 _WEIGHT_NORM = {"_weight_norm", "_weight_norm_interface"}
+
+
+def _lends_shape(node: fx.Node, source: fx.Node) -> bool:
+    """A reshape reads the values of its first argument only (reshape_as)."""
+    return op(node) in RESHAPES and node.args[0] is not source
+
+
+def _is_single(node: fx.Node) -> bool:
+    return node.op == "call_function" and shape(node) in {(), (1,)}
 
 
 class _Walk:
@@ -126,7 +137,7 @@ class _Walk:
         while pending:
             source, dims = pending.pop()
             for node in users(source):
-                if (source, node) in seen or op(node) in {"output", *_STATISTICS}:
+                if (source, node) in seen or op(node) in {"output", *_STATISTICS} or _lends_shape(node, source):
                     continue
                 seen.add((source, node))
                 onward = self.onward(node, source, dims)
@@ -151,13 +162,12 @@ class _Walk:
         while pending:
             current = pending.pop()
             value = current.meta.get("val")
-            if value is not None and getattr(value, "numel", lambda: 0)() == 1:
-                if any(user in self.from_inputs for user in current.users):
-                    return False
-                continue
-            if current in self.from_inputs or not current.users:
+            single = value is not None and getattr(value, "numel", lambda: 0)() == 1
+            if current in self.from_inputs or (not single and not current.users):
                 return False
-            fresh = [user for user in current.users if user not in seen]
+            # a single number is a statistic unless it meets an activation, by whatever single numbers come of it
+            onward = [user for user in current.users if not single or user in self.from_inputs or _is_single(user)]
+            fresh = [user for user in onward if user not in seen]
             seen.update(fresh)
             pending += fresh
         return True
@@ -174,6 +184,9 @@ class _Walk:
             return viewed
         if node in self.from_inputs:
             return None
+        if op(node) == "batch_norm" and node.args[0] is source:
+            self.normalised = "entries"  # each row over all its entries
+            return dims
         if op(node) in POINTWISE | _WEIGHT_NORM:
             self.note_weight_norm(node, source)
             return dims
@@ -204,7 +217,20 @@ class _Walk:
         others = [a for a in node.all_input_nodes if a is not source and a in self.own]
         if op(node) in {"mul", "div"} and others:
             whole = all(size == 1 for other in others for size in shape(other))
-            self.normalised = "whole" if whole else "rows"
+            spread = any(self.from_spread(other) for other in others)
+            self.normalised = "entries" if spread else "whole" if whole else "rows"
+
+    def from_spread(self, node: fx.Node) -> bool:
+        """True for a statistic made from the parameter's variance or standard deviation."""
+        pending, seen = [node], {node}
+        while pending:
+            current = pending.pop()
+            if op(current) in _SPREADS:
+                return True
+            fresh = [parent for parent in current.all_input_nodes if parent in self.own and parent not in seen]
+            seen.update(fresh)
+            pending += fresh
+        return False
 
     def consume(self, node: fx.Node, source: fx.Node, dims: Dims) -> Iterator[Use | Unsettled]:
         consumer = consumer_of(node)
@@ -221,5 +247,7 @@ class _Walk:
 
     def norm(self, axes: tuple[Label, ...]) -> Norm:
         """What a weight normalisation normalises, by the label of the axis that it keeps."""
+        if self.normalised == "entries":
+            return "entries"
         kept = "produced" if self.kept is None else "kernel" if self.kept < 0 else axes[self.kept]
         return self.normalised if kept == "produced" else "columns" if kept == "contracted" else "taps"

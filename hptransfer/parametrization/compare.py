@@ -112,6 +112,7 @@ def _refuse_normalised(name: str, use: Use, role: Role) -> None:
         "whole": (role.m_out / role.m_in) ** 0.5,
         "columns": (role.m_out / role.m_in) ** 0.5,
         "taps": role.m_out**0.5,
+        "entries": role.m_in ** (-1.0 if role.kind == "readout" else -0.5),
     }.get(use.normalised, 1.0)
     if not math.isclose(growth, 1.0):
         raise UsageError(

@@ -71,12 +71,12 @@ def readings(
 
 @contextlib.contextmanager
 def recorded(model: nn.Module) -> Iterator[Outputs]:
-    """Record the differentiable outputs of every module while the model runs, before any other hook changes them."""
+    """Record the differentiable outputs of every module as the model runs, before hooks or in-place ops change them."""
     outputs: Outputs = {}
 
     def hook(name: str) -> Callable[..., None]:
         def note(module: nn.Module, args: Any, output: Any) -> None:
-            outputs.setdefault(name, []).extend(tensors_of(output))
+            outputs.setdefault(name, []).extend(t.clone() for t in tensors_of(output))
 
         return note
 

@@ -137,6 +137,17 @@ def test_products_that_no_rule_scales_are_noted() -> None:
     assert [p.contracted for p in unscaled_products(einsum)] == [3]
 
 
+def test_a_cosine_has_the_same_size_at_any_head_dimension() -> None:
+    """q.k of vectors of unit norm is at most 1: attention by cosine takes no 1/d, and a similarity needs no rule."""
+    x = torch.randn(1, 5, 3)
+    for unit in (lambda t: F.normalize(t, dim=-1), lambda t: t / t.pow(2).sum(-1, keepdim=True).sqrt()):
+        cosine = lambda q, k, unit=unit: unit(q) @ unit(k).mT  # noqa: E731
+        assert attentions(trace(Wrap(lambda q, k, f=cosine: f(q, k).softmax(-1)), (x, x))) == []
+        assert unscaled_products(trace(Wrap(cosine), (x, x))) == []
+        one_sided = trace(Wrap(lambda q, k, f=unit: (f(q) @ k.mT).softmax(-1)), (x, x))
+        assert [site.head_dim for site in attentions(one_sided)] == [3]
+
+
 class Wrap(nn.Module):
     def __init__(self, forward) -> None:
         super().__init__()

@@ -199,3 +199,21 @@ def test_what_does_not_scale_in_proportion_is_refused(forward) -> None:
     last = next(node for node in reversed(graph.nodes) if op(node) == "linear")
     held = ScaleFlow(graph).holders([last.args[0]], consumers=[last])
     assert isinstance(held, NotAbsorbed) and held.reason
+
+
+def test_the_largest_entries_scale_but_the_larger_of_two_does_not() -> None:
+    class Net(nn.Module):
+        def __init__(self, pooled) -> None:
+            super().__init__()
+            self.a, self.last, self.pooled = nn.Linear(4, 4), nn.Linear(4, 4), pooled
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.pooled(self.a(x)))
+
+    for pooled in (lambda y: y.max(dim=0).values, lambda y: y.amax(0), lambda y: y.min(dim=0).values):
+        graph = trace(Net(pooled), (torch.randn(2, 4),))
+        last = next(node for node in reversed(graph.nodes) if op(node) == "linear")
+        assert ScaleFlow(graph).holders([last.args[0]], consumers=[last]) == Holders(frozenset({"a.weight", "a.bias"}))
+    graph = trace(Net(lambda y: torch.max(y, torch.ones(()))), (torch.randn(2, 4),))
+    last = next(node for node in reversed(graph.nodes) if op(node) == "linear")
+    assert isinstance(ScaleFlow(graph).holders([last.args[0]], consumers=[last]), NotAbsorbed)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from cases_models import CONTEXT, Shape, Transformer, seeded
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+import hptransfer as hpt
 from hptransfer.core.graph import op, trace
-from hptransfer.core.uses import Use, depends_on_inputs, hosts, inner_weights, parameter_uses
+from hptransfer.core.uses import Unsettled, Use, depends_on_inputs, hosts, inner_weights, parameter_uses
 
 
 class Net(nn.Module):
@@ -68,3 +71,33 @@ def test_inner_weights_are_neither_first_nor_last_at_any_size() -> None:
     stack = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     graph = trace(stack, (torch.randn(2, 3),))
     assert inner_weights(graph, parameter_uses(graph)) == {"2.weight"}
+
+
+def test_a_number_made_of_a_weight_that_meets_an_activation_is_a_use() -> None:
+    """exp(w . w) x is no statistic of w (as the largest singular value that w is divided by is)."""
+    (use,) = uses(lambda w, x: x * (w * w).sum().exp().add(1))
+    assert isinstance(use, Unsettled) and use.op == "sum"
+
+
+def test_a_reshape_to_the_shape_of_a_weight_is_no_use_of_it() -> None:
+    assert uses(lambda w, x: torch.cat([x, x]).reshape_as(w)) == []
+
+
+def test_weight_standardization_leaves_entries_of_order_one() -> None:
+    """Divided by a standard deviation, not by a norm: a hidden matrix keeps n^1/2 too much; 1903.10520."""
+
+    class Standardized(nn.Module):
+        def __init__(self, width: int, by_hand: bool) -> None:
+            super().__init__()
+            self.a, self.w, self.by_hand = nn.Linear(3, width), nn.Parameter(torch.randn(width, width)), by_hand
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.w.reshape(1, len(self.w), -1)
+            by_norm = F.batch_norm(rows, None, None, training=True).reshape_as(self.w)
+            return F.linear(self.a(x), self.w / self.w.std(1, keepdim=True) if self.by_hand else by_norm)
+
+    for by_hand in (False, True):
+        (use,) = parameter_uses(trace(Standardized(8, by_hand), (torch.randn(2, 3),)))["w"]
+        assert isinstance(use, Use) and use.normalised == "entries"
+        with pytest.raises(hpt.UsageError, match=r"'w' is divided .* multiply its output by 0\.7071 "):
+            hpt.make_plan(Standardized(8, by_hand), base=Standardized(4, by_hand), example_inputs=(torch.randn(2, 3),))

@@ -103,3 +103,36 @@ def test_positions_and_angles_are_no_scales() -> None:
         return m.b(m.a(x) * torch.cos(angles))
 
     assert all(len(row.why) == 1 for row in plan_of(forward))
+
+
+def test_counts_and_tables_made_of_shapes_are_no_scales() -> None:
+    """Integers multiplied by the width, and sinusoids of positions whose device or type is the input's."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        counted = m.b((x > 0).sum() * m.width * 0 + m.a(x))
+        steps = torch.arange(m.width).to(x) + torch.zeros_like(x[0, :1])
+        return counted + m.b(torch.cos(torch.exp(steps * (-1.0 / m.width))))
+
+    assert all(len(row.why) == 1 for row in plan_of(forward))
+
+
+def test_a_frozen_table_leaves_a_multiplier_to_the_trained_factor() -> None:
+    """Rotations by sinusoids kept as a frozen parameter, shared by two layers: q and k hold attention's factor."""
+
+    class Rotated(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.ModuleList(nn.Linear(width, width) for _ in range(3)) for _ in range(2))
+            self.embed, self.head = nn.Linear(3, width), nn.Linear(width, 3)
+            self.table = nn.Parameter(torch.randn(5, width), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            for query, key, value in self.layers:  # pyright: ignore[reportGeneralTypeIssues]
+                x = F.scaled_dot_product_attention(query(x) * self.table, key(x) * self.table, value(x))
+            return self.head(x)
+
+    plan = hpt.make_plan(Rotated(32), base=Rotated(8), example_inputs=(torch.randn(2, 5, 3),))
+    assert plan["table"].held == 1 and not plan.hooks
+    held = [plan[f"layers.{i}.{j}.weight"].held for i in range(2) for j in range(3)]
+    assert held == pytest.approx(2 * [0.5**0.5, 0.5**0.5, 1.0])

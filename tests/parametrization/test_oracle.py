@@ -19,7 +19,7 @@ from hptransfer.core.roles import Role
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.oracle import verify_plan
 from hptransfer.parametrization.oracle_fans import fan_in_responses
-from hptransfer.parametrization.oracle_gradients import readings, sign_average
+from hptransfer.parametrization.oracle_gradients import readings, recorded, sign_average
 from hptransfer.parametrization.oracle_report import Check, OracleReport
 from hptransfer.parametrization.plan import Plan
 
@@ -350,3 +350,19 @@ def test_a_spectral_norm_is_the_sum_of_singular_values():
     nuclear = float(torch.linalg.matrix_norm(gradient, "nuc"))
     assert found.loss == pytest.approx(nuclear * 0.2 * 6**0.5, rel=1e-5)
     assert found.own == pytest.approx(found.loss, rel=1e-5)  # the whole model is the module that holds it
+
+
+def test_an_output_changed_in_place_is_measured_as_it_was_returned():
+    class Net(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, width), nn.Linear(width, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(self.up(x).mul_(10.0))
+
+    torch.manual_seed(0)
+    model, x = Net(8), torch.randn(4, 3)
+    with recorded(model) as outputs:
+        model(x)
+    torch.testing.assert_close(outputs["up"], [model.up(x)])
