@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from hptransfer.validation.results import Drift, LossGap, Optimum, Regret, TransferResult, Verdict, WiderPair
+from hptransfer.validation.results import Drift, LossGap, Optimum, Regret, SizePair, TransferResult, Verdict
 from hptransfer.validation.runs import Run
 
 WIDTHS = (64, 128, 256, 512)
@@ -65,20 +65,21 @@ def result(verdict: Verdict = "PASS", **changes: Any) -> TransferResult:
         verdict=verdict,
         rule="PASS when drift <= 0.5 octaves, and regret and loss gaps lie within seed noise.",
         reasons=("mup: the optimum moved +0.03 octaves", "sp: the optimum moved -2.10 octaves"),
-        widths=WIDTHS,
+        axis="width",
+        sizes=WIDTHS,
         lrs=LRS,
         seeds=SEEDS,
         steps=100,
-        base_width=64,
+        base_size=64,
         optima=tuple(optimum_at(s, w) for s in ("mup", "sp") for w in WIDTHS),
         drifts=(Drift("mup", 0.03, -0.12, 0.17), Drift("sp", -2.1, -2.31, -1.94)),
         regrets=(Regret("mup", 0.0004, -0.001, 0.0021, 2**-6.8), Regret("sp", 0.219, 0.188, 0.251, 2**-6.8)),
         loss_gaps=tuple(
             LossGap(w, 0.001 * i, 0.001 * i - 0.003, 0.001 * i + 0.003, 0.0041, True) for i, w in enumerate(WIDTHS)
         ),
-        wider_is_better=(
-            WiderPair("mup", 2**-7, 64, 128, -0.011, -0.013, -0.009, True),
-            WiderPair("mup", 2**-7, 128, 256, 0.004, 0.002, 0.006, False),
+        larger_is_better=(
+            SizePair("mup", 2**-7, 64, 128, -0.011, -0.013, -0.009, True),
+            SizePair("mup", 2**-7, 128, 256, 0.004, 0.002, 0.006, False),
         ),
         runs=tuple(run_at(s, w, lr, seed) for s in ("mup", "sp") for w in WIDTHS for lr in LRS for seed in SEEDS),
         plan=plan_json(),

@@ -94,6 +94,14 @@ def test_widths_and_seeds():
         (["report", "/"], "No verdict.json"),
         (["report", "/", "--recipe", "x"], "unknown option --recipe"),
         (["coord-check", MLP, "--widths", "64,128"], "3"),
+        (["check", MLP, "--widths", "64,128", "--depths", "2,4"], "one axis is varied"),
+        (["check", MLP, "--depths", "2,4"], "must use scale.depth"),
+        (["check", GPT, "--depths", "2,4", "--against", "prediction.json"], "leave out --depths"),
+        (["sweep", GPT, "--widths", "64,128", "--depths", "2,4"], "one axis is varied"),
+        (["equilibrium", MLP], "Adam is compared with the gradient"),
+        (["equilibrium", MLP, "--rules", "coupled,best"], "'best' is not a weight-decay rule"),
+        (["equilibrium", MLP, "--optimizer", "Adams"], "no such optimizer"),
+        (["equilibrium", GPT, "--weight-decay", "0"], "must be a positive finite number"),
     ],
 )
 def test_bad_input_gives_one_clear_line_and_exit_code_2(args, said, capsys, tmp_path, monkeypatch):
@@ -148,6 +156,21 @@ def test_coord_check_prints_the_verdict_and_exits_by_it(capsys, tmp_path):
         code == 1
         and json.loads(out)["verdict"] == json.loads((tmp_path / "coord.json").read_text())["verdict"] == "FAIL"
     )
+
+
+def test_equilibrium_tells_the_decay_rules_apart_and_exits_by_the_first(capsys, tmp_path):
+    args = ["equilibrium", MLP, "--optimizer", "AdamW", "--widths", "64,128,256", "--steps", "40", "--seeds", "2"]
+    code, out, _ = call(capsys, *args, "--rules", "coupled,independent", "--out", tmp_path, "--json")
+    found = json.loads(out)
+    assert found == json.loads((tmp_path / "equilibrium.json").read_text())
+    assert (code, found["verdicts"]["coupled"]) == (1, "FAIL") and found["verdicts"]["independent"] != "FAIL"
+
+
+def test_a_sweep_over_depths_prints_a_line_per_depth(capsys, tmp_path):
+    args = ["--depths", "1,2", "--steps", "1", "--seeds", "1", "--lrs", "2^-8", "--schemes", "sp", "--out", tmp_path]
+    code, out, _ = call(capsys, "sweep", GPT, *args)
+    head, *lines = (line.split() for line in out.splitlines())
+    assert code == 0 and head[:2] == ["scheme", "depth"] and [line[:2] for line in lines] == [["sp", "1"], ["sp", "2"]]
 
 
 @pytest.fixture(scope="module")

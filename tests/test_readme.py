@@ -22,6 +22,8 @@ FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n+)?^```(?P<language>\w*)\n(?
 SMALL = {  # appended to a command; the last option wins
     "check": "--quick --steps 4 --seeds 2 --widths 16,32 --lrs 2^-8..2^-6 --extend 0 --workers 1 --no-coord",
     "coord-check": "--widths 16,32,64 --steps 1 --seeds 2",
+    "check depths": "--steps 4 --seeds 2 --depths 1,2 --lrs 2^-8..2^-6 --extend 0 --workers 1",
+    "equilibrium": "--widths 16,32,64 --steps 8 --seeds 2",
     "sweep": "--widths 16,32 --steps 4 --seeds 1 --lrs 2^-8,2^-7 --workers 1",
     "study": "--widths 16 --steps 4 --trials 2 --workers 1",
     "worker": "--patience 0.1",
@@ -92,7 +94,8 @@ def test_hptransfer_commands_run(words, beside_recipes, capsys):
         main(["study", words[2], *SMALL["study"].split(), "--storage", storage])
     if "--text" in words:
         Path(words[words.index("--text") + 1]).write_text("a line of text\n" * 500)
-    assert main([*words[1:], *SMALL.get(words[1], "").split()]) in (0, 1), capsys.readouterr().err
+    small = SMALL.get("check depths" if "--depths" in words else words[1], "")
+    assert main([*words[1:], *small.split()]) in (0, 1), capsys.readouterr().err
 
 
 def test_every_other_shell_line_is_run_by_ci():

@@ -50,6 +50,16 @@ def add_grid(
     add_device(parser)
 
 
+def add_depths(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--depths", type=widths, metavar="D,D,...", help="vary the depth in place of the width")
+
+
+def refuse_two_axes(args: argparse.Namespace) -> None:
+    """Raise UsageError where both widths and depths are given."""
+    if args.widths and args.depths:
+        raise UsageError("Give --widths or --depths, not both: one axis is varied, the other stays at the base's.")
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
 

@@ -1,4 +1,4 @@
-"""Sweep the learning rate at every width, find each optimum, and judge whether the smallest width's one transfers."""
+"""Sweep the learning rate at every width or depth, find each optimum, and judge whether the smallest's transfers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from hptransfer.cli.arguments import (
+    add_depths,
     add_grid,
     add_json,
     add_lrs,
@@ -18,7 +19,9 @@ from hptransfer.cli.arguments import (
     given,
     output_directory,
     recipe_of,
+    refuse_two_axes,
 )
+from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
 from hptransfer.parametrization.coord import coord_check
 from hptransfer.parametrization.coord_report import CoordReport
@@ -32,19 +35,20 @@ from hptransfer.validation.results import VERDICT_FILE, TransferResult
 from hptransfer.validation.runs import RUNS_FILE
 from hptransfer.validation.transfer import transfer_check
 
-HELP = "the main job: does the learning rate transfer over width?"
+HELP = "the main job: does the learning rate transfer over width, or depth?"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_grid(parser)
+    add_depths(parser)
     add_lrs(parser)
     parser.add_argument("--tolerance", type=float, default=0.5, help="allowed drift in octaves; default: 0.5")
     parser.add_argument(
         "--extend", type=float, default=4.0, metavar="OCTAVES", help="grow a grid that ends at its best; default: 4"
     )
     parser.add_argument("--no-coord", action="store_true", help="leave out the coordinate check")
-    parser.add_argument("--scheme", default="mup", help="the scheme to check, against SP; default: mup")
+    parser.add_argument("--scheme", help="the scheme to check, against SP; default: mup, over depths completep")
     parser.add_argument("--storage", metavar="URL", help="Optuna storage, as sqlite:///study.db; default: in DIR")
     parser.add_argument("--against", metavar="FILE", help="score this prediction.json, made before the sweep")
     parser.add_argument("--out", metavar="DIR", help="where the results go; default: hptransfer-out/<recipe>")
@@ -54,21 +58,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     recipe = recipe_of(args)
     out = output_directory(args, recipe)
+    refuse_two_axes(args)
     made = Forecast.load(args.against) if args.against else None
+    if made is not None and args.depths:
+        raise UsageError("--against scores a check over widths; leave out --depths.")
     if made is not None:  # before anything is trained
         refuse_other_run(
             made, recipe=recipe.name, steps=args.steps or recipe.steps, widths=args.widths or recipe.widths
         )
     result = transfer_check(
         recipe,
-        scheme=args.scheme,
         tolerance=args.tolerance,
         extend=args.extend,
         device=args.device,
         out=out,
         command=command_line(args),
         **given(
+            scheme=args.scheme,
             widths=args.widths,
+            depths=args.depths,
             lrs=args.lrs,
             seeds=args.seeds,
             steps=args.steps,
@@ -76,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             storage=args.storage,
         ),
     )
-    if not args.no_coord and len(result.widths) >= 3:
+    if not args.no_coord and result.axis == "width" and len(result.sizes) >= 3:
         result = dataclasses.replace(result, coord=_coordinates(recipe, result, args.device).to_json())
     written = write_all(result, out)
     print(
@@ -92,9 +100,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _coordinates(recipe: Recipe, result: TransferResult, device: str) -> CoordReport:
     """The coordinate check at the same widths, at the learning rate that was found best at the smallest."""
-    best = result.optimum(result.scheme, min(result.widths)).log2_lr
+    best = result.optimum(result.scheme, min(result.sizes)).log2_lr
     lr = 2.0**best if math.isfinite(best) else None
-    return coord_check(recipe, widths=result.widths, scheme=result.scheme, lr=lr, device=checked_device(device))
+    return coord_check(recipe, widths=result.sizes, scheme=result.scheme, lr=lr, device=checked_device(device))
 
 
 def write_all(result: TransferResult, out: Path) -> list[Path]:

@@ -11,13 +11,14 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
-from hptransfer.cli import check, coord_check, plan, predict, report, study, sweep, worker
+from hptransfer.cli import check, coord_check, equilibrium, plan, predict, report, study, sweep, worker
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
 from hptransfer.core.errors import UsageError
 
 COMMANDS: dict[str, ModuleType] = {
     "plan": plan,
     "coord-check": coord_check,
+    "equilibrium": equilibrium,
     "sweep": sweep,
     "check": check,
     "predict": predict,

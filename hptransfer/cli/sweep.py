@@ -1,4 +1,4 @@
-"""Train a recipe over schemes, widths, learning rates and seeds, and print the loss of each."""
+"""Train a recipe over schemes, widths or depths, learning rates and seeds, and print the loss of each."""
 
 from __future__ import annotations
 
@@ -7,16 +7,28 @@ import json
 import math
 import sys
 
-from hptransfer.cli.arguments import add_grid, add_json, add_lrs, add_recipe, given, output_directory, recipe_of
+from hptransfer.cli.arguments import (
+    add_depths,
+    add_grid,
+    add_json,
+    add_lrs,
+    add_recipe,
+    given,
+    output_directory,
+    recipe_of,
+    refuse_two_axes,
+)
+from hptransfer.core.recipe import Axis
 from hptransfer.validation.runs import RUNS_FILE, Run
 from hptransfer.validation.sweep import run_sweep
 
-HELP = "train over widths, learning rates and seeds"
+HELP = "train over widths or depths, learning rates and seeds"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_grid(parser)
+    add_depths(parser)
     add_lrs(parser)
     parser.add_argument("--schemes", default="mup,sp", help="comma list; default: mup,sp")
     parser.add_argument("--out", metavar="DIR", help="where runs.jsonl goes; default: hptransfer-out/<recipe>")
@@ -24,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    refuse_two_axes(args)
     recipe = recipe_of(args)
     out = output_directory(args, recipe)
     runs = run_sweep(
@@ -31,23 +44,31 @@ def run(args: argparse.Namespace) -> int:
         schemes=tuple(args.schemes.split(",")),
         device=args.device,
         out=out,
-        **given(widths=args.widths, lrs=args.lrs, seeds=args.seeds, steps=args.steps, workers=args.workers),
+        **given(
+            widths=args.widths,
+            depths=args.depths,
+            lrs=args.lrs,
+            seeds=args.seeds,
+            steps=args.steps,
+            workers=args.workers,
+        ),
     )
-    print(json.dumps([json.loads(run.to_line()) for run in runs], indent=1) if args.json else table(runs))
+    axis = "depth" if args.depths else "width"
+    print(json.dumps([json.loads(run.to_line()) for run in runs], indent=1) if args.json else table(runs, axis=axis))
     print(f"Runs: {out / RUNS_FILE}", file=sys.stderr)
     return 0
 
 
-def table(runs: list[Run]) -> str:
-    """A line per (scheme, width): the mean validation loss over seeds per learning rate; "div" where one diverged."""
+def table(runs: list[Run], *, axis: Axis = "width") -> str:
+    """A line per (scheme, size): the mean validation loss over seeds per learning rate; "div" where one diverged."""
     rates = sorted({run.lr for run in runs})
-    lines = ["  ".join(["scheme    width", *(f"{math.log2(lr):>7.4g}" for lr in rates), "  (log2 learning rate)"])]
-    for scheme, width in dict.fromkeys((run.scheme, run.width) for run in runs):
+    lines = ["  ".join([f"scheme    {axis}", *(f"{math.log2(lr):>7.4g}" for lr in rates), "  (log2 learning rate)"])]
+    for scheme, size in dict.fromkeys((run.scheme, getattr(run, axis)) for run in runs):
         cells = []
         for lr in rates:
-            at = [run for run in runs if (run.scheme, run.width, run.lr) == (scheme, width, lr)]
+            at = [run for run in runs if (run.scheme, getattr(run, axis), run.lr) == (scheme, size, lr)]
             cells.append(f"{_cell(at):>7}")
-        lines.append("  ".join([f"{scheme:<9} {width or '-':>5}", *cells]))
+        lines.append("  ".join([f"{scheme:<9} {size or '-':>5}", *cells]))
     return "\n".join(lines)
 
 

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
+
+Axis = Literal["width", "depth"]
+"""What a transfer is checked over, the other one staying fixed."""
 
 Batch = Any
 """Whatever the recipe's own `batches` yields and its `loss` takes: a tensor or a (nested) tuple/dict of tensors."""

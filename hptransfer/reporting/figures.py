@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
+from hptransfer.core.recipe import Axis
 from hptransfer.reporting import svg
 from hptransfer.reporting.info import CurvesInfo, GapInfo, LossAxis, OptimaInfo, curves_info, loss_axis, superscript
 from hptransfer.validation.results import TransferResult
@@ -21,7 +22,7 @@ def scheme_name(scheme: str) -> str:
 
 
 def loss_curves(info: CurvesInfo, axis: LossAxis, *, name: str) -> str:
-    """Loss against learning rate, one line per width: mean over seeds, seeds as dots, optimum with its interval."""
+    """Loss against learning rate, one line per size: mean over seeds, seeds as dots, optimum with its interval."""
     with svg.drawing(5.0, 3.9) as (figure, (ax,)):
         draw_curves(ax, info, axis)
         ax.set_ylabel("validation loss")
@@ -29,8 +30,8 @@ def loss_curves(info: CurvesInfo, axis: LossAxis, *, name: str) -> str:
 
 
 def describe_curves(info: CurvesInfo) -> str:
-    """The figure in words: the optimum of every width."""
-    best = [f"width {c.width}: best at 2^{c.optimum.log2_lr:.2f}" for c in info.curves if c.optimum]
+    """The figure in words: the optimum of every size."""
+    best = [f"{info.axis} {c.size}: best at 2^{c.optimum.log2_lr:.2f}" for c in info.curves if c.optimum]
     return f"Validation loss against learning rate for {scheme_name(info.scheme)}. " + "; ".join(best)
 
 
@@ -55,7 +56,7 @@ def draw_curves(ax: Axes, info: CurvesInfo, axis: LossAxis) -> None:
 
 
 def _mark_diverged(ax: Axes, index: int, where: Sequence[float], colour: str) -> None:
-    """Crosses above the axis at learning rates where a seed diverged, a row per width."""
+    """Crosses above the axis at learning rates where a seed diverged, a row per size."""
     heights = [1.0 - 0.028 * index] * len(where)
     ax.scatter(where, heights, marker="x", s=24, lw=1.6, color=colour, transform=ax.get_xaxis_transform(), zorder=6)
 
@@ -82,21 +83,23 @@ def _loss_scale(ax: Axes, axis: LossAxis) -> None:
     ax.set_ylim(axis.low, axis.high)
 
 
-def optimum_by_width(infos: Sequence[OptimaInfo], *, scheme: str, tolerance: float, name: str) -> str:
-    """The optimal learning rate against width with its interval; the band is what the tolerance allows."""
+def optimum_by_size(
+    infos: Sequence[OptimaInfo], *, scheme: str, tolerance: float, axis: Axis = "width", name: str
+) -> str:
+    """The optimal learning rate against width or depth with its interval; the band is what the tolerance allows."""
     with svg.drawing(5.0, 3.6) as (figure, (ax,)):
-        draw_optima(ax, infos, scheme=scheme, tolerance=tolerance)
-        words = [f"{scheme_name(i.scheme)} at width {o.width}: 2^{o.log2_lr:.2f}" for i in infos for o in i.optima]
-        return svg.inline(figure, name, "Optimal learning rate against width. " + "; ".join(words))
+        draw_optima(ax, infos, scheme=scheme, tolerance=tolerance, axis=axis)
+        words = [f"{scheme_name(i.scheme)} at {axis} {o.size}: 2^{o.log2_lr:.2f}" for i in infos for o in i.optima]
+        return svg.inline(figure, name, f"Optimal learning rate against {axis}. " + "; ".join(words))
 
 
-def draw_optima(ax: Axes, infos: Sequence[OptimaInfo], *, scheme: str, tolerance: float) -> None:
-    """Draw the optimum against width onto `ax`."""
-    widths = sorted({o.width for info in infos for o in info.optima})
+def draw_optima(ax: Axes, infos: Sequence[OptimaInfo], *, scheme: str, tolerance: float, axis: Axis = "width") -> None:
+    """Draw the optimum against width or depth onto `ax`."""
+    sizes = sorted({o.size for info in infos for o in info.optima})
     for info in infos:
         checked = info.scheme == scheme
         colour = svg.SCHEME if checked else svg.CONTROL
-        x = [math.log2(o.width) + (0.03 if checked else -0.03) for o in info.optima]
+        x = [math.log2(o.size) + (0.03 if checked else -0.03) for o in info.optima]
         y = [o.log2_lr for o in info.optima]
         span = [[max(0.0, o.log2_lr - o.low) for o in info.optima], [max(0.0, o.high - o.log2_lr) for o in info.optima]]
         if checked:
@@ -116,28 +119,28 @@ def draw_optima(ax: Axes, infos: Sequence[OptimaInfo], *, scheme: str, tolerance
             label=scheme_name(info.scheme),
         )
     ax.set_title("Optimal learning rate")
-    _width_ticks(ax, widths)
+    _size_ticks(ax, sizes, axis)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: superscript(y)))
     ax.set_ylabel("learning rate (of the base)")
     ax.legend(loc="best")
 
 
-def _width_ticks(ax: Axes, widths: Sequence[int]) -> None:
-    ax.xaxis.set_major_locator(FixedLocator([math.log2(w) for w in widths]))
+def _size_ticks(ax: Axes, sizes: Sequence[int], axis: Axis) -> None:
+    ax.xaxis.set_major_locator(FixedLocator([math.log2(s) for s in sizes]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: str(round(2.0**x))))
-    ax.set_xlabel("width")
+    ax.set_xlabel(axis)
 
 
-def loss_gap(info: GapInfo, *, scheme: str, name: str) -> str:
-    """Tuned loss of the scheme less tuned SP's, per width; the shaded part is what seed noise allows."""
+def loss_gap(info: GapInfo, *, scheme: str, axis: Axis = "width", name: str) -> str:
+    """Tuned loss of the scheme less tuned SP's, per size; the shaded part is what seed noise allows."""
     with svg.drawing(5.0, 3.6) as (figure, (ax,)):
-        x = [math.log2(g.width) for g in info.gaps]
+        x = [math.log2(g.size) for g in info.gaps]
         limits = [g.tolerance for g in info.gaps]
         ax.fill_between(x, [0.0] * len(x), limits, color=svg.GOOD, alpha=0.14, lw=0, label="within seed noise")
         ax.axhline(0.0, color=svg.CONTROL, lw=1.6, ls=(0, (4, 2.5)), label="tuned SP")
         for ok, colour, marker in ((True, svg.SCHEME, "o"), (False, svg.BAD, "D")):
-            part = [(math.log2(g.width), g) for g in info.gaps if g.ok == ok]
+            part = [(math.log2(g.size), g) for g in info.gaps if g.ok == ok]
             if part:
                 gaps = [g for _, g in part]
                 span = [
@@ -159,12 +162,12 @@ def loss_gap(info: GapInfo, *, scheme: str, name: str) -> str:
                 )
         ax.set_title(f"Tuned loss, {scheme_name(scheme)} less SP")
         ax.set_ylabel("difference in loss")
-        _width_ticks(ax, [g.width for g in info.gaps])
+        _size_ticks(ax, [g.size for g in info.gaps], axis)
         ax.margins(x=0.12, y=0.15)
         low, high = ax.get_ylim()
         ax.set_ylim(low, high + 0.4 * (high - low))
         ax.legend(loc="upper left")
-        words = [f"width {g.width}: {g.mup_minus_sp:+.4f}" for g in info.gaps]
+        words = [f"{axis} {g.size}: {g.mup_minus_sp:+.4f}" for g in info.gaps]
         return svg.inline(figure, name, "Difference of tuned losses. " + "; ".join(words))
 
 
@@ -177,7 +180,7 @@ def overview(result: TransferResult) -> str:
             draw_curves(ax, panel, axis)
         axes[0].set_ylabel("validation loss")
         for curve in panels[-1].curves:
-            axes[-1].plot([], [], color=svg.series(curve.place), lw=2.4, label=str(curve.width))
-        axes[-1].legend(title="width", loc="upper right", bbox_to_anchor=(1.2, 1.0))
+            axes[-1].plot([], [], color=svg.series(curve.place), lw=2.4, label=str(curve.size))
+        axes[-1].legend(title=result.axis, loc="upper right", bbox_to_anchor=(1.2, 1.0))
         drawn = svg.inline(figure, "overview", " ".join(describe_curves(panel) for panel in panels))
-    return svg.standalone(drawn, len(result.widths))
+    return svg.standalone(drawn, len(result.sizes))

@@ -31,7 +31,7 @@ def render_report(result: TransferResult) -> str:
         headline=words.headline(result),
         facts=words.facts(result),
         figures=draw(result) | ({"coord": draw_coord(coord)} if coord else {}),
-        colours=palette(len(result.widths)),
+        colours=palette(len(result.sizes)),
         schemes=schemes_of(result),
         plan=plan_lines(result.plan),
         coord=coord,
@@ -39,7 +39,7 @@ def render_report(result: TransferResult) -> str:
         coord_rows=coord_rows(coord) if coord else (),
         words=words,
         scheme_name=figures.scheme_name,
-        wider=wider_summary(result),
+        larger=larger_summary(result),
         run_counts=run_counts(result),
     )
 
@@ -71,11 +71,11 @@ def draw(result: TransferResult) -> dict[str, Any]:
     drawn: dict[str, Any] = {"curves": [figures.loss_curves(p, axis, name=f"curves-{p.scheme}") for p in panels]}
     optima, gaps = optima_info(result), gap_info(result)
     if optima:
-        drawn["optimum"] = figures.optimum_by_width(
-            optima, scheme=result.scheme, tolerance=result.tolerance, name="optimum"
+        drawn["optimum"] = figures.optimum_by_size(
+            optima, scheme=result.scheme, tolerance=result.tolerance, axis=result.axis, name="optimum"
         )
     if gaps.gaps:
-        drawn["gap"] = figures.loss_gap(gaps, scheme=result.scheme, name="gap")
+        drawn["gap"] = figures.loss_gap(gaps, scheme=result.scheme, axis=result.axis, name="gap")
     return drawn
 
 
@@ -107,12 +107,12 @@ def plan_lines(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(lines.values())
 
 
-def wider_summary(result: TransferResult) -> list[dict[str, Any]]:
-    """Per scheme: at how many (learning rate, pair of widths) the wider model was no worse, and where it was worse."""
+def larger_summary(result: TransferResult) -> list[dict[str, Any]]:
+    """Per scheme: at how many (learning rate, pair of sizes) the larger model was no worse, and where it was worse."""
     found = []
     for scheme in schemes_of(result):
-        pairs = [p for p in result.wider_is_better if p.scheme == scheme]
-        worse = [f"{p.narrow} → {p.wide} at {_lr(p.lr)} ({words.signed(p.difference)})" for p in pairs if not p.ok]
+        pairs = [p for p in result.larger_is_better if p.scheme == scheme]
+        worse = [f"{p.small} → {p.large} at {_lr(p.lr)} ({words.signed(p.difference)})" for p in pairs if not p.ok]
         if pairs:
             found.append({"scheme": scheme, "ok": len(pairs) - len(worse), "all": len(pairs), "worse": worse})
     return found

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from hptransfer.core.recipe import Axis
 from hptransfer.validation.results import LossGap, Optimum, TransferResult
 
 
 class Point(NamedTuple):
-    """The runs of one (scheme, width, learning rate): the seeds' losses, their mean, and how many diverged."""
+    """The runs of one (scheme, size, learning rate): the seeds' losses, their mean, and how many diverged."""
 
     log2_lr: float
     losses: tuple[float, ...]
@@ -19,19 +20,20 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Loss against learning rate at one width. place: its index among the widths; optimum: None where not found."""
+    """Loss against learning rate at one size. place: its index among the sizes; optimum: None where not found."""
 
-    width: int
+    size: int
     place: int
     points: tuple[Point, ...]
     optimum: Optimum | None
 
 
 class CurvesInfo(NamedTuple):
-    """One panel: a scheme's curves, narrow to wide."""
+    """One panel: a scheme's curves, small to large, and what they are sizes of."""
 
     scheme: str
     curves: tuple[Curve, ...]
+    axis: Axis
 
 
 class LossAxis(NamedTuple):
@@ -43,14 +45,14 @@ class LossAxis(NamedTuple):
 
 
 class OptimaInfo(NamedTuple):
-    """A scheme's optimum (log2 of the learning rate, with interval) against width; only widths where it was found."""
+    """A scheme's optimum (log2 of the learning rate, with interval) against size; only sizes where it was found."""
 
     scheme: str
     optima: tuple[Optimum, ...]
 
 
 class GapInfo(NamedTuple):
-    """Tuned loss of the scheme less tuned SP's per width; worst: the largest excess over its tolerance, or None."""
+    """Tuned loss of the scheme less tuned SP's per size; worst: the largest excess over its tolerance, or None."""
 
     gaps: tuple[LossGap, ...]
     worst: LossGap | None
@@ -62,19 +64,18 @@ def schemes_of(result: TransferResult) -> tuple[str, ...]:
 
 
 def curves_info(result: TransferResult, scheme: str) -> CurvesInfo:
-    """The curves of one scheme over all widths of the result."""
-    found = {o.width: o for o in result.optima if o.scheme == scheme and math.isfinite(o.log2_lr)}
+    """The curves of one scheme over all sizes of the result."""
+    found = {o.size: o for o in result.optima if o.scheme == scheme and math.isfinite(o.log2_lr)}
     curves = [
-        Curve(width, index, _points(result, scheme, width), found.get(width))
-        for index, width in enumerate(result.widths)
+        Curve(size, index, _points(result, scheme, size), found.get(size)) for index, size in enumerate(result.sizes)
     ]
-    return CurvesInfo(scheme, tuple(curve for curve in curves if curve.points))
+    return CurvesInfo(scheme, tuple(curve for curve in curves if curve.points), result.axis)
 
 
-def _points(result: TransferResult, scheme: str, width: int) -> tuple[Point, ...]:
+def _points(result: TransferResult, scheme: str, size: int) -> tuple[Point, ...]:
     by_lr: dict[float, list[float]] = {}
     for run in result.runs:
-        if (run.scheme, run.width) == (scheme, width) and run.state != "failed":
+        if (run.scheme, getattr(run, result.axis)) == (scheme, size) and run.state != "failed":
             by_lr.setdefault(run.lr, []).append(math.inf if run.diverged or run.state == "pruned" else run.val_loss)
     return tuple(_point(lr, losses) for lr, losses in sorted(by_lr.items()))
 
@@ -106,7 +107,7 @@ def loss_axis(panels: Iterable[CurvesInfo], *, octaves_above: float = 3.0) -> Lo
 
 
 def optima_info(result: TransferResult) -> tuple[OptimaInfo, ...]:
-    """Optimum against width, the control first."""
+    """Optimum against size, the control first."""
     found = [
         OptimaInfo(s, tuple(o for o in result.optima if o.scheme == s and math.isfinite(o.log2_lr)))
         for s in schemes_of(result)

@@ -19,7 +19,7 @@ class Fact(NamedTuple):
 
 def headline(result: TransferResult) -> str:
     """One sentence: does the learning rate transfer?"""
-    span = f"from width {min(result.widths)} to {max(result.widths)}" if result.widths else "over width"
+    span = _span(result) or f"over {result.axis}"
     name = short_name(result.scheme)
     return {
         "PASS": f"The learning rate transfers under {name} {span}.",
@@ -28,34 +28,37 @@ def headline(result: TransferResult) -> str:
     }[result.verdict]
 
 
+def _span(result: TransferResult) -> str:
+    return f"from {result.axis} {min(result.sizes)} to {max(result.sizes)}" if result.sizes else ""
+
+
 def short_name(scheme: str) -> str:
     """A scheme's name for running text."""
     return {"sp": "SP", "mup": "muP"}.get(scheme, scheme)
 
 
 def facts(result: TransferResult) -> tuple[Fact, ...]:
-    """Drift and regret of every scheme, the checked one first, and its loss gap to tuned SP at the largest width."""
+    """Drift and regret of every scheme, the checked one first, and its loss gap to tuned SP at the largest size."""
     order = [s for s in (result.scheme, result.against) if s]
     drifts = sorted((d for d in result.drifts if d.scheme in order), key=lambda d: order.index(d.scheme))
     regrets = sorted((r for r in result.regrets if r.scheme in order), key=lambda r: order.index(r.scheme))
     found = [*(_drift(d, result) for d in drifts), *(_regret(r, result) for r in regrets)]
-    widest = max(result.loss_gaps, key=lambda g: g.width, default=None)
-    if widest is not None:
+    largest = max(result.loss_gaps, key=lambda g: g.size, default=None)
+    if largest is not None:
         label = f"{short_name(result.scheme)} less SP"
-        context = f"at width {widest.width}, both tuned there; seed noise allows {number(widest.tolerance)}"
-        found.append(Fact(label, signed(widest.mup_minus_sp), interval(widest.low, widest.high, "+.3g"), context))
+        context = f"at {result.axis} {largest.size}, both tuned there; seed noise allows {number(largest.tolerance)}"
+        found.append(Fact(label, signed(largest.mup_minus_sp), interval(largest.low, largest.high, "+.3g"), context))
     return tuple(found)
 
 
 def _drift(drift: Drift, result: TransferResult) -> Fact:
     label = f"{short_name(drift.scheme)}: the best learning rate moved"
-    span = f"from width {min(result.widths)} to {max(result.widths)}" if result.widths else ""
-    return Fact(label, f"{drift.octaves:+.2f} octaves", interval(drift.low, drift.high, "+.2f"), span)
+    return Fact(label, f"{drift.octaves:+.2f} octaves", interval(drift.low, drift.high, "+.2f"), _span(result))
 
 
 def _regret(regret: Regret, result: TransferResult) -> Fact:
     label = f"{short_name(regret.scheme)}: carrying it over costs"
-    context = f"in loss at width {max(result.widths)}" if result.widths else "in loss"
+    context = f"in loss at {result.axis} {max(result.sizes)}" if result.sizes else "in loss"
     if not math.isfinite(regret.loss):
         return Fact(label, "divergence" if regret.loss == math.inf else "an unknown amount", "", context)
     return Fact(label, signed(regret.loss), interval(regret.low, regret.high, "+.3g"), context)
@@ -85,14 +88,14 @@ def optimum_text(optimum: Optimum) -> str:
 
 
 def table(result: TransferResult) -> str:
-    """The result for a terminal: a line per width, the headline numbers, then the verdict and why it is not a PASS."""
+    """The result for a terminal: a line per size, the headline numbers, then the verdict and why it is not a PASS."""
     schemes = [s for s in (result.scheme, result.against) if s]
-    rows = [("width", *(part for s in schemes for part in (f"{short_name(s)}: best rate", "loss")), "difference")]
-    gaps = {g.width: g for g in result.loss_gaps}
-    for width in result.widths:
-        cells = [cell for scheme in schemes for cell in _cells(result, scheme, width)]
-        gap = gaps.get(width)
-        rows.append((str(width), *cells, f"{signed(gap.mup_minus_sp)}{'' if gap.ok else ' (worse)'}" if gap else ""))
+    rows = [(str(result.axis), *(p for s in schemes for p in (f"{short_name(s)}: best rate", "loss")), "difference")]
+    gaps = {g.size: g for g in result.loss_gaps}
+    for size in result.sizes:
+        cells = [cell for scheme in schemes for cell in _cells(result, scheme, size)]
+        gap = gaps.get(size)
+        rows.append((str(size), *cells, f"{signed(gap.mup_minus_sp)}{'' if gap.ok else ' (worse)'}" if gap else ""))
     columns = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, columns, strict=True)).rstrip() for row in rows]
     lines += ["", *(_line(fact) for fact in facts(result)), "", f"{result.verdict}: {headline(result)}"]
@@ -104,9 +107,9 @@ def _line(fact: Fact) -> str:
     return f"{fact.label} {fact.value}" + (f" ({more})" if more else "")
 
 
-def _cells(result: TransferResult, scheme: str, width: int) -> tuple[str, str]:
+def _cells(result: TransferResult, scheme: str, size: int) -> tuple[str, str]:
     try:
-        found = result.optimum(scheme, width)
+        found = result.optimum(scheme, size)
     except KeyError:
         return "-", "-"
     return optimum_text(found), number(found.loss)

@@ -55,13 +55,15 @@ def score_forecast(made: Forecast, result: TransferResult) -> Score:
 
     Raises UsageError where the check has no optimum there, or is of another recipe or number of steps.
     """
-    refuse_other_run(made, recipe=result.recipe, steps=result.steps, widths=result.widths)
+    if result.axis != "width":
+        raise UsageError(f"The check is over {result.axis}; a forecast is scored against a check over width.")
+    refuse_other_run(made, recipe=result.recipe, steps=result.steps, widths=result.sizes)
     width = made.target.width
     seeds = sorted({run.seed for run in result.runs if run.width == width and run.scheme == result.scheme})
     if width is None or not seeds:
         widths = sorted({run.width for run in result.runs if run.width})
         raise UsageError(f"The forecast is for width {width}, but the check swept {widths}. Include that width.")
-    return score_curve(made, curve_of(result.runs, scheme=result.scheme, width=width, seeds=seeds))
+    return score_curve(made, curve_of(result.runs, scheme=result.scheme, size=width, seeds=seeds))
 
 
 def refuse_other_run(made: Forecast, *, recipe: str, steps: int, widths: Sequence[int]) -> None:
@@ -80,12 +82,12 @@ def score_curve(made: Forecast, curve: Curve) -> Score:
     """Compare a forecast with the loss curve of its target width."""
     optimum = optima([Fit.of(curve)])[0]
     if not math.isfinite(optimum.log2_lr):
-        raise UsageError(f"No run at width {curve.width} finished, so there is no optimum to compare with.")
+        raise UsageError(f"No run at width {curve.size} finished, so there is no optimum to compare with.")
     rate, observed = made.learning_rate, 2.0**optimum.log2_lr
     regret, inside = _regret(curve, math.log2(made.advised_lr), optimum.loss)
     return Score(
         made.recipe,
-        curve.width,
+        curve.size,
         rate.value,
         made.advised_lr,
         observed,

@@ -44,6 +44,7 @@ def grid_of(
     recipe: Recipe,
     *,
     widths: Sequence[int] | None = None,
+    depths: Sequence[int] | None = None,
     scales: Sequence[Scale] | None = None,
     lrs: Sequence[float] | None = None,
     seeds: int | Sequence[int] | None = None,
@@ -52,13 +53,16 @@ def grid_of(
 ) -> Grid:
     """The grid, with the recipe's own widths, lrs, seeds and steps where none are given. lrs are sorted.
 
-    widths: the base scale with its width replaced; or scales, not both. seeds: a count, or the seeds themselves.
+    widths, depths: the base scale with that axis replaced; or scales; one of the three. seeds: a count, or a list.
     Raises UsageError where something is empty, given twice, not positive or unknown.
     """
-    if widths is not None and scales is not None:
-        raise UsageError("Give widths or scales, not both.")
-    if scales is None:
-        scales = [recipe.base.with_(width=w) for w in checked_widths(recipe.widths if widths is None else widths)]
+    if sum(given is not None for given in (widths, depths, scales)) > 1:
+        raise UsageError("Give one of widths, depths and scales.")
+    if depths is not None:
+        scales = [recipe.base.with_(depth=d) for d in checked_sizes("depths", depths)]
+    elif scales is None:
+        given = recipe.widths if widths is None else widths
+        scales = [recipe.base.with_(width=w) for w in checked_sizes("widths", given)]
     total = recipe.steps if steps is None else steps
     if isinstance(total, bool) or not isinstance(total, int) or total < 1:
         raise UsageError(f"steps={total!r}: must be a whole number of optimizer steps, at least 1.")
@@ -71,12 +75,12 @@ def grid_of(
     )
 
 
-def checked_widths(widths: Iterable[int]) -> tuple[int, ...]:
-    """Widths as given. Raises UsageError where one is not a positive whole number or given twice, or none is given."""
-    for width in (given := list(widths)):
-        if isinstance(width, bool) or width != int(width) or width < 1:
-            raise UsageError(f"widths={given}: {width!r} is not a positive whole number.")
-    return _distinct("widths", [int(w) for w in given])
+def checked_sizes(name: str, sizes: Iterable[int]) -> tuple[int, ...]:
+    """Widths or depths as given. Raises UsageError where one is not a positive whole number or repeated, or none is."""
+    for size in (given := list(sizes)):
+        if isinstance(size, bool) or size != int(size) or size < 1:
+            raise UsageError(f"{name}={given}: {size!r} is not a positive whole number.")
+    return _distinct(name, [int(size) for size in given])
 
 
 def checked_lrs(lrs: Iterable[float]) -> tuple[float, ...]:

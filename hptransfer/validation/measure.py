@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hptransfer.core.recipe import Axis
 from hptransfer.validation.compare import transferred_lr
 from hptransfer.validation.grid import Grid, job_at
 from hptransfer.validation.optimum import Fit, curve_of
@@ -19,9 +20,9 @@ Make = Callable[[Sequence[Job]], list[Run]]
 
 @dataclass(frozen=True)
 class Measurement:
-    """All runs of a check and the curve fitted for every (scheme, width).
+    """All runs of a check and the curve fitted for every (scheme, size).
 
-    lrs: the grid with its extensions. transferred: scheme -> the narrowest width's optimal LR, which the widest was
+    lrs: the grid with its extensions. transferred: scheme -> the smallest size's optimal LR, which the largest was
     trained with; a scheme without one is left out.
     """
 
@@ -32,44 +33,46 @@ class Measurement:
     transferred: dict[str, float]
 
     def of(self, scheme: str) -> list[Fit]:
-        """The fits of one scheme, by ascending width."""
+        """The fits of one scheme, by ascending size."""
         return [fit for fit in self.fits if fit.curve.scheme == scheme]
 
 
-def measure(grid: Grid, make: Make, *, fingerprint: str, extend: float) -> Measurement:
+def measure(grid: Grid, make: Make, *, fingerprint: str, extend: float, axis: Axis = "width") -> Measurement:
     """Make every run of the grid; extend it where a best rate is its first or last; then transfer the optimum.
 
-    extend: at most this many octaves on either side, for the (scheme, width) that needs it only.
+    axis: what the grid's scales differ in. extend: at most this many octaves on either side, for the (scheme, size)
+    that needs it only.
     Raises UsageError where all runs of a scheme fail.
     """
     runs = make(grid.jobs(fingerprint))
     for scheme in grid.schemes:
         refuse_if_all_failed([run for run in runs if run.scheme == scheme])
-    fits = fitted(grid, runs)
+    fits = fitted(grid, runs, axis)
     while more := [(fit, lr) for fit in fits for lr in _beyond(fit, grid, extend)]:
         runs += make([job for fit, lr in more for job in _jobs(fit, lr, grid, fingerprint)])
-        fits = fitted(grid, runs)
+        fits = fitted(grid, runs, axis)
     lrs = tuple(sorted({run.lr for run in runs}))
-    narrow, wide = min(_widths(grid)), max(_widths(grid))
+    small, large = min(sizes := sizes_of(grid, axis)), max(sizes)
     transferred = {
-        fit.curve.scheme: lr for fit in fits if fit.curve.width == narrow and (lr := transferred_lr(fit)) is not None
+        fit.curve.scheme: lr for fit in fits if fit.curve.size == small and (lr := transferred_lr(fit)) is not None
     }
-    ends = [(fit, transferred[s]) for fit in fits if fit.curve.width == wide and (s := fit.curve.scheme) in transferred]
+    ends = [(fit, transferred[s]) for fit in fits if fit.curve.size == large and (s := fit.curve.scheme) in transferred]
     runs += make([job for fit, lr in ends if lr not in lrs for job in _jobs(fit, lr, grid, fingerprint)])
     return Measurement(grid, runs, fits, lrs, transferred)
 
 
-def fitted(grid: Grid, runs: Sequence[Run]) -> list[Fit]:
-    """The fit of every (scheme, width) of a grid, widths ascending."""
+def fitted(grid: Grid, runs: Sequence[Run], axis: Axis = "width") -> list[Fit]:
+    """The fit of every (scheme, size) of a grid, sizes ascending."""
     return [
-        Fit.of(curve_of(runs, scheme=scheme, width=width, seeds=grid.seeds))
+        Fit.of(curve_of(runs, scheme=scheme, size=size, seeds=grid.seeds, axis=axis))
         for scheme in grid.schemes
-        for width in _widths(grid)
+        for size in sizes_of(grid, axis)
     ]
 
 
-def _widths(grid: Grid) -> list[int]:
-    return sorted(scale.width or 0 for scale in grid.scales)
+def sizes_of(grid: Grid, axis: Axis) -> list[int]:
+    """The grid's widths, or its depths, ascending."""
+    return sorted(getattr(scale, axis) or 0 for scale in grid.scales)
 
 
 def _beyond(fit: Fit, grid: Grid, extend: float) -> list[float]:
@@ -84,6 +87,6 @@ def _beyond(fit: Fit, grid: Grid, extend: float) -> list[float]:
 
 
 def _jobs(fit: Fit, lr: float, grid: Grid, fingerprint: str) -> list[Job]:
-    scale = next(s for s in grid.scales if s.width == fit.curve.width)
-    scheme = fit.curve.scheme
+    scheme, axis = fit.curve.scheme, fit.curve.axis
+    scale = next(s for s in grid.scales if getattr(s, axis) == fit.curve.size)
     return [job_at(scheme, scale, lr=lr, seed=s, steps=grid.steps, fingerprint=fingerprint) for s in grid.seeds]

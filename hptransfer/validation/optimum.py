@@ -1,9 +1,9 @@
-"""The optimal learning rate of one (scheme, width), in log2, with an interval.
+"""The optimal learning rate of one (scheme, size), in log2, with an interval.
 
 The optimum is where the smooth curve through the mean losses is lowest (see smooth). Smoothing fills the basin in a
 little, so the loss there is that of a parabola through the points within an octave of the best one. The interval joins
 two variances. Seeds: bootstrap over seeds, the same resample at every learning rate (the seeds are paired), times
-n/(n-1), for the optimum pooled over the widths of a scheme, with Student's t for the degrees of freedom. Shape: half
+n/(n-1), for the optimum pooled over the sizes of a scheme, with Student's t for the degrees of freedom. Shape: half
 the distance to the parabola's own minimum, and SHAPE_BIAS, what a smooth curve is off by between points an octave
 apart. How far the estimate is biased and how often the interval covers is measured in tests/validation/test_optimum.py.
 """
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
+from hptransfer.core.recipe import Axis
 from hptransfer.validation.results import Optimum
 from hptransfer.validation.runs import Run
 from hptransfer.validation.smooth import Smoother
@@ -33,12 +34,16 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Curve:
-    """Validation losses of one (scheme, width): ascending log2_lrs [points]; losses [points, seeds], inf = diverged."""
+    """Validation losses of one (scheme, size): ascending log2_lrs [points]; losses [points, seeds], inf = diverged.
+
+    size: the width, or the depth where that is the axis.
+    """
 
     scheme: str
-    width: int
+    size: int
     log2_lrs: Array
     losses: Array
+    axis: Axis = "width"
 
     @property
     def seeds(self) -> int:
@@ -51,15 +56,15 @@ class Curve:
         return self.losses.mean(axis=1)
 
 
-def curve_of(runs: Iterable[Run], *, scheme: str, width: int, seeds: Sequence[int]) -> Curve:
+def curve_of(runs: Iterable[Run], *, scheme: str, size: int, seeds: Sequence[int], axis: Axis = "width") -> Curve:
     """The curve in a set of runs. Points at which a seed is missing or failed are left out."""
     table: dict[float, dict[int, float]] = {}
     for run in runs:
-        if (run.scheme, run.width) == (scheme, width) and run.state != "failed":
+        if (run.scheme, getattr(run, axis)) == (scheme, size) and run.state != "failed":
             table.setdefault(run.lr, {})[run.seed] = math.inf if run.state != "complete" else run.val_loss
     whole = sorted(lr for lr, found in table.items() if set(seeds) <= set(found))
     losses = np.array([[table[lr][seed] for seed in seeds] for lr in whole], dtype=float)
-    return Curve(scheme, width, np.log2(np.array(whole, dtype=float)), losses.reshape(len(whole), len(seeds)))
+    return Curve(scheme, size, np.log2(np.array(whole, dtype=float)), losses.reshape(len(whole), len(seeds)), axis)
 
 
 def best_point(x: Array, y: Array) -> tuple[float, float]:
@@ -181,7 +186,7 @@ def half_width(variances: Sequence[float], seeds: int, *, times: float = 1.0, bi
 
 
 def optima(fits: Sequence[Fit]) -> list[Optimum]:
-    """The optimum of every fit; the noise between seeds is pooled over the widths of each scheme."""
+    """The optimum of every fit; the noise between seeds is pooled over the sizes of each scheme."""
     return [_optimum(fit, [f for f in fits if f.curve.scheme == fit.curve.scheme]) for fit in fits]
 
 
@@ -193,7 +198,7 @@ def _optimum(fit: Fit, alike: Sequence[Fit]) -> Optimum:
     loss = half_width([variance(fit.losses, seeds)], seeds, bias=fit.other_loss / 2)
     return Optimum(
         scheme=fit.curve.scheme,
-        width=fit.curve.width,
+        size=fit.curve.size,
         log2_lr=fit.log2_lr,
         low=fit.log2_lr - lr,
         high=fit.log2_lr + lr,

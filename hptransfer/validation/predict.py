@@ -140,21 +140,22 @@ def _curve(recipe: Recipe, checked: TransferResult | None, options: dict[str, An
         runs = run_sweep(recipe, scales=[recipe.base], schemes=("mup",), **given)
         scheme, drift = "mup", None
     else:
-        runs, scheme = list(checked.runs), checked.scheme
-        drift = next((max(abs(d.low), abs(d.high)) for d in checked.drifts if d.scheme == scheme), None)
+        runs, scheme = [run for run in checked.runs if run.depth == recipe.base.depth], checked.scheme
+        own = [d for d in checked.drifts if d.scheme == scheme and checked.axis == "width"]
+        drift = next((max(abs(d.low), abs(d.high)) for d in own), None)
     seeds = sorted({run.seed for run in runs if (run.scheme, run.width) == (scheme, width)})
     if not seeds or width is None:
         raise UsageError(
             f"No run of recipe {recipe.name!r} at its base width {width}. Check it with that width included."
         )
-    return curve_of(runs, scheme=scheme, width=width, seeds=seeds), drift
+    return curve_of(runs, scheme=scheme, size=width, seeds=seeds), drift
 
 
 def _start(curve: Curve, drift: float | None, *, moves: bool) -> Prediction:
     """The measured optimum, its interval widened by what the transfer over width may add."""
     optimum = optima([Fit.of(curve)])[0]
     if not math.isfinite(optimum.log2_lr):
-        raise UsageError(f"No run at the base's width {curve.width} finished, so it has no best learning rate.")
+        raise UsageError(f"No run at the base's width {curve.size} finished, so it has no best learning rate.")
     if optimum.at_edge:
         raise UsageError(
             f"The base's best learning rate is at the edge of the grid 2^{curve.log2_lrs[0]:g} to "
@@ -165,7 +166,7 @@ def _start(curve: Curve, drift: float | None, *, moves: bool) -> Prediction:
     half = math.hypot(half, added)
     at = optimum.log2_lr
     assumptions = ("the recipe's data, schedule and optimizer stand for the target's",)
-    source = f"{len(curve.log2_lrs)} learning rates x {curve.seeds} seeds at width {curve.width}"
+    source = f"{len(curve.log2_lrs)} learning rates x {curve.seeds} seeds at width {curve.size}"
     values = 2.0**at, 2.0 ** (at - half), 2.0 ** (at + half)
     return Prediction("learning rate", *values, "1", "sweep optimum", source, assumptions, Kind("none", "measured"))
 
@@ -173,8 +174,8 @@ def _start(curve: Curve, drift: float | None, *, moves: bool) -> Prediction:
 def _loss(recipe: Recipe, checked: TransferResult, target: Scale) -> Prediction | None:
     """The tuned losses of the check, continued to the target's width; None where only width does not tell."""
     others = (target.depth, target.batch, target.tokens)
-    tuned = {o.width: o.loss for o in checked.optima if o.scheme == checked.scheme and math.isfinite(o.loss)}
-    if target.width is None or any(axis is not None for axis in others) or len(tuned) < 3:
+    tuned = {o.size: o.loss for o in checked.optima if o.scheme == checked.scheme and math.isfinite(o.loss)}
+    if checked.axis != "width" or target.width is None or any(o is not None for o in others) or len(tuned) < 3:
         return None
     sizes = [float(_size(recipe, width)) for width in tuned]
     return loss_at_size(sizes, list(tuned.values()), float(_size(recipe, target.width)))

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.recipe import Axis
 from hptransfer.validation.codec import decode, encode
 from hptransfer.validation.runs import RUNS_FILE, Run, latest, read_runs
 
-SCHEMA = 1
+SCHEMA = 2
 VERDICT_FILE = "verdict.json"
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best learning rate of one (scheme, width).
+    """The best learning rate of one (scheme, size), where size is the width or the depth.
 
     log2_lr, low, high: log2 of the optimal base LR with its 90% interval. loss, loss_low, loss_high: the loss
     there. at_edge: the best LR of the grid is its first or its last, so the optimum may lie outside. seeds: how
@@ -29,7 +30,7 @@ class Optimum:
     """
 
     scheme: str
-    width: int
+    size: int
     log2_lr: float
     low: float
     high: float
@@ -42,7 +43,7 @@ class Optimum:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a scheme's optimum moved from the smallest to the largest width, in octaves (90% interval)."""
+    """How far a scheme's optimum moved from the smallest to the largest size, in octaves (90% interval)."""
 
     scheme: str
     octaves: float
@@ -52,7 +53,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Regret:
-    """The loss at the largest width at the smallest width's optimal LR, less that width's own best loss.
+    """The loss at the largest size at the smallest size's optimal LR, less that size's own best loss.
 
     low, high: 90% interval. loss is inf where the transferred LR diverges. lr: the transferred LR.
     """
@@ -66,12 +67,12 @@ class Regret:
 
 @dataclass(frozen=True)
 class LossGap:
-    """Tuned loss of the checked scheme less that of tuned SP at one width, with a 90% interval.
+    """Tuned loss of the checked scheme less that of tuned SP at one size, with a 90% interval.
 
     tolerance: what seed noise alone allows. ok: mup_minus_sp <= tolerance.
     """
 
-    width: int
+    size: int
     mup_minus_sp: float
     low: float
     high: float
@@ -80,16 +81,16 @@ class LossGap:
 
 
 @dataclass(frozen=True)
-class WiderPair:
-    """Two neighbouring widths at one learning rate: loss(wide) - loss(narrow), with a 90% interval.
+class SizePair:
+    """Two neighbouring sizes at one learning rate: loss(large) - loss(small), with a 90% interval.
 
-    ok: the wider model is no worse within seed noise.
+    ok: the larger model is no worse within seed noise.
     """
 
     scheme: str
     lr: float
-    narrow: int
-    wide: int
+    small: int
+    large: int
     difference: float
     low: float
     high: float
@@ -100,9 +101,10 @@ class WiderPair:
 class TransferResult:
     """Everything a transfer check found, and what it was found with.
 
-    verdict, rule, reasons: the judgement, the rule that was used, and what decided it. widths, lrs: the grid; lrs
-    is the union where a grid was extended for one (scheme, width). optima: of the scheme and of SP, per width.
-    plan: Plan.to_json() at the largest width. coord: CoordReport.to_json(), or None. environment: versions,
+    verdict, rule, reasons: the judgement, the rule that was used, and what decided it. axis: what grows, width or
+    depth; sizes: its values, ascending; base_size: the base's. lrs: the grid, the union where it was extended for one
+    (scheme, size). optima: of the scheme and of SP, per size.
+    plan: Plan.to_json() at the largest size. coord: CoordReport.to_json(), or None. environment: versions,
     machine, device, date. command: the exact command line. against: the control scheme (SP), or None.
     tolerance: allowed drift, octaves. notes: what the reader should know of how it ran.
     """
@@ -112,16 +114,17 @@ class TransferResult:
     verdict: Verdict
     rule: str
     reasons: tuple[str, ...]
-    widths: tuple[int, ...]
+    axis: Axis
+    sizes: tuple[int, ...]
     lrs: tuple[float, ...]
     seeds: tuple[int, ...]
     steps: int
-    base_width: int | None
+    base_size: int | None
     optima: tuple[Optimum, ...]
     drifts: tuple[Drift, ...]
     regrets: tuple[Regret, ...]
     loss_gaps: tuple[LossGap, ...]
-    wider_is_better: tuple[WiderPair, ...]
+    larger_is_better: tuple[SizePair, ...]
     runs: tuple[Run, ...] = field(repr=False)
     plan: Mapping[str, Any] = field(default_factory=dict, repr=False)
     coord: Mapping[str, Any] | None = field(default=None, repr=False)
@@ -132,12 +135,12 @@ class TransferResult:
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
 
-    def optimum(self, scheme: str, width: int) -> Optimum:
-        """The optimum of one (scheme, width). Raises KeyError where it was not measured."""
+    def optimum(self, scheme: str, size: int) -> Optimum:
+        """The optimum of one (scheme, size). Raises KeyError where it was not measured."""
         for found in self.optima:
-            if (found.scheme, found.width) == (scheme, width):
+            if (found.scheme, found.size) == (scheme, size):
                 return found
-        raise KeyError((scheme, width))
+        raise KeyError((scheme, size))
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON data; inf and nan are the strings "inf", "-inf", "nan"."""

@@ -66,8 +66,9 @@ class GridWork:
         job = Job(**trial.user_attrs[JOB])
         trial.suggest_float("lr", 1e-15, 1e15, log=True)
         trial.suggest_int("seed", 0, 2**31)
-        if job.width is not None:
-            trial.suggest_int("width", 1, 2**40)
+        for axis in ("width", "depth"):
+            if getattr(job, axis) is not None:
+                trial.suggest_int(axis, 1, 2**40)
         return [self.trainer.run(job)]
 
 
@@ -106,5 +107,5 @@ class SharedGrid:
 
 
 def _params(job: Job) -> dict[str, Any]:
-    params = {"lr": job.lr, "width": job.width, "seed": job.seed}
+    params = {"lr": job.lr, "width": job.width, "depth": job.depth, "seed": job.seed}
     return {name: value for name, value in params.items() if value is not None}

@@ -1,4 +1,4 @@
-"""run_sweep: every scheme x width x learning rate x seed, on processes or lanes, resumable run by run."""
+"""run_sweep: every scheme x scale x learning rate x seed, on processes or lanes, resumable run by run."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def run_sweep(
     recipe: Recipe | str,
     *,
     widths: Sequence[int] | None = None,
+    depths: Sequence[int] | None = None,
     scales: Sequence[Scale] | None = None,
     lrs: Sequence[float] | None = None,
     seeds: int | Sequence[int] | None = None,
@@ -41,18 +42,17 @@ def run_sweep(
 ) -> list[Run]:
     """Train the recipe at every point of the grid and return the runs in the order of the grid.
 
-    recipe: a Recipe or "FILE.py:name". widths (the base with another width) or scales; lrs: base learning rates;
-    seeds: a count or a list; all default to the recipe's own. workers: processes (default: one per usable core on CPU,
-    1 on an accelerator). engine: "loop", "lanes" (many runs trained as one) or "auto". out: a directory whose
-    runs.jsonl gets every run as it finishes; a sweep that was killed goes on from there, and only failed runs are
-    tried again. plan_options: further keyword arguments of make_plan.
+    recipe: a Recipe or "FILE.py:name". widths or depths (the base with that axis replaced), or scales; lrs: base
+    learning rates; seeds: a count or a list; all default to the recipe's own. workers: processes (default: one per
+    usable core on CPU, 1 on an accelerator). engine: "loop", "lanes" (many runs trained as one) or "auto". out: a
+    directory whose runs.jsonl gets every run as it finishes; a sweep that was killed goes on from there, and only
+    failed runs are tried again. plan_options: further keyword arguments of make_plan.
     A run whose recipe raises is recorded as "failed" and the others go on. Raises UsageError on bad input, before
     anything is trained; where every run failed; and where `out` can no longer be written (finished runs are kept).
     """
     sweep = Sweep.of(recipe, device=device, workers=workers, engine=engine, plan_options=plan_options)
-    grid = grid_of(
-        sweep.trainer.recipe, widths=widths, scales=scales, lrs=lrs, seeds=seeds, schemes=schemes, steps=steps
-    )
+    chosen = {"widths": widths, "depths": depths, "scales": scales, "lrs": lrs, "seeds": seeds, "steps": steps}
+    grid = grid_of(sweep.trainer.recipe, schemes=schemes, **chosen)
     jobs = grid.jobs(sweep.fingerprint)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None

@@ -1,4 +1,4 @@
-"""transfer_check: does the optimal learning rate stay where it is as the model widens, and at what loss?"""
+"""transfer_check: does the optimal learning rate stay where it is as the model widens or deepens, and at what loss?"""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe
+from hptransfer.core.recipe import Axis, Recipe
 from hptransfer.validation import compare, judge
 from hptransfer.validation.engine import EngineName
 from hptransfer.validation.environment import command_line, environment
 from hptransfer.validation.grid import Grid, grid_of
 from hptransfer.validation.log import RunLog
-from hptransfer.validation.measure import Measurement, measure
+from hptransfer.validation.measure import Measurement, measure, sizes_of
 from hptransfer.validation.optimum import optima
 from hptransfer.validation.results import TransferResult
 from hptransfer.validation.shared import SharedGrid
 from hptransfer.validation.sweep import Sweep
-from hptransfer.validation.trainer import CONTROL
+from hptransfer.validation.trainer import CONTROL, Trainer
 
 
 def transfer_check(
     recipe: Recipe | str,
     *,
     widths: Sequence[int] | None = None,
+    depths: Sequence[int] | None = None,
     lrs: Sequence[float] | None = None,
     seeds: int | Sequence[int] | None = None,
     steps: int | None = None,
-    scheme: str = "mup",
+    scheme: str | None = None,
     against: str | None = CONTROL,
     tolerance: float = 0.5,
     extend: float = 4.0,
@@ -41,36 +42,41 @@ def transfer_check(
     plan_options: Mapping[str, Any] | None = None,
     command: str | None = None,
 ) -> TransferResult:
-    """Sweep the learning rate at every width under `scheme` and under the control, and judge the transfer.
+    """Sweep the learning rate at every width, or depth, under `scheme` and under the control, and judge the transfer.
 
     widths: at least two; lrs: base learning rates; seeds: a count or a list (3 or more for an interval); steps: all
-    default to the recipe's own. against: the control, None for none. tolerance: allowed drift in octaves. extend: a
-    grid whose best rate is its first or last grows by up to this many octaves on that side, for that (scheme, width).
+    default to the recipe's own. depths: in place of widths, at the base's width. scheme: default "mup" over widths,
+    "completep" over depths. against: the control, None for none. tolerance: allowed drift in octaves. extend: a grid
+    whose best rate is its first or last grows by up to this many octaves on that side, for that (scheme, size).
     out: a directory that gets runs.jsonl as runs finish and verdict.json at the end. storage: an Optuna storage URL
     through which the runs are shared with `hptransfer worker` processes. Either makes the check resumable.
     workers, device, engine, plan_options: as in run_sweep. command: recorded in the result; default: this process's.
     Raises UsageError on bad input, and where all runs of a scheme fail. See judge.RULE for the verdict.
     """
     sweep = Sweep.of(recipe, device=device, workers=workers, engine=engine, plan_options=plan_options)
+    axis: Axis = "width" if depths is None else "depth"
+    scheme = scheme or {"width": "mup", "depth": "completep"}[axis]
     control = None if against == scheme else against
     schemes = [scheme] if control is None else [scheme, control]
-    grid = grid_of(sweep.trainer.recipe, widths=widths, lrs=lrs, seeds=seeds, schemes=schemes, steps=steps)
-    _refuse_no_range(grid, tolerance, extend)
+    chosen = {"widths": widths, "depths": depths, "lrs": lrs, "seeds": seeds, "steps": steps}
+    grid = grid_of(sweep.trainer.recipe, schemes=schemes, **chosen)
+    _refuse_no_range(grid, axis, tolerance, extend)
+    _refuse_no_growth(sweep.trainer, grid, axis)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None
         make = SharedGrid(sweep, storage).make if storage is not None else lambda jobs: sweep.make(jobs, log=log)
-        found = measure(grid, make, fingerprint=sweep.fingerprint, extend=extend)
+        found = measure(grid, make, fingerprint=sweep.fingerprint, extend=extend, axis=axis)
     notes = (*(log.notes if log else ()), *sweep.notes)
-    result = _result(sweep, found, control, tolerance, command or command_line(), notes)
+    result = _result(sweep, found, axis, control, tolerance, command or command_line(), notes)
     if out is not None:
         result.save(out)
     return result
 
 
-def _refuse_no_range(grid: Grid, tolerance: float, extend: float) -> None:
-    widths = [scale.width for scale in grid.scales]
-    if len(widths) < 2:
-        raise UsageError(f"widths={widths}: a transfer needs at least two widths, for example 64,128,256.")
+def _refuse_no_range(grid: Grid, axis: Axis, tolerance: float, extend: float) -> None:
+    if len(sizes := sizes_of(grid, axis)) < 2:
+        example = {"width": "64,128,256", "depth": "2,4,8"}[axis]
+        raise UsageError(f"{axis}s={sizes}: a transfer needs at least two {axis}s, for example {example}.")
     if len(grid.lrs) < 3:
         raise UsageError(f"lrs={list(grid.lrs)}: an optimum needs at least three learning rates, a factor 2 apart.")
     if not tolerance > 0:
@@ -79,35 +85,54 @@ def _refuse_no_range(grid: Grid, tolerance: float, extend: float) -> None:
         raise UsageError(f"extend={extend!r}: must be a number of octaves from 0 (never extend the grid) to 20.")
 
 
+def _refuse_no_growth(trainer: Trainer, grid: Grid, axis: Axis) -> None:
+    """A recipe that ignores an axis of the scale would pass every check of it."""
+    ends = [min(grid.scales, key=lambda s: getattr(s, axis)), max(grid.scales, key=lambda s: getattr(s, axis))]
+    small, large = ([(n, p.shape) for n, p in trainer.sketch(end).named_parameters()] for end in ends)
+    if small == large:
+        raise UsageError(
+            f"Recipe {trainer.recipe.name!r} builds the same model at {axis} {getattr(ends[0], axis)} and "
+            f"{getattr(ends[1], axis)}. Its build(scale) must use scale.{axis}."
+        )
+
+
 def _result(
-    sweep: Sweep, found: Measurement, control: str | None, tolerance: float, command: str, notes: tuple[str, ...]
+    sweep: Sweep,
+    found: Measurement,
+    axis: Axis,
+    control: str | None,
+    tolerance: float,
+    command: str,
+    notes: tuple[str, ...],
 ) -> TransferResult:
     """The comparisons, the verdict on them, and the record of how they were made."""
     recipe, grid, scheme = sweep.trainer.recipe, found.grid, found.grid.schemes[0]
     fits = {name: found.of(name) for name in grid.schemes}
+    base = getattr(recipe.base, axis)
     drifts = {name: compare.drift_between(own[0], own[-1], own) for name, own in fits.items()}
     regrets = {s: compare.regret_of(fits[s][-1], found.runs, lr=lr) for s, lr in found.transferred.items()}
-    gaps = compare.loss_gaps(fits[scheme], fits[control], base_width=recipe.base.width) if control else []
+    gaps = compare.loss_gaps(fits[scheme], fits[control], base_size=base) if control else []
     parts = {"drift": drifts[scheme], "regret": regrets.get(scheme), "gaps": gaps}
     verdict, reasons = judge.verdict_of(judge.findings(fits[scheme], fits.get(control or "", []), tolerance, **parts))
-    widest = max(grid.scales, key=lambda scale: scale.width or 0)
-    plan = sweep.trainer.prepare(scheme, widest)
+    largest = max(grid.scales, key=lambda scale: getattr(scale, axis) or 0)
+    plan = sweep.trainer.prepare(scheme, largest)
     return TransferResult(
         recipe=recipe.name,
         scheme=scheme,
         verdict=verdict,
-        rule=judge.rule_text(scheme, control, tolerance),
+        rule=judge.rule_text(scheme, control, tolerance, axis=axis),
         reasons=reasons,
-        widths=tuple(fit.curve.width for fit in fits[scheme]),
+        axis=axis,
+        sizes=tuple(fit.curve.size for fit in fits[scheme]),
         lrs=found.lrs,
         seeds=grid.seeds,
         steps=grid.steps,
-        base_width=recipe.base.width,
+        base_size=base,
         optima=tuple(optima(found.fits)),
         drifts=tuple(drifts.values()),
         regrets=tuple(regrets.values()),
         loss_gaps=tuple(gaps),
-        wider_is_better=tuple(compare.wider_pairs([fit.curve for fit in found.fits])),
+        larger_is_better=tuple(compare.size_pairs([fit.curve for fit in found.fits])),
         runs=tuple(found.runs),
         plan=plan.to_json() if plan is not None else {},
         environment=environment(sweep.trainer.device),

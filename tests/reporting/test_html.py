@@ -108,7 +108,7 @@ def test_every_number_of_the_verdict_appears(page):
         assert (
             all(f"{v:+.3g}" in text for v in (gap.mup_minus_sp, gap.low, gap.high)) and f"{gap.tolerance:.3g}" in text
         )
-    for value in [*found.widths, *found.seeds, found.steps, *found.environment.values(), found.rule, found.command]:
+    for value in [*found.sizes, *found.seeds, found.steps, *found.environment.values(), found.rule, found.command]:
         assert str(value) in text
     assert all(text.count(reason) == 1 for reason in found.reasons)
     assert "180 complete" in text and "12 diverged" in text
@@ -130,10 +130,10 @@ def test_the_same_result_gives_the_same_page_also_from_its_files(page, tmp_path)
     "changes",
     [
         {"runs": ()},
-        {"optima": (), "drifts": (), "regrets": (), "loss_gaps": (), "wider_is_better": ()},
+        {"optima": (), "drifts": (), "regrets": (), "loss_gaps": (), "larger_is_better": ()},
         {"against": None, "loss_gaps": ()},
         {"plan": {}, "environment": {}, "command": "", "notes": ()},
-        {"base_width": None},
+        {"base_size": None},
     ],
     ids=lambda c: "-".join(c),
 )
@@ -144,7 +144,7 @@ def test_a_result_with_parts_missing_still_renders(verdict, changes):
 
 def test_all_runs_diverged_renders_as_such():
     found = result("FAIL")
-    optima = tuple(o.__class__(o.scheme, o.width, *[math.nan] * 3, *[math.inf] * 3, True, 3) for o in found.optima)
+    optima = tuple(o.__class__(o.scheme, o.size, *[math.nan] * 3, *[math.inf] * 3, True, 3) for o in found.optima)
     assert "every run diverged" in render_report(result("FAIL", optima=optima))
 
 
@@ -181,7 +181,7 @@ def test_the_overview_is_a_picture_of_its_own():
 
 def test_the_terminal_table_names_every_width_and_the_verdict():
     text = words.table(result())
-    assert all(re.search(rf"^{w} ", text, re.M) for w in result().widths)
+    assert all(re.search(rf"^{w} ", text, re.M) for w in result().sizes)
     assert text.endswith("PASS: " + words.headline(result()))
     failed = words.table(result("FAIL"))
     assert all(reason in failed for reason in result().reasons)

@@ -12,7 +12,7 @@ from hptransfer.validation.results import LossGap
 
 def test_a_curve_holds_every_run_of_its_scheme_and_width():
     info = curves_info(result(), "mup")
-    assert [curve.width for curve in info.curves] == list(WIDTHS)
+    assert [curve.size for curve in info.curves] == list(WIDTHS)
     for curve in info.curves:
         assert [2**p.log2_lr for p in curve.points] == pytest.approx(LRS)
         assert all(len(p.losses) == len(SEEDS) and p.diverged == 0 for p in curve.points)
@@ -36,7 +36,7 @@ def test_failed_runs_are_not_shown_as_diverged():
 def test_the_optimum_of_a_curve_is_the_results():
     for curve in curves_info(result(), "sp").curves:
         assert curve.optimum is not None
-        assert (curve.optimum.log2_lr, curve.optimum.loss) == (BEST["sp", curve.width], FLOOR[curve.width])
+        assert (curve.optimum.log2_lr, curve.optimum.loss) == (BEST["sp", curve.size], FLOOR[curve.size])
 
 
 def test_the_control_comes_first_and_may_be_absent():
@@ -69,7 +69,7 @@ def test_the_loss_axis_is_finite_for_odd_losses(losses):
 
 
 def test_widths_without_an_optimum_are_left_out():
-    lost = tuple(dataclasses.replace(o, log2_lr=math.nan) if o.width == 512 else o for o in result().optima)
+    lost = tuple(dataclasses.replace(o, log2_lr=math.nan) if o.size == 512 else o for o in result().optima)
     infos = optima_info(result(optima=lost))
     assert [(i.scheme, len(i.optima)) for i in infos] == [("sp", 3), ("mup", 3)]
     assert curves_info(result(optima=lost), "mup").curves[-1].optimum is None

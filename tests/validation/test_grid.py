@@ -37,7 +37,7 @@ def test_learning_rates_are_sorted_and_seeds_counted_or_taken():
         ({"widths": [8, 16, 8]}, "widths holds 8 more than once"),
         ({"widths": [8, 0]}, "0 is not a positive whole number"),
         ({"widths": [8, 16.5]}, "16.5 is not a positive whole number"),
-        ({"widths": [8], "scales": [Scale(width=8)]}, "not both"),
+        ({"widths": [8], "scales": [Scale(width=8)]}, "Give one of widths, depths and scales"),
         ({"lrs": []}, "lrs is empty"),
         ({"lrs": [0.1, 0.2, 0.1]}, "0.1 more than once"),
         ({"lrs": [0.1, -0.2]}, "-0.2 is not a learning rate"),

@@ -25,7 +25,7 @@ def fit(
 
 
 def verdict(fits, control=None, tolerance: float = 0.5, regret=None):
-    gaps = compare.loss_gaps(fits, control, base_width=8) if control else []
+    gaps = compare.loss_gaps(fits, control, base_size=8) if control else []
     drift = compare.drift_between(fits[0], fits[-1], fits)
     return judge.verdict_of(judge.findings(fits, control or [], tolerance, drift=drift, regret=regret, gaps=gaps))
 
@@ -97,7 +97,7 @@ def test_a_control_whose_optimum_is_at_its_edge_proves_nothing_about_the_loss():
 
 def test_a_control_that_diverges_everywhere_is_no_better():
     gone = [Fit.of(Curve("sp", w, X, np.full((9, 3), math.inf))) for w in (8, 16, 32)]
-    gaps = compare.loss_gaps(still(), gone, base_width=8)
+    gaps = compare.loss_gaps(still(), gone, base_size=8)
     assert all(gap.ok and gap.mup_minus_sp == -math.inf for gap in gaps)
 
 
@@ -113,7 +113,7 @@ def test_a_control_that_diverges_everywhere_is_no_better():
     ],
 )
 def test_regret_against_a_hundredth_of_the_loss_and_noise(regret, status):
-    assert judge.judge_regret(regret, width=32, tuned=1.0).status == status
+    assert judge.judge_regret(regret, size=32, tuned=1.0).status == status
 
 
 def test_a_drift_is_ok_bad_or_unknown():
@@ -127,7 +127,7 @@ def test_a_drift_is_ok_bad_or_unknown():
         (0.0, math.nan, math.nan): "unknown",
     }
     for numbers, status in cases.items():
-        assert judge.judge_drift(Drift("mup", *numbers), widths=(8, 32), tolerance=0.5).status == status, numbers
+        assert judge.judge_drift(Drift("mup", *numbers), sizes=(8, 32), tolerance=0.5).status == status, numbers
 
 
 def test_bad_beats_unknown_and_unknown_beats_ok():
@@ -139,21 +139,21 @@ def test_bad_beats_unknown_and_unknown_beats_ok():
 
 def test_runs_that_are_the_same_differ_by_exactly_nothing():
     gaps = compare.loss_gaps(
-        still(), [*still(scheme="sp")[:1], fit(16, -6.0, scheme="sp"), fit(32, -7.0, scheme="sp")], base_width=8
+        still(), [*still(scheme="sp")[:1], fit(16, -6.0, scheme="sp"), fit(32, -7.0, scheme="sp")], base_size=8
     )
     assert gaps[0] == LossGap(8, 0.0, 0.0, 0.0, 0.0, True) and gaps[1].tolerance > 0
-    assert [gap.width for gap in compare.loss_gaps(still(), still(scheme="sp"), base_width=16)] == [16, 32]
+    assert [gap.size for gap in compare.loss_gaps(still(), still(scheme="sp"), base_size=16)] == [16, 32]
 
 
-def test_wider_pairs_at_every_shared_rate():
+def test_size_pairs_at_every_shared_rate():
     x = np.array([-3.0, -2.0, -1.0])
     narrow = Curve("mup", 8, x, np.array([[3.0, 3.1, 3.2], [2.0, 2.1, 2.2], [1.0, 1.0, math.inf]]))
     wide = Curve("mup", 16, x[:2], np.array([[2.9, 3.0, 3.1], [2.5, 2.6, 2.7]]))
-    better, worse = compare.wider_pairs([narrow, wide])
+    better, worse = compare.size_pairs([narrow, wide])
     assert (better.lr, better.ok, better.difference) == (0.125, True, pytest.approx(-0.1))
     assert (worse.lr, worse.ok, worse.difference) == (0.25, False, pytest.approx(0.5))
     gone = Curve("mup", 16, x[:1], np.array([[math.inf] * 3]))
-    assert [(p.ok, p.difference) for p in compare.wider_pairs([narrow, gone])] == [(False, math.inf)]
+    assert [(p.ok, p.difference) for p in compare.size_pairs([narrow, gone])] == [(False, math.inf)]
 
 
 def made(lr: float, losses: list[float]) -> list[Run]:

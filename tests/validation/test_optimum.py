@@ -183,9 +183,9 @@ def test_a_curve_leaves_out_points_with_a_missing_or_failed_seed():
     runs = [dataclasses.replace(RUN, lr=lr, seed=s, val_loss=lr + s) for lr in (1.0, 2.0, 4.0) for s in (0, 1)]
     runs[2] = dataclasses.replace(runs[2], state="failed")
     runs[5] = dataclasses.replace(runs[5], state="diverged")
-    found = curve_of(runs, scheme="mup", width=64, seeds=(0, 1))
+    found = curve_of(runs, scheme="mup", size=64, seeds=(0, 1))
     assert found.log2_lrs.tolist() == [0.0, 2.0] and found.losses.tolist() == [[1.0, 2.0], [4.0, math.inf]]
-    assert curve_of(runs[:1], scheme="mup", width=64, seeds=(0, 1)).losses.shape == (0, 2)
+    assert curve_of(runs[:1], scheme="mup", size=64, seeds=(0, 1)).losses.shape == (0, 2)
 
 
 def test_the_bootstrap_variance_of_a_mean_is_the_textbooks():

@@ -10,7 +10,7 @@ import pytest
 
 from hptransfer.core.errors import UsageError
 from hptransfer.validation.codec import decode, encode
-from hptransfer.validation.results import Drift, LossGap, Optimum, Regret, TransferResult, WiderPair
+from hptransfer.validation.results import Drift, LossGap, Optimum, Regret, SizePair, TransferResult
 from hptransfer.validation.runs import Job, Run, parse_run, read_runs
 
 RUN = Run("mup", 64, None, 2**-7, 0, 10, 0.5, 0.4, ((1, 2.0), (10, 0.5)), False, 0.1, "complete", fingerprint="abc")
@@ -25,16 +25,17 @@ def result(**changes) -> TransferResult:
         verdict="PASS",
         rule="a rule",
         reasons=("one", "two"),
-        widths=(64, 128),
+        axis="width",
+        sizes=(64, 128),
         lrs=(0.1, 0.2),
         seeds=(0, 1, 2),
         steps=10,
-        base_width=None,
+        base_size=None,
         optima=(Optimum("mup", 64, -7.0, -7.2, -6.8, 0.5, 0.4, 0.6, False, 3),),
         drifts=(Drift("mup", 0.1, -0.1, 0.3),),
         regrets=(Regret("sp", math.inf, math.inf, math.inf, 0.01),),
         loss_gaps=(LossGap(64, 0.0, -1.0, 1.0, 0.1, True),),
-        wider_is_better=(WiderPair("mup", 0.1, 64, 128, -0.1, -0.2, 0.0, True),),
+        larger_is_better=(SizePair("mup", 0.1, 64, 128, -0.1, -0.2, 0.0, True),),
         runs=(RUN, GONE, FAILED),
         plan={"rows": [1, 2]},
         coord=None,
@@ -45,7 +46,7 @@ def result(**changes) -> TransferResult:
 
 
 def test_json_round_trip_is_exact_and_strict_json():
-    for value in (result(), result(coord={"a": [1.5]}, base_width=64)):
+    for value in (result(), result(coord={"a": [1.5]}, base_size=64)):
         text = json.dumps(value.to_json(), allow_nan=False)
         assert TransferResult.from_json(json.loads(text)) == value
     assert parse_run(FAILED.to_line()) == FAILED and "\n" not in FAILED.to_line()
@@ -106,7 +107,13 @@ def test_another_schema_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No verdict.json"), ("{", "cannot be read"), ("[]", "schema"), ('{"schema": 1}', "lacks the field")],
+    [
+        (None, "No verdict.json"),
+        ("{", "cannot be read"),
+        ("[]", "schema"),
+        ('{"schema": 1}', "this version reads schema 2"),
+        ('{"schema": 2}', "lacks the field"),
+    ],
 )
 def test_a_directory_without_a_result_is_a_usage_error(tmp_path, content, message):
     if content is not None:

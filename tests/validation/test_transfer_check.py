@@ -36,11 +36,11 @@ def found(tmp_path_factory):
 def test_everything_is_filled_in_and_survives_the_disk(found):
     result, out = found
     assert TransferResult.load(out) == result
-    assert (result.recipe, result.scheme, result.against, result.base_width) == ("linear in width", "mup", "sp", 32)
-    assert result.widths == (32, 256) and result.seeds == (0, 1, 2) and result.steps == 20
+    assert (result.recipe, result.scheme, result.against, result.base_size) == ("linear in width", "mup", "sp", 32)
+    assert result.sizes == (32, 256) and result.seeds == (0, 1, 2) and result.steps == 20
     assert set(LINEAR.lrs) <= set(result.lrs) and result.command == "hptransfer check linear.py"
-    assert {(o.scheme, o.width) for o in result.optima} == {(s, w) for s in ("mup", "sp") for w in (32, 256)}
-    assert [d.scheme for d in result.drifts] == ["mup", "sp"] and [g.width for g in result.loss_gaps] == [32, 256]
+    assert {(o.scheme, o.size) for o in result.optima} == {(s, w) for s in ("mup", "sp") for w in (32, 256)}
+    assert [d.scheme for d in result.drifts] == ["mup", "sp"] and [g.size for g in result.loss_gaps] == [32, 256]
     assert result.plan["scheme"] == "mup" and {"torch", "python", "cores", "date"} <= set(result.environment)
     assert result.reasons and result.rule
 
