@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_of(args)
     out = output_directory(args, recipe)
     refuse_two_axes(args)
-    made = Forecast.load(args.against) if args.against else None
-    if made is not None and args.depths:
+    if args.against and args.depths:
         raise UsageError("--against scores a check over widths; leave out --depths.")
+    made = Forecast.load(args.against) if args.against else None
     if made is not None:  # before anything is trained
         refuse_other_run(
             made, recipe=recipe.name, steps=args.steps or recipe.steps, widths=args.widths or recipe.widths
