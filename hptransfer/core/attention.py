@@ -153,8 +153,12 @@ _ONWARD = PASSES | {
     "sub",
     "max",
     "pad",
+    "copy_",
+    "as_strided_scatter",
+    "index_put",
+    "index_put_",
 }
-_STEPS = 24
+_STEPS = 64
 
 
 def _until_softmax(node: fx.Node, known: Mapping[fx.Node, float]) -> list[fx.Node] | None:

@@ -137,8 +137,8 @@ class ScaleFlow:
             return self._all(sequence(node.args[0]))
         if kind in {"add", "sub", "add_", "sub_"}:
             return self._all(node.args[:2])
-        if kind in {"index_add", "index_add_"}:
-            return self._all((node.args[0], node.args[3]))
+        if kind in {"index_add", "index_add_", "index_put", "index_put_"}:
+            return self._all((node.args[0], node.args[3 if kind.startswith("index_add") else 2]))
         if kind in {"mul", "mul_"} or kind in CONTRACTIONS or "grouped_mm" in kind:
             return self._one_of(node, list(node.args[:2]))
         if kind == "einsum":

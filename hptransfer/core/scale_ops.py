@@ -18,7 +18,7 @@ PASSES = (
         "leaky_relu", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "mean", "sum",
         "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "cumsum", "upsample_nearest2d",
         "upsample_bilinear2d", "zero_", "pixel_shuffle", "unfold", "dropout_", "feature_dropout",
-        "view_as_complex", "view_as_real",
+        "view_as_complex", "view_as_real", "as_strided",
     }
 )  # fmt: skip
 """Ops through which a positive scale of the first argument passes unchanged."""
