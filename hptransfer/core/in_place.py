@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, fx
 
-from hptransfer.core.graph import op, operand, shape
+from hptransfer.core.graph import op, operand
 
 _MAY_COPY = {"reshape", "flatten", "contiguous", "to", "type_as", "float", "half", "bfloat16", "view_as", "reshape_as"}
 
@@ -51,7 +51,7 @@ def _renew_views(graph: fx.Graph, old: fx.Node, new: fx.Node, order: dict[fx.Nod
 def _scattered(graph: fx.Graph, base: fx.Node, value: fx.Node, order: dict[fx.Node, float]) -> fx.Node:
     """The node that stands for `base` after a view of it was written to."""
     with graph.inserting_after(value):
-        node = graph.call_function(torch.ops.aten.as_strided_scatter.default, (base, value, list(shape(value)), []))
+        node = graph.call_function(torch.ops.aten.as_strided_scatter.default, (base, value, [], []))
     node.meta.update(value.meta, val=base.meta.get("val"))
     order[node] = order[value] + 1e-6
     return node

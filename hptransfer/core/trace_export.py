@@ -67,12 +67,22 @@ def _on_device_of(model: nn.Module, tree: Any) -> Any:
 
 @contextlib.contextmanager
 def _training(model: nn.Module) -> Iterator[None]:
-    """Trace the training forward: eval mode may take fused inference paths that hide the parameters' uses."""
+    """Trace the training forward: eval mode may take fused inference paths that hide the parameters' uses.
+
+    Attributes that the forward sets are put back, since tracing sets them to tensors without values.
+    """
     modes = {module: module.training for module in model.modules()}
+    kept: list[dict[str, Any]] = []
+    for module in modes:
+        kept += [vars(module), module._parameters, module._buffers]  # type: ignore[list-item]
+    before = [dict(own) for own in kept]
     model.train()
     try:
         yield
     finally:
+        for own, was in zip(kept, before, strict=True):
+            own.clear()
+            own.update(was)
         for module, mode in modes.items():
             module.training = mode
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,12 +59,13 @@ def record(
     Raises whatever the forward raises.
     """
     model = runnable(original, draw)
-    inputs = inputs_for(model, (args, kwargs), draw)
-    own = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
-    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    tensors = list({**own, **{id(leaf): leaf for leaf in leaves}}.values())
-    stacks = _Stacks(model)
+    inputs, stacks = inputs_for(model, (args, kwargs), draw), _Stacks(model)
     add_beside(model, siblings or {})
+    # listed before the run, which may put others in their place
+    parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    tensors = list({id(t): t for t in (*parameters.values(), *buffers.values(), *leaves)}.values())
+    aliases = tied_names(model)[1]
 
     def forward(tracked: list[Tensor]) -> list[Tensor]:
         with _DataAsDetach():
@@ -75,15 +75,16 @@ def record(
     with warnings.catch_warnings(), own_generators(model), torch.enable_grad():
         warnings.simplefilter("ignore")
         module = make_fx(forward, **options)(tensors)
-    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-    tracked = dict(zip(map(id, tensors), placeholders, strict=True))
-    values, unread = _single_numbers(module, original, model, tracked)
-    _refuse_reads_of_meta(module.graph, unread)
+    made = (node for node in module.graph.nodes if node.op == "placeholder")
+    tracked = dict(zip(map(id, tensors), made, strict=True))
+    stored = [(name, own, tracked[id(buffers[name])]) for name, own in original.named_buffers()]
+    _refuse_reads_of_meta(module.graph, {node: name for name, own, node in stored if own.device.type == "meta"})
+    values, unread = _single_numbers([*stored, *_lifted(module)])
     _without_switches(module.graph)
     reads = tuple(n for n in module.graph.nodes if n.op == "call_function" and not n.users and not _writes(n))
-    connect_writes(module.graph, {tracked[id(p)] for p in model.parameters()})
-    inputs_of = frozenset(tracked[id(leaf)] for leaf in leaves)
-    graph = Graph((), {}, _placeholders(model, tracked), tied_names(model)[1], inputs_of, values, unread, ran=True)
+    connect_writes(module.graph, {tracked[id(p)] for p in parameters.values()})
+    of_inputs, named = frozenset(tracked[id(leaf)] for leaf in leaves), _placeholders(parameters, tracked)
+    graph = Graph((), {}, named, aliases, of_inputs, values, unread, ran=True)
     return Recording(with_nodes(graph, module.graph), frozenset(stacks.calls), reads)
 
 
@@ -93,10 +94,10 @@ def with_nodes(graph: Graph, recorded: fx.Graph | None = None) -> Graph:
     return replace(graph, nodes=nodes, order={node: i for i, node in enumerate(nodes)})
 
 
-def _placeholders(model: nn.Module, tracked: Mapping[int, fx.Node]) -> dict[str, fx.Node]:
+def _placeholders(parameters: Mapping[str, Tensor], tracked: Mapping[int, fx.Node]) -> dict[str, fx.Node]:
     """Parameter name -> its placeholder, whose value says, as an exported one's does, whether it is trained."""
-    found = {name: tracked[id(parameter)] for name, parameter in model.named_parameters()}
-    for name, parameter in model.named_parameters():
+    found = {name: tracked[id(parameter)] for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
         found[name].meta["val"].requires_grad_(parameter.requires_grad)
     return found
 
@@ -160,26 +161,23 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def _single_numbers(
-    module: fx.GraphModule, original: nn.Module, copied: nn.Module, tracked: Mapping[int, fx.Node]
+    stored: Iterable[tuple[str, Tensor, fx.Node]],
 ) -> tuple[dict[fx.Node, float], dict[fx.Node, str]]:
-    """Values of one-element buffers and constants, and the names of buffers that are on meta, which hold none.
-
-    Constants become placeholders on the way, as in an exported graph.
-    """
+    """Values of one-element buffers and constants, and the names of those that are on meta, which hold none."""
     values: dict[fx.Node, float] = {}
     unread: dict[fx.Node, str] = {}
-    buffers = zip(original.named_buffers(), copied.buffers(), strict=True)
-    stored = [(name, tensor, tracked[id(own)]) for (name, tensor), own in buffers]
-    for name, tensor, node in [*stored, *_lifted(module)]:
+    for name, tensor, node in stored:
+        if tensor.numel() != 1:
+            continue
         if tensor.device.type == "meta":
             unread[node] = name
-        elif tensor.numel() == 1 and not tensor.is_complex() and math.isfinite(float(tensor)):
+        elif not tensor.is_complex() and math.isfinite(float(tensor)):
             values[node] = float(tensor)
     return values, unread
 
 
 def _lifted(module: fx.GraphModule) -> Iterator[tuple[str, Tensor, fx.Node]]:
-    """Every tensor that the forward took from elsewhere, with the placeholder that now stands for it."""
+    """Every tensor that the forward took from elsewhere, with the placeholder that now stands for it, as exported."""
     graph, made = module.graph, dict[str, fx.Node]()
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
         name, value = str(node.target), getattr(module, str(node.target))
@@ -194,9 +192,9 @@ def _lifted(module: fx.GraphModule) -> Iterator[tuple[str, Tensor, fx.Node]]:
         graph.erase_node(node)
 
 
-def _refuse_reads_of_meta(graph: fx.Graph, unread: Mapping[fx.Node, str]) -> None:
+def _refuse_reads_of_meta(graph: fx.Graph, on_meta: Mapping[fx.Node, str]) -> None:
     """A number read off a buffer that has no value is no number."""
-    hidden: dict[fx.Node, str] = dict(unread)
+    hidden: dict[fx.Node, str] = dict(on_meta)
     for node in graph.nodes:
         from_buffers = [hidden[parent] for parent in node.all_input_nodes if parent in hidden]
         if from_buffers and len(from_buffers) == len(node.all_input_nodes):

@@ -418,6 +418,45 @@ def test_a_failed_export_leaves_no_trace_either(capfd: pytest.CaptureFixture[str
     assert type(model(ROWS)) is Tensor
 
 
+def test_attributes_set_by_the_forward_are_put_back() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.calls = nn.Linear(4, 4), 0
+            self.register_buffer("largest", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.last = self.a(x)
+            self.largest = torch.maximum(self.largest, self.last.detach().max())
+            return self.last if self.last.sum() != 0 else x
+
+    model = Net()
+    graph = trace(model, (torch.randn(2, 4),))
+    assert graph.ran and model.calls == 0 and not hasattr(model, "last") and model.largest == 0
+
+
+def test_logits_written_into_a_band_in_place_are_attention_s() -> None:
+    class Band(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(17, width), nn.Linear(width, 17)
+            self.q, self.k, self.v = (nn.Linear(width, width, bias=False) for _ in range(3))
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.embed(tokens)
+            product = self.q(x) @ self.k(x).transpose(-1, -2) / math.sqrt(x.shape[-1])
+            logits = torch.full_like(product, -torch.inf)
+            logits[:, :, :2] = product[:, :, :2]
+            logits[:, 2:, 2:] = product[:, 2:, 2:]
+            return self.head(logits.softmax(-1) @ self.v(x)) if product.sum() != 0 else x
+
+    plan = plan_of(Band, (TOKENS,))
+    assert plan["k.weight"].lr_mult == pytest.approx(1 / 4 * (1 / 2) ** 0.5)
+    assert any("logits x 0.5" in why for why in plan["q.weight"].why)
+    assert len(plan.notes) == 1
+
+
 # Errors
 
 
