@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import nn
 
 from hptransfer.cli.arguments import add_json, add_recipe, recipe_of
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
 from hptransfer.parametrization.make import make_plan
+from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.oracle import verify_plan
 from hptransfer.parametrization.plan import Plan
 
@@ -22,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, help="of the target; default: the recipe's largest")
     parser.add_argument("--depth", type=int, help="of the target; default: the base's")
     parser.add_argument("--scheme", default="mup", help="mup (default), sp, completep, ...")
+    parser.add_argument(
+        "--forward", default="own", help="own (default), or unit: weights' outputs of rms 1 at the base"
+    )
     parser.add_argument("--optimizer", help="class name, as AdamW or SGD; default: the recipe's")
     parser.add_argument("--explain", metavar="NAME", help="the rule, numbers and equation of one parameter")
     parser.add_argument(
@@ -53,16 +60,31 @@ def plan_of(recipe: Recipe, args: argparse.Namespace) -> Plan:
     scale = recipe.base.with_(width=width, **({} if args.depth is None else {"depth": args.depth}))
     torch.manual_seed(0)
     base = recipe.build(recipe.base)
+    inputs = recipe.example_inputs() if args.forward == "own" else _training_inputs(recipe, base)
     with torch.device("meta"):
         model = recipe.build(scale)
     return make_plan(
         model,
         base=base,
-        example_inputs=recipe.example_inputs(),
+        example_inputs=inputs,
         scheme=args.scheme,
         optimizer=args.optimizer or recipe.optimizer,
         optimizer_options=None if args.optimizer else recipe.optimizer_options,
+        options=Options(forward=args.forward),
     )
+
+
+def _training_inputs(recipe: Recipe, base: nn.Module) -> Sequence[Any] | Mapping[str, Any]:
+    """What the first training batch gives the model: a recipe's example inputs may be zeros, which measure nothing."""
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    handle = base.register_forward_pre_hook(lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
+    with torch.no_grad():
+        recipe.loss(base, next(iter(recipe.batches(recipe.base, 0))))
+    handle.remove()
+    args, kwargs = seen[0]
+    if args and kwargs:
+        raise UsageError("--forward unit: the recipe calls its model with positional and keyword arguments; use one.")
+    return args or kwargs
 
 
 def _verified(recipe: Recipe, args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.graph import Graph
+from hptransfer.core.outputs import output_uses
 from hptransfer.core.roles import Role
 from hptransfer.core.rules import Rule, Scheme, init_ratio, rule_for
 from hptransfer.core.scale_flow import ScaleFlow
@@ -23,6 +24,7 @@ from hptransfer.parametrization.multipliers import (
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.placement import Absorbed, Hook, Multiplier, pieces, place
 from hptransfer.parametrization.row import Row
+from hptransfer.parametrization.unit import UnitForward, unit_branches
 from hptransfer.parametrization.zero import zero_readouts
 
 
@@ -30,7 +32,7 @@ class Builder:
     """Joins roles, rules and multipliers into rows; collects hooks and notes on the way.
 
     optimizers: "hidden" and "rest" -> what is known of them; stds: base parameter -> initial rms; constants: values of
-    buffers that cannot be read.
+    buffers that cannot be read; unit: what a unit forward asks of the base, None for its own.
     """
 
     def __init__(
@@ -43,11 +45,12 @@ class Builder:
         options: Options,
         stds: Mapping[str, float],
         constants: Values,
+        unit: UnitForward | None = None,
     ) -> None:
         self.compared, self.graphs, self.scheme, self.optimizers = compared, graphs, scheme, optimizers
-        self.options, self.stds, self.constants = options, stds, constants
+        self.options, self.stds, self.constants, self.unit = options, stds, constants, unit
         self.hooks: list[Hook] = []
-        self.notes = list(compared.notes)
+        self.notes = [*compared.notes, *(unit.notes if unit is not None else ())]
         self.tuned = fine_tune(compared.parameters, graphs[0], compared.settled, compared.roles, options)
         self.roles = {**compared.roles, **(self.tuned.roles if self.tuned else {})}
         self.zeros = zero_readouts(compared, graphs[0]) if options.readout_init == "zero" else frozenset[str]()
@@ -74,7 +77,23 @@ class Builder:
     def asked_for(self) -> Iterator[Multiplier]:
         """The multipliers of the scheme's width rules."""
         yield from attention_multipliers(*self.graphs, self.scheme)
-        yield from tied_readout_multipliers(self.compared.tied, self.tied_factors())
+        if self.unit is None:
+            yield from tied_readout_multipliers(self.compared.tied, self.tied_factors())
+            return
+        found, ratios = output_uses(self.graphs[0], self.compared.uses), self.tied_factors()
+        matches = self.compared.matches
+        at_base = {name: self.unit.tied[matches[name]] for name in found if matches[name] in self.unit.tied}
+        uses = {name: found[name] for name in at_base} | dict(self.compared.tied)
+        yield from tied_readout_multipliers(uses, {n: ratios.get(n, 1.0) * at_base.get(n, 1.0) for n in uses})
+        yield from self.unit_branches(self.unit)
+
+    def unit_branches(self, unit: UnitForward) -> Iterator[Multiplier]:
+        """A unit forward's factor on each residual branch, relative to the stream's start."""
+        for branch in unit_branches(self.graphs[0]):
+            factor = unit.branches.get(branch.stream, 1.0)
+            if factor != 1.0:
+                why = f"residual branch in {branch.module}: x {factor:.4g}, (2/L)^1/2 of the stream at the base"
+                yield Multiplier((branch.end,), (branch.add,), factor, f"{why} (2407.17465, App. G)")
 
     def trained_by(self, name: str) -> OptimizerInfo:
         """The optimizer of a parameter: hidden matrices may have one of their own, the same at every size."""

@@ -25,7 +25,8 @@ from hptransfer.parametrization.multipliers import Values
 from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.parametrization.plan import Plan, unit_weights
 from hptransfer.parametrization.row import Row
-from hptransfer.parametrization.traces import traces
+from hptransfer.parametrization.traces import Inputs, traces
+from hptransfer.parametrization.unit import UnitForward, unit_forward, with_unit
 
 Optimizer = type[torch.optim.Optimizer] | str
 
@@ -79,11 +80,16 @@ def make_plan(
     lenient = {"keep_unused": options.unused == "keep", "ruled": not chosen.global_lr}
     compared = Comparison(model, base, graphs, roles or {}, **lenient)
     choices: dict[str, Any] = {"scheme": chosen, "optimizers": optimizers, "options": options}
-    build = Builder(compared, graphs, **choices, stds=stds, constants=constants or {})
+    unit = _unit_forward(base, given, chosen, shapes_only) if options.forward == "unit" else None
+    build = Builder(compared, graphs, **choices, stds=stds, constants=constants or {}, unit=unit)
+    if unit is not None and build.tuned is not None:
+        raise UsageError(f"Options(forward='unit') sets initial scales, but these are {build.tuned.note}.")
     rows = {n: with_decay(r, build.trained_by(n), options.weight_decay) for n, r in build.rows().items()}
     named = {info.name: info for info in optimizers.values()}
     ratios = {n: _horizon(info, scale, base_scale, chosen, options) for n, info in named.items()}
     rows = {n: with_horizon(row, ratios[row.optimizer]) for n, row in rows.items()}
+    if unit is not None:
+        rows = {n: with_unit(row, unit, stds.get(row.base, 0.0)) for n, row in rows.items()}
     rows = {n: _with_tuned(row, tuned or {}) for n, row in rows.items()}
     plan = Plan(
         scheme=scheme,
@@ -95,8 +101,20 @@ def make_plan(
         options={k: str(v) for k, v in vars(options).items()},
         beta_power=max(ratio.beta_power for ratio in ratios.values()),
     )
-    plan = unit_weights(plan) if chosen.unit else plan
+    weights = None if unit is None else [n for n, row in rows.items() if row.base in unit.stds]
+    plan = unit_weights(plan, weights) if chosen.unit else plan
     return _with_fixed_eps(plan) if options.eps == "fixed" else plan
+
+
+def _unit_forward(base: nn.Module, inputs: Inputs, scheme: Scheme, shapes_only: bool) -> UnitForward:
+    if scheme.global_lr:
+        raise UsageError("Options(forward='unit') sets initial scales, but scheme 'sp' keeps the model's own.")
+    if shapes_only or any(p.device.type == "meta" for p in base.parameters()):
+        raise UsageError(
+            "Options(forward='unit') measures activations at the base, but this base has no values. Give a real base "
+            "(the target may stay on meta)."
+        )
+    return unit_forward(base, inputs, float(scheme.readout_init))
 
 
 def _with_fixed_eps(plan: Plan) -> Plan:

@@ -19,6 +19,10 @@ class Options:
     the outputs at zero, at every size, the base's included, and under every scheme, the control included (a tied
     readout is refused; a frozen one stays).
     attention: logits multiplier; None takes the scheme's.
+    forward: "own" keeps the base's own initial scales; "unit" replaces those of its weights, at every size, so that
+    each weight's output has rms 1 at the base (a readout's fan_in^-1/2), and puts residual branches at (2/L)^1/2 of the
+    stream. Measured on the base, which must be real, with its example inputs. For every scheme but "sp"; see
+    docs/theory/unit-scaling.md.
     weight_decay: "independent" keeps lr x wd per step equal to the base's; "coupled" leaves wd as given.
     eps: "scaled" follows the gradient's scale, so that a plan trains the same function in every form. "fixed" leaves
     it in every group of the plan that make_plan returns exactly as given, as mup 1.0.0 does, whatever batch, depth or
@@ -37,6 +41,7 @@ class Options:
 
     readout_init: Literal["own", "zero"] = "own"
     attention: Literal["1/d", "1/sqrt(d)"] | None = None
+    forward: Literal["own", "unit"] = "own"
     weight_decay: DecayRule = "independent"
     eps: Literal["scaled", "fixed"] = "scaled"
     unused: Literal["error", "keep"] = "error"
@@ -51,6 +56,7 @@ class Options:
         allowed = {
             "readout_init": ("own", "zero"),
             "attention": (None, "1/d", "1/sqrt(d)"),
+            "forward": ("own", "unit"),
             "weight_decay": ("independent", "coupled"),
             "eps": ("scaled", "fixed"),
             "unused": ("error", "keep"),

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,15 +158,15 @@ def verify_fingerprint(plan: Plan, stored: str) -> None:
         )
 
 
-def unit_weights(plan: Plan) -> Plan:
+def unit_weights(plan: Plan, weights: Collection[str] | None = None) -> Plan:
     """The same trained function with every random weight stored at unit rms and its scale in the forward pass.
 
-    Gains, biases, zeros and weights of unknown std stay absorbed. Source: unit scaling, 2303.11257; u-muP, 2407.17465.
+    weights: their names; by default those that some growing axis makes an input, hidden or readout weight. Gains,
+    biases, zeros and weights of unknown std stay absorbed. Source: unit scaling, 2303.11257; u-muP, 2407.17465.
     """
+    chosen = {r.name for r in plan if r.role in {"input", "hidden", "readout"}} if weights is None else weights
     rows = {
-        name: shift(row, 1 / row.init_std, plan.optimizers[row.optimizer])
-        if row.init_std and row.role in {"input", "hidden", "readout"}
-        else row
+        name: shift(row, 1 / row.init_std, plan.optimizers[row.optimizer]) if row.init_std and name in chosen else row
         for name, row in plan.rows.items()
     }
     note = (
