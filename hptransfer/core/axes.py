@@ -23,6 +23,7 @@ POINTWISE = {
     "exp", "softplus", "sigmoid", "tanh", "relu", "silu", "gelu", "softmax", "log_softmax", "log", "sqrt", "rsqrt",
     "pow", "abs", "clamp", "clamp_min", "clamp_max", "square", "reciprocal", "expm1", "log1p", "cos", "sin", "erf",
     "exp2", "round", "sign", "leaky_relu", "elu", "hardtanh", "logsigmoid", "_softmax", "clip",
+    "clamp_", "clamp_min_", "clamp_max_",
 }  # fmt: skip
 """Unary functions that keep a tensor's layout but not its scale."""
 

@@ -10,7 +10,7 @@ from hptransfer.core.axes import POINTWISE
 from hptransfer.core.graph import Graph, users
 from hptransfer.core.graph import op as name_of
 from hptransfer.core.roles import Role
-from hptransfer.core.scale_ops import PASSES
+from hptransfer.core.scale_ops import NORMS, PASSES
 from hptransfer.core.uses import Use
 
 _ONWARD = PASSES | POINTWISE | {"mul", "mul_", "div", "div_", "add", "add_"}
@@ -30,6 +30,16 @@ def bottlenecks(
             ends = [end for use in own for end in _ends(use.node, set(up))]
             if ends and all(end in up for end in ends):
                 found[name] = frozenset(up[end] for end in ends)
+    return found
+
+
+def normalised_readouts(uses: Mapping[str, Sequence[Use]], roles: Mapping[str, Role]) -> list[str]:
+    """Weights from a growing to a fixed size whose output, or a pointwise function of it, is read by a norm alone."""
+    found: list[str] = []
+    for name, own in uses.items():
+        ends = [end for use in own if roles[name].kind == "readout" for end in _ends(use.node, set())]
+        if ends and all(name_of(end) in NORMS for end in ends):
+            found.append(name)
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from hptransfer.core.bottleneck import normalised_readouts
 from hptransfer.core.errors import UsageError
 from hptransfer.core.graph import Graph
 from hptransfer.core.roles import Role, role_of_use, settle
@@ -53,6 +54,7 @@ class Comparison:
                 f"roles={matches_nothing[0]!r} matches no parameter; there are for example {list(self.parameters)[:3]}."
             )
         self.roles = {name: self._role(name) for name in self.parameters}
+        self.notes += [_norm_note(name, self.roles[name]) for name in normalised_readouts(self.settled, self.roles)]
 
     def shapes(self, name: str) -> tuple[Shape, Shape]:
         """Shapes of a parameter in the target and in the base."""
@@ -103,6 +105,14 @@ class Comparison:
         if trainable:
             self.notes.append(f"{name} is never used in the traced forward; it is left as it is")
         return Role("unused")
+
+
+def _norm_note(name: str, role: Role) -> str:
+    return (
+        f"{name} makes a fixed size of the width ({role.fan_in} -> {role.fan_out}) and a norm reads it: the norm "
+        f"undoes its initial 1/fan_in, so that until its first steps the gradients behind it may exceed the plan's by "
+        f"m^1/2 = {role.m_in**0.5:.3g}. Let that size grow with the width, or drop the norm."
+    )
 
 
 def _refuse_normalised(name: str, use: Use, role: Role) -> None:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _BENT = 1e-2
 """A response whose two halves differ by more than this fraction is not linear."""
-_REPARAMETRIZATIONS = {"_weight_norm_interface"}
+_REPARAMETRIZATIONS = {"_weight_norm_interface", "cat", "stack"}
 """Ops that make one weight out of several, as pointwise ones do."""
 MEETING = " with another weight"
 """Of a product of two weights either may be the data (learned positions times a projection)."""

@@ -101,3 +101,13 @@ def test_weight_standardization_leaves_entries_of_order_one() -> None:
         assert isinstance(use, Use) and use.normalised == "entries"
         with pytest.raises(hpt.UsageError, match=r"'w' is divided .* multiply its output by 0\.7071 "):
             hpt.make_plan(Standardized(8, by_hand), base=Standardized(4, by_hand), example_inputs=(torch.randn(2, 3),))
+
+
+def test_a_weight_clamped_in_place_is_used_where_it_is_read_next() -> None:
+    def forward(w: Tensor, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            w.clamp_(-1, 1)
+        return x @ w
+
+    found = uses(forward)
+    assert [use.op for use in found] == ["matmul"] and isinstance(found[0], Use)

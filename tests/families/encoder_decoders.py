@@ -10,12 +10,12 @@ from families.family import COMMON, LAYERS, VOCAB, Family, llama_like, pair_inpu
 _DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 
 
-def _bart_like(name: str, stem: str, model: str = "", **extra: Any) -> Family:
+def _bart_like(name: str, stem: str, model: str = "", *, unused: bool = False, **extra: Any) -> Family:
     def sizes(width: int, heads: int) -> Mapping[str, Any]:
         return {**COMMON, **two_sided(width, heads), **_DROPOUT, "d_model": width, "decoder_start_token_id": 1, **extra}
 
     model = model or f"{stem}ForConditionalGeneration"
-    return Family(name, "encoder-decoder", model, f"{stem}Config", sizes, pair_inputs)
+    return Family(name, "encoder-decoder", model, f"{stem}Config", sizes, pair_inputs, unused=unused)
 
 
 def _t5(width: int, heads: int) -> Mapping[str, Any]:
@@ -62,7 +62,7 @@ ENCODER_DECODERS = (
     _bart_like("blenderbot", "Blenderbot"),
     _bart_like("blenderbot-small", "BlenderbotSmall"),
     _bart_like("plbart", "PLBart"),
-    _bart_like("led", "LED", attention_window=4,
+    _bart_like("led", "LED", unused=True, attention_window=4,
                max_encoder_position_embeddings=32, max_decoder_position_embeddings=32),
     _bart_like("bigbird-pegasus", "BigBirdPegasus", attention_type="original_full"),
     _bart_like("pegasus-x", "PegasusX", block_size=4, num_global_tokens=4),

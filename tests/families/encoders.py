@@ -48,7 +48,7 @@ ENCODERS = (
     _masked("roformer", "RoFormer", embedding_size=lambda w, h: w),
     _masked("big-bird", "BigBird", attention_type="original_full"),
     _masked("big-bird-sparse", "BigBird", attention_type="block_sparse", block_size=2, num_random_blocks=1),
-    _masked("longformer", "Longformer", attention_window=4, max_position_embeddings=34),
+    _masked("longformer", "Longformer", unused=True, attention_window=4, max_position_embeddings=34),
     _masked("mobilebert", "MobileBert", embedding_size=16, true_hidden_size=lambda w, h: w // 2,
             intra_bottleneck_size=lambda w, h: w // 2),
     _masked("fnet", "FNet"),

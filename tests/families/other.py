@@ -58,8 +58,6 @@ def _past_only() -> Mapping[str, Any]:
 OTHER = (
     Family("time-series", "other", "TimeSeriesTransformerForPrediction", "TimeSeriesTransformerConfig", _series,
            _series_inputs),
-    Family("informer", "other", "InformerForPrediction", "InformerConfig", _series, _series_inputs),
-    Family("autoformer", "other", "AutoformerForPrediction", "AutoformerConfig", _series, _series_inputs),
     Family("patchtst", "other", "PatchTSTForPrediction", "PatchTSTConfig", _patchtst, _past_only),
     Family("patchtsmixer", "other", "PatchTSMixerForPrediction", "PatchTSMixerConfig", _patchtsmixer, _past_only,
            grows_heads=False),

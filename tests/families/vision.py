@@ -21,6 +21,10 @@ _CLEARED = dict.fromkeys(("num_key_value_heads", "head_dim", "max_position_embed
 _PATCHES = {**ENCODER_DROPOUT, "image_size": PIXELS, "patch_size": 8, "num_labels": 10, "drop_path_rate": 0.0}
 
 
+_LOUD = {"initializer_range": 0.2}
+"""With the default .02 the eps of 1e-3 in their batch norms swallows the signal within a few layers."""
+
+
 def _vision(name: str, stem: str, model: str = "", *, unused: bool = False, **extra: Any) -> Family:
     sizes = llama_like(**_CLEARED, **{**_PATCHES, **extra})
     model = model or f"{stem}ForImageClassification"
@@ -149,11 +153,11 @@ def _levit(width: int, heads: int) -> Mapping[str, Any]:
 
 
 def _mobilenet_v1(width: int, heads: int) -> Mapping[str, Any]:
-    return {"depth_multiplier": width / 256, "min_depth": 1, "image_size": PIXELS, "num_labels": 10}
+    return {**_LOUD, "depth_multiplier": width / 256, "min_depth": 1, "image_size": PIXELS, "num_labels": 10}
 
 
 def _mobilenet_v2(width: int, heads: int) -> Mapping[str, Any]:
-    return {"depth_multiplier": width / 64, "min_depth": 8, "image_size": PIXELS, "num_labels": 10,
+    return {**_LOUD, "depth_multiplier": width / 64, "min_depth": 8, "image_size": PIXELS, "num_labels": 10,
             "finegrained_output": True, "classifier_dropout_prob": 0.0}  # fmt: skip
 
 
@@ -161,7 +165,7 @@ def _efficientnet(width: int, heads: int) -> Mapping[str, Any]:
     stages = {"in_channels": [32, 16], "out_channels": [16, 24], "kernel_sizes": [3, 5], "strides": [1, 2],
               "num_block_repeats": [1, 2], "expand_ratios": [1, 4]}  # fmt: skip
     sizes = {"width_coefficient": width / 64, "depth_coefficient": 1.0, "hidden_dim": 20 * width, "image_size": PIXELS}
-    return {**stages, **sizes, "num_labels": 10, "drop_connect_rate": 0.0, "dropout_rate": 0.0}
+    return {**_LOUD, **stages, **sizes, "num_labels": 10, "drop_connect_rate": 0.0, "dropout_rate": 0.0}
 
 
 def _mobilevit(width: int, heads: int) -> Mapping[str, Any]:

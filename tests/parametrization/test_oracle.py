@@ -366,3 +366,36 @@ def test_an_output_changed_in_place_is_measured_as_it_was_returned():
     with recorded(model) as outputs:
         model(x)
     torch.testing.assert_close(outputs["up"], [model.up(x)])
+
+
+def test_two_weights_put_together_are_one_weight():
+    """A head whose matrix is put together of two parts: each answers as the part of the sum that it takes."""
+
+    class Head(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.embed, self.few = nn.Linear(3, width), nn.Parameter(torch.randn(8, 5) / width)
+            self.rest = nn.Parameter(torch.randn(width - 8, 5) / width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.embed(x)) @ torch.cat([self.few, self.rest])
+
+    plan = make_plan(Head(64), base=Head(32), example_inputs=(torch.randn(4, 3),))
+    assert plan["rest"].role == "readout" and not plan.notes
+    report = verify_plan(Head, widths=(32, 64, 128), example_inputs=(torch.randn(64, 3),), base=32)
+    check_ = check(report, "rest", "fan_in")
+    assert check_.ok and check_.measured == pytest.approx(1.0, abs=0.3)
+
+
+def test_a_norm_behind_a_readout_is_noted():
+    """n -> 16, then a norm: it undoes 1/n, and at first gradients exceed the plan's by m^1/2."""
+
+    def build(width: int) -> nn.Module:
+        ends = nn.Linear(width, 16, bias=False), nn.LayerNorm(16), nn.Linear(16, 5)
+        return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), *ends)
+
+    (note,) = make_plan(build(128), base=build(32), example_inputs=(torch.randn(4, 3),)).notes
+    assert note.startswith("4.weight makes a fixed size of the width (128 -> 16)") and "m^1/2 = 2." in note
+    report = verify_plan(build, widths=(32, 64, 128), example_inputs=(torch.randn(64, 3),), base=32)
+    loss = check(report, "2.weight", "loss")
+    assert loss.ok is False and loss.measured == pytest.approx(0.5, abs=0.2)
