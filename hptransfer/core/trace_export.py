@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from hptransfer.core.graph import Graph, number, op, sequence, tied_names
+from hptransfer.core.in_place import connect_writes
 
 
 def exported_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
@@ -42,10 +43,11 @@ def _quiet() -> Iterator[None]:
 def graph_of(model: nn.Module, exported: torch.export.ExportedProgram) -> Graph:
     """An exported program as a Graph, with no-grad, autocast and checkpoint regions inlined."""
     first, aliases = tied_names(model)
+    signature, graph = exported.graph_signature, exported.graph_module.graph
     _inline_regions(exported.graph_module)
-    nodes = tuple(exported.graph_module.graph.nodes)
-    by_name = {node.name: node for node in nodes if node.op == "placeholder"}
-    signature = exported.graph_signature
+    by_name = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    connect_writes(graph, {by_name[p] for p in signature.inputs_to_parameters if p in by_name})
+    nodes = tuple(graph.nodes)
     found = {aliases.get(n, n): by_name[p] for p, n in signature.inputs_to_parameters.items() if p in by_name}
     values, unread = _scalars(exported, by_name)
     return Graph(

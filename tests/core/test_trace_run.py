@@ -273,7 +273,10 @@ def test_what_was_written_in_place_is_read_afterwards() -> None:
         lambda out, y: out.t().index_add_(0, torch.tensor([0]), y.t()[:1]),
     ],
 )
-def test_readers_of_a_tensor_and_its_views_depend_on_every_write(write: Callable[[Tensor, Tensor], Tensor]) -> None:
+@pytest.mark.parametrize("traced", [trace, lambda model, args: recorded_graph(model, args, {})])
+def test_readers_of_a_tensor_and_its_views_depend_on_every_write(
+    write: Callable[[Tensor, Tensor], Tensor], traced: Callable[..., Graph]
+) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -286,7 +289,7 @@ def test_readers_of_a_tensor_and_its_views_depend_on_every_write(write: Callable
             write(out, self.a(x))
             return before, view + 0, out + 0
 
-    graph = recorded_graph(Net(), (torch.randn(3, 4),), {})
+    graph = traced(Net(), (torch.randn(3, 4),))
     made = set(graph.parameters.values())
     for node in graph.nodes:
         made |= {node} if any(parent in made for parent in node.all_input_nodes) else set()
