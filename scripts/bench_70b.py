@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-SECONDS, GIGABYTES = 20.0, 2.0  # what the plan may take
+CPU_SECONDS, GIGABYTES = 20.0, 2.0  # what the plan may take; wall time is the machine's load as well
 
 
 def llama(width: int, layers: int, heads: int, kv_heads: int, inner: int) -> Any:
@@ -56,6 +56,11 @@ def measure(layers: int) -> dict[str, Any]:
     }
 
 
+def within_limits(result: dict[str, Any]) -> bool:
+    """Whether a plan stayed within the CPU time and the memory that it may take."""
+    return result["cpu_seconds"] <= CPU_SECONDS and result["peak_gigabytes"] <= GIGABYTES
+
+
 def peak() -> float:
     """Peak resident memory of this process in GB, libraries included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
@@ -75,7 +80,7 @@ def main() -> int:
         command, stdout=subprocess.PIPE, check=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     result = json.loads(done.stdout.splitlines()[-1])
-    ok = result["seconds"] <= SECONDS and result["peak_gigabytes"] <= GIGABYTES
+    ok = within_limits(result)
     report = {"command": f"scripts/bench_70b.py --layers {options.layers}", "machine": machine(), "ok": ok, **result}
     text = json.dumps(report, indent=1)
     print(text)
