@@ -77,6 +77,7 @@ def _training(model: nn.Module) -> Iterator[None]:
     kept: list[dict[str, Any]] = []
     for module in modes:
         kept += [vars(module), module._parameters, module._buffers]  # type: ignore[list-item]
+    kept = [own for own in kept if isinstance(own, dict)]  # scripted modules keep theirs elsewhere
     before = [dict(own) for own in kept]
     model.train()
     try:

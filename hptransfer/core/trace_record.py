@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.overrides import TorchFunctionMode
@@ -72,7 +73,8 @@ def record(
             return list(_tensors(model(*inputs[0], **inputs[1])))
 
     options: dict[str, Any] = {"pre_dispatch": True, "tracing_mode": "real", "_error_on_data_dependent_ops": False}
-    with warnings.catch_warnings(), own_generators(model), torch.enable_grad():
+    eager = torch._dynamo.config.patch(error_on_nested_fx_trace=False)  # compiled functions run as written
+    with warnings.catch_warnings(), own_generators(model), torch.enable_grad(), eager:
         warnings.simplefilter("ignore")
         module = make_fx(forward, **options)(tensors)
     made = (node for node in module.graph.nodes if node.op == "placeholder")

@@ -22,6 +22,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.graph import Graph, module_path, op, shape, trace
 from hptransfer.core.residual import residual_branches
 from hptransfer.core.trace_run import recorded_graph
+from hptransfer.parametrization.oracle import verify_plan
 
 TOKENS = torch.arange(2 * CONTEXT).view(2, CONTEXT) % 17
 ROWS = torch.randn(6, PIXELS, generator=torch.Generator().manual_seed(0))
@@ -170,6 +171,20 @@ def test_custom_functions_are_seen_through() -> None:
     graph = recorded_graph(Net(), (torch.randn(2, 4),), {})
     assert [kind for kind, _, _ in calls(graph) if kind != "detach"] == ["linear", "mul"]
     assert [op(user) for user in graph.parameters["weight"].users] == ["linear"]
+
+
+def test_compiled_functions_and_modules_are_run_as_written() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = torch.compile(nn.Linear(4, 4), backend="eager"), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.compile(self.b, backend="eager")(self.a(x))
+            return x if x.sum() != 0 else -x
+
+    graph = trace(Net(), (torch.randn(2, 4),))
+    assert [kind for kind, _, _ in calls(graph)] == ["linear", "linear"]
 
 
 # Control flow that depends on data
@@ -643,3 +658,13 @@ def test_untraceable_transformers_are_planned_whole(name: str) -> None:
         if "expert_" in row.name and row.name.endswith("weight"):
             experts[row.name.split(".")[-2]].add((row.role, row.init_mult, row.lr_mult))
     assert all(len(rows) == 1 for rows in experts.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_the_oracle_agrees_on_untraceable_transformers(name: str) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    build, inputs = UNTRACEABLE[name]
+    report = verify_plan(build, widths=(64, 128, 256), example_inputs=inputs, base=64)
+    assert report.verdict == "PASS", report.reasons
+    assert all("expert_" in unseen for unseen in report.unseen)
