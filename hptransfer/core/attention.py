@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from torch import fx
 
 from hptransfer.core.constants import constants
-from hptransfer.core.graph import Graph, module_path, op, sequence, shape, users
+from hptransfer.core.graph import Graph, module_path, number, op, sequence, shape, users
 from hptransfer.core.scale_flow import ScaleFlow
 from hptransfer.core.scale_ops import PASSES
+from hptransfer.core.uses import depends_on_inputs
 
 PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum"}
+SOFTMAXES = {"softmax", "_softmax", "_safe_softmax"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,46 @@ class Product:
     contracted: int
 
 
+@dataclass(frozen=True)
+class Softmax:
+    """One softmax of activations. size: how many entries share the sum of one."""
+
+    module: str
+    ordinal: int
+    size: int
+
+
+def softmaxes(graph: Graph) -> list[Softmax]:
+    """All softmaxes of activations but attention's own, in execution order."""
+    from_inputs, ordinals = depends_on_inputs(graph), Counter[str]()
+    products = {node for node, _, _ in _products(graph)}
+    found: list[Softmax] = []
+    for node in graph.nodes:
+        if op(node) in SOFTMAXES and node in from_inputs and not _comes_from(node, products):
+            module, sizes = module_path(node), shape(node)
+            found.append(Softmax(module, ordinals[module], sizes[number(node.args[1])] if sizes else 1))
+            ordinals[module] += 1
+    return found
+
+
+def _averages(weights: fx.Node) -> bool:
+    while op(weights) in PASSES and isinstance(weights.args[0], fx.Node):
+        weights = weights.args[0]
+    return op(weights) in SOFTMAXES
+
+
+def _comes_from(node: fx.Node, products: set[fx.Node]) -> bool:
+    """Behind masks, constants and views stands one of the products."""
+    for _ in range(_STEPS):
+        parents = [a for a in node.args[:1] if isinstance(a, fx.Node)]
+        if not parents or (parents[0] not in products and op(parents[0]) not in _ONWARD):
+            return False
+        node = parents[0]
+        if node in products:
+            return True
+    return False
+
+
 def attentions(graph: Graph) -> list[Attention]:
     """All attention products of a graph, in execution order."""
     known = {constant.node: constant.value for constant in constants(graph) if constant.value is not None}
@@ -64,11 +106,14 @@ def attentions(graph: Graph) -> list[Attention]:
 
 
 def unscaled_products(graph: Graph) -> list[Product]:
-    """Products of two activations whose result no softmax reads (linear attention, similarity of two towers)."""
+    """Products of two activations whose result no softmax reads (linear attention, similarity of two towers).
+
+    An average, by weights that a softmax made, does not grow with what it sums over.
+    """
     ordinals: Counter[str] = Counter()
     found: list[Product] = []
-    for node, _, _ in _products(graph):
-        if _until_softmax(node, {}) is None:
+    for node, left, _ in _products(graph):
+        if _until_softmax(node, {}) is None and not _averages(left):
             module = module_path(node)
             found.append(Product(module, ordinals[module], _contracted(node)))
             ordinals[module] += 1
@@ -173,7 +218,7 @@ def _until_softmax(node: fx.Node, known: Mapping[fx.Node, float]) -> list[fx.Nod
     capped = False
     for _ in range(_STEPS):
         readers = users(node)
-        if any(op(r) in {"softmax", "_softmax", "_safe_softmax"} or _adds_to_logits(r, node) for r in readers):
+        if any(op(r) in SOFTMAXES or _adds_to_logits(r, node) for r in readers):
             return met
         onward = [r for r in readers if op(r) in _ONWARD]
         if not onward:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from torch import fx
 
-from hptransfer.core.attention import Attention, attentions, unscaled_products
+from hptransfer.core.attention import Attention, attentions, softmaxes, unscaled_products
 from hptransfer.core.constants import Constant, constants
 from hptransfer.core.errors import UsageError
 from hptransfer.core.graph import Graph, op, operand, shape, users
@@ -82,7 +82,22 @@ def _together(parts: Sequence[Multiplier]) -> Multiplier:
 
 
 def unscaled_notes(target: Graph, base: Graph) -> list[str]:
-    """What no rule covers: products of two activations over an axis that grows, with no softmax behind them."""
+    """What no rule covers: a product of two activations over an axis that grows, or a softmax over one."""
+    return [*_product_notes(target, base), *_softmax_notes(target, base)]
+
+
+def _softmax_notes(target: Graph, base: Graph) -> list[str]:
+    sites = softmaxes(target)
+    pairs = zip(sites, twins(sites, softmaxes(base), lambda s: (s.module, s.ordinal)), strict=True)
+    return [
+        f"in {site.module or 'the root module'} a softmax runs over an axis that grows ({twin.size} -> {site.size}): "
+        f"its entries shrink in proportion, and no rule scales them"
+        for site, twin in pairs
+        if twin is not None and twin.size != site.size
+    ]
+
+
+def _product_notes(target: Graph, base: Graph) -> list[str]:
     sites = unscaled_products(target)
     pairs = zip(sites, twins(sites, unscaled_products(base), lambda s: (s.module, s.ordinal)), strict=True)
     return [

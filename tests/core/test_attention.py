@@ -148,6 +148,27 @@ def test_a_cosine_has_the_same_size_at_any_head_dimension() -> None:
         assert [site.head_dim for site in attentions(one_sided)] == [3]
 
 
+def test_a_softmax_over_an_axis_that_grows_is_noted() -> None:
+    """Gates that share one among all n features have entries of 1/n; those over positions do not."""
+
+    class Gate(nn.Module):
+        def __init__(self, width: int, axis: int) -> None:
+            super().__init__()
+            self.up, self.gate, self.axis = nn.Linear(3, width), nn.Linear(width, width), axis
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.up(x)
+            return x * self.gate(x).softmax(self.axis)
+
+    x = torch.randn(1, 5, 3)
+    (note,) = hpt.make_plan(Gate(16, -1), base=Gate(4, -1), example_inputs=(x,)).notes
+    assert "softmax runs over an axis that grows (4 -> 16)" in note
+    assert hpt.make_plan(Gate(16, 1), base=Gate(4, 1), example_inputs=(x,)).notes == ()
+    eager = seeded(Transformer, Shape(16, attention="eager"))
+    shorter = hpt.make_plan(eager, base=eager, example_inputs=(TOKENS,), base_example_inputs=(TOKENS[:, :2],))
+    assert shorter.notes == ()
+
+
 class Wrap(nn.Module):
     def __init__(self, forward) -> None:
         super().__init__()

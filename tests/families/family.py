@@ -23,6 +23,7 @@ class Family:
 
     kind: decoder, moe, encoder, encoder-decoder, state-space, vision, audio or other. heads: at the base width.
     unused: some parameters have no part in this forward pass (mask tokens).
+    frozen: some are frozen, although nothing is pretrained.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Family:
     heads: int = 4
     grows_heads: bool = True
     unused: bool = False
+    frozen: bool = False
 
     @property
     def modes(self) -> tuple[Heads, ...]:

@@ -78,4 +78,4 @@ def _measured(trial: Trial, family: Family, heads: Heads, widths: Sequence[int],
 
 
 def _options(family: Family) -> hpt.Options:
-    return hpt.Options(unused="keep" if family.unused else "error")
+    return hpt.Options(unused="keep" if family.unused else "error", weights="initial" if family.frozen else None)

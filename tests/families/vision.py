@@ -153,7 +153,14 @@ def _levit(width: int, heads: int) -> Mapping[str, Any]:
 
 
 def _mobilenet_v1(width: int, heads: int) -> Mapping[str, Any]:
-    return {**_LOUD, "depth_multiplier": width / 256, "min_depth": 1, "image_size": PIXELS, "num_labels": 10}
+    return {
+        **_LOUD,
+        "depth_multiplier": width / 256,
+        "min_depth": 1,
+        "classifier_dropout_prob": 0.0,
+        "image_size": PIXELS,
+        "num_labels": 10,
+    }
 
 
 def _mobilenet_v2(width: int, heads: int) -> Mapping[str, Any]:
@@ -230,7 +237,7 @@ VISION = (
     _stages("mobilevit", "MobileViT", _mobilevit),
     Family("vit-mae", "vision", "ViTMAEForPreTraining", "ViTMAEConfig", _mae, pixels),
     Family("dpt", "vision", "DPTForDepthEstimation", "DPTConfig", _dpt, pixels, unused=True),
-    Family("detr", "vision", "DetrForObjectDetection", "DetrConfig", _detr_like, pixels),
+    Family("detr", "vision", "DetrForObjectDetection", "DetrConfig", _detr_like, pixels, frozen=True),
     Family("clip", "vision", "CLIPModel", "CLIPConfig", _clip, _clip_inputs),
     Family("siglip", "vision", "SiglipModel", "SiglipConfig", _siglip, _clip_inputs),
     Family("blip", "vision", "BlipForConditionalGeneration", "BlipConfig", _clip, _clip_inputs),

@@ -1,0 +1,1 @@
+"""Outcomes other than PASS: which trials of which families fail or are refused, and why."""
