@@ -539,6 +539,34 @@ def test_other_branches_at_the_base_are_refused_where_constants_stand_in_them() 
     assert hpt.make_plan(Fork(32, left=True), base=Fork(8, left=True), example_inputs=(ROWS,)).rows
 
 
+class Loop(nn.Module):
+    """As many rounds of one constant as rows have a positive sum, then another constant."""
+
+    def __init__(self, width: int, after: float, *, flip: bool) -> None:
+        super().__init__()
+        self.after, self.flip = after, flip
+        self.first, self.last = nn.Linear(PIXELS, width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounds = int((x.sum(-1) > 0).sum())
+        x = self.first(x)
+        for _ in range(len(x) - rounds if self.flip else rounds):
+            x = x * 2.0
+        return self.last(x * self.after)
+
+
+def test_a_loop_run_more_often_must_not_shift_constants() -> None:
+    inputs = (torch.tensor([[1.0] * PIXELS, [1.0] * PIXELS, [-1.0] * PIXELS]),)  # two rounds, or one
+    with pytest.raises(UsageError, match="their constants do not correspond"):
+        hpt.make_plan(Loop(32, 8.0, flip=False), base=Loop(8, 4.0, flip=True), example_inputs=inputs)
+    torch.manual_seed(0)
+    base = Loop(8, 2.0, flip=True)
+    same = hpt.make_plan(Loop(32, 2.0, flip=False), base=base, example_inputs=inputs)
+    assert same["first.weight"].init_mult == 1.0 and not same.hooks
+    undone = hpt.make_plan(Loop(32, 8.0, flip=True), base=Loop(8, 4.0, flip=True), example_inputs=inputs)
+    assert any("mul by 8 in the root module is 4 at the base" in why for row in undone for why in row.why)
+
+
 def test_a_branch_that_base_or_target_alone_takes_is_refused_by_name() -> None:
     class Net(nn.Module):
         def __init__(self, width: int, left: bool) -> None:
