@@ -35,11 +35,28 @@ def recorded_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     while fresh := siblings_of_unreached(model, recording.graph, recording.called).items() - siblings.items():
         siblings.update(fresh)
         recording = record(model, args, kwargs, siblings=siblings)
-    others = [record(model, args, kwargs, siblings=siblings, draw=n).graph for n in range(1, DRAWS + 1)]
-    numbers = _read_off_data(recording.graph, others)
+    numbers = _read_off_data(recording.graph, _other_runs(model, args, kwargs, siblings))
     for number in numbers:
         _connect(number, recording)
     return replace(recording.finished(), notes=tuple(_notes(model, siblings, numbers)))
+
+
+def _other_runs(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], siblings: Mapping[str, str]
+) -> list[Graph]:
+    """The graphs of runs with other weights. Some weights may not suit a model; raises what it raised if none do."""
+    found: list[Graph] = []
+    failures: list[Exception] = []
+    for draw in range(1, 2 * DRAWS + 1):
+        try:
+            found.append(record(model, args, kwargs, siblings=siblings, draw=draw).graph)
+        except Exception as error:
+            failures.append(error)
+        if len(found) == DRAWS:
+            break
+    if not found:
+        raise failures[-1]
+    return found
 
 
 def _notes(model: nn.Module, siblings: Mapping[str, str], numbers: Sequence[Constant]) -> Iterator[str]:

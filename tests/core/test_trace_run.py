@@ -334,6 +334,25 @@ def test_numbers_read_off_the_data_are_no_constants() -> None:
     assert [c.value for c in constants(recorded_graph(ReadFactor(9, through=True), (ROWS,), {}))] == [3.0]
 
 
+def test_weights_that_do_not_suit_the_model_are_drawn_anew() -> None:
+    runs: list[float] = []
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            runs.append(float(self.a.weight.sum()))
+            if len(runs) == 2:
+                raise ValueError("not with these weights")
+            return self.a(x) * float(self.a(x).abs().max())
+
+    graph = recorded_graph(Net(), (torch.randn(2, 4),), {})
+    assert len(set(runs)) == len(runs) == 4
+    assert constants(graph) == []
+
+
 def test_a_parameter_s_data_is_the_parameter() -> None:
     class Net(nn.Module):
         def __init__(self, width: int) -> None:
