@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import hptransfer as hpt
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.rules import rule_for, scheme_named
-from hptransfer.parametrization import make
+from hptransfer.parametrization import traces
 from hptransfer.parametrization.optimizers import build_optimizers
 
 WIDTHS = (32, 64, 128, 256)
@@ -87,7 +87,7 @@ CASES = {
 @pytest.fixture(autouse=True)
 def _trace_each_model_once(monkeypatch):
     """A trace does not depend on the optimizer: share it between the cases."""
-    monkeypatch.setattr(make, "trace", _traced)
+    monkeypatch.setattr(traces, "trace", _traced)
 
 
 @cache
@@ -95,7 +95,7 @@ def _traced(model, args):
     return TRACE(model, args)
 
 
-TRACE = make.trace
+TRACE = traces.trace
 X, Y = torch.randn(8, 16, generator=torch.Generator().manual_seed(0)), torch.arange(32.0).reshape(8, 4).cos()
 INPUTS = (X,)
 
