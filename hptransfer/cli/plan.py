@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import nn
 
 from hptransfer.cli.arguments import add_json, add_recipe, recipe_of
 from hptransfer.core.errors import UsageError
@@ -17,6 +14,7 @@ from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.oracle import verify_plan
 from hptransfer.parametrization.plan import Plan
+from hptransfer.parametrization.proxy import inputs_for
 
 HELP = "how every hyperparameter changes at another size, and why"
 
@@ -60,31 +58,18 @@ def plan_of(recipe: Recipe, args: argparse.Namespace) -> Plan:
     scale = recipe.base.with_(width=width, **({} if args.depth is None else {"depth": args.depth}))
     torch.manual_seed(0)
     base = recipe.build(recipe.base)
-    inputs = recipe.example_inputs() if args.forward == "own" else _training_inputs(recipe, base)
+    options = Options(forward=args.forward)
     with torch.device("meta"):
         model = recipe.build(scale)
     return make_plan(
         model,
         base=base,
-        example_inputs=inputs,
+        example_inputs=inputs_for(recipe, base, options),
         scheme=args.scheme,
         optimizer=args.optimizer or recipe.optimizer,
         optimizer_options=None if args.optimizer else recipe.optimizer_options,
-        options=Options(forward=args.forward),
+        options=options,
     )
-
-
-def _training_inputs(recipe: Recipe, base: nn.Module) -> Sequence[Any] | Mapping[str, Any]:
-    """What the first training batch gives the model: a recipe's example inputs may be zeros, which measure nothing."""
-    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    handle = base.register_forward_pre_hook(lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
-    with torch.no_grad():
-        recipe.loss(base, next(iter(recipe.batches(recipe.base, 0))))
-    handle.remove()
-    args, kwargs = seen[0]
-    if args and kwargs:
-        raise UsageError("--forward unit: the recipe calls its model with positional and keyword arguments; use one.")
-    return args or kwargs
 
 
 def _verified(recipe: Recipe, args: argparse.Namespace) -> int:

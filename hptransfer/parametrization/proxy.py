@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -64,10 +65,11 @@ class Proxies:
     def plan(self, width: int) -> Plan:
         """The plan of one width against the recipe's base."""
         if width not in self.plans:
+            base = seeded(self.recipe, self.recipe.base, 0)
             self.plans[width] = make_plan(
                 seeded(self.recipe, self.recipe.base.with_(width=width), 0),
-                base=seeded(self.recipe, self.recipe.base, 0),
-                example_inputs=self.recipe.example_inputs(),
+                base=base,
+                example_inputs=inputs_for(self.recipe, base, self.options),
                 scheme=self.scheme,
                 optimizer=self.recipe.optimizer,
                 optimizer_options=self.optimizer_options,
@@ -85,6 +87,28 @@ def seeded(recipe: Recipe, scale: Scale, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return recipe.build(scale)
+
+
+def inputs_for(recipe: Recipe, base: nn.Module, options: Options | None) -> Sequence[Any] | Mapping[str, Any]:
+    """Arguments of one forward call to plan with: the recipe's own, or for a unit forward those of a training batch.
+
+    A recipe's example inputs may be zeros, which trace a model and measure nothing. The base is left as it is.
+    Raises UsageError where the recipe's loss does not call the model, or with positional and keyword arguments.
+    """
+    if options is None or options.forward == "own":
+        return recipe.example_inputs()
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    model = copy.deepcopy(base)
+    model.register_forward_pre_hook(lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        recipe.loss(model, next(iter(recipe.batches(recipe.base, 0))))
+    args, kwargs = seen[0] if seen else ((), {})
+    if bool(args) == bool(kwargs):
+        raise UsageError(
+            f"Options(forward='unit') measures what the loss of recipe {recipe.name!r} gives its model, but it was "
+            f"given {len(args)} positional and {len(kwargs)} keyword arguments. Call the model with one kind."
+        )
+    return args or kwargs
 
 
 def checked_widths(widths: Sequence[int], *, least: int = 3) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.optim import param_groups
 from hptransfer.parametrization.plan import Plan
+from hptransfer.parametrization.proxy import inputs_for
 from hptransfer.parametrization.rewrite import parametrize_
 from hptransfer.validation.portable import Portable
 from hptransfer.validation.runs import Job, Run, State
@@ -58,10 +59,11 @@ class Trainer:
         if scheme == CONTROL:
             return None
         if (scheme, scale) not in self.plans:
+            base = self._base()
             self.plans[scheme, scale] = make_plan(
                 self.sketch(scale),
-                base=self._base(),
-                example_inputs=self.recipe.example_inputs(),
+                base=base,
+                example_inputs=inputs_for(self.recipe, base, self.plan_options.get("options")),
                 scheme=scheme,
                 optimizer=self.recipe.optimizer,
                 optimizer_options=self.recipe.optimizer_options,

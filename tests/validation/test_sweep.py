@@ -19,6 +19,8 @@ import torch
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import train
 from hptransfer.core.recipe import Scale, load_recipe
+from hptransfer.parametrization.options import Options
+from hptransfer.parametrization.proxy import Proxies
 from hptransfer.validation import sweep as sweep_module
 from hptransfer.validation.pool import Pool, usable_cores
 from hptransfer.validation.runs import read_runs
@@ -274,3 +276,17 @@ def _children(pid: int) -> list[int]:
         return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def test_a_unit_forward_is_measured_on_a_training_batch_as_example_inputs_are_zeros():
+    options = {"plan_options": {"options": Options(forward="unit")}}
+    runs = run_sweep(recipe, widths=(8, 16), lrs=(2**-6,), seeds=1, steps=2, schemes=("umup",), workers=1, **options)
+    assert [run.state for run in runs] == ["complete"] * 2
+    plan = Proxies(recipe, scheme="umup", lr=0.1, options=Options(forward="unit")).plan(16)
+    assert any("unit forward" in note for note in plan.notes)
+
+
+def test_a_unit_forward_needs_a_loss_that_calls_the_model_one_way():
+    mixed = recipe.replace(loss=lambda model, batch: torch.ones(()))
+    with pytest.raises(UsageError, match="0 positional and 0 keyword arguments"):
+        Proxies(mixed, scheme="umup", lr=0.1, options=Options(forward="unit")).plan(16)
