@@ -28,17 +28,23 @@ if TYPE_CHECKING:
     from hptransfer.parametrization.checkpoint import plan_of as plan_of
     from hptransfer.parametrization.checkpoint import plan_state as plan_state
     from hptransfer.parametrization.coord import coord_check as coord_check
+    from hptransfer.parametrization.coord_report import CoordReport as CoordReport
     from hptransfer.parametrization.ecosystem import PlanTrainer as PlanTrainer
     from hptransfer.parametrization.equilibrium import equilibrium_check as equilibrium_check
+    from hptransfer.parametrization.equilibrium_report import EquilibriumReport as EquilibriumReport
     from hptransfer.parametrization.interop import mup_plan as mup_plan
     from hptransfer.parametrization.interop import read_base_shapes as read_base_shapes
     from hptransfer.parametrization.interop import write_base_shapes as write_base_shapes
     from hptransfer.parametrization.optimizers import build_optimizers as build_optimizers
     from hptransfer.parametrization.oracle import verify_plan as verify_plan
+    from hptransfer.parametrization.oracle_report import OracleReport as OracleReport
     from hptransfer.prediction.forecast import Forecast as Forecast
     from hptransfer.prediction.forecast import Rules as Rules
+    from hptransfer.reporting.html import write_figure as write_figure
     from hptransfer.reporting.html import write_report as write_report
     from hptransfer.validation.predict import predict as predict
+    from hptransfer.validation.results import TransferResult as TransferResult
+    from hptransfer.validation.study import StudyResult as StudyResult
     from hptransfer.validation.study import study as study
     from hptransfer.validation.sweep import run_sweep as run_sweep
     from hptransfer.validation.transfer import transfer_check as transfer_check
@@ -47,21 +53,27 @@ _LAZY = {
     "attach": "parametrization.checkpoint",
     "plan_of": "parametrization.checkpoint",
     "plan_state": "parametrization.checkpoint",
+    "coord_check": "parametrization.coord",
+    "CoordReport": "parametrization.coord_report",
     "PlanTrainer": "parametrization.ecosystem",
     "equilibrium_check": "parametrization.equilibrium",
+    "EquilibriumReport": "parametrization.equilibrium_report",
     "mup_plan": "parametrization.interop",
     "read_base_shapes": "parametrization.interop",
     "write_base_shapes": "parametrization.interop",
-    "verify_plan": "parametrization.oracle",
     "build_optimizers": "parametrization.optimizers",
-    "coord_check": "parametrization.coord",
-    "predict": "validation.predict",
-    "run_sweep": "validation.sweep",
-    "study": "validation.study",
-    "transfer_check": "validation.transfer",
-    "write_report": "reporting.html",
+    "verify_plan": "parametrization.oracle",
+    "OracleReport": "parametrization.oracle_report",
     "Forecast": "prediction.forecast",
     "Rules": "prediction.forecast",
+    "write_figure": "reporting.html",
+    "write_report": "reporting.html",
+    "predict": "validation.predict",
+    "TransferResult": "validation.results",
+    "study": "validation.study",
+    "StudyResult": "validation.study",
+    "run_sweep": "validation.sweep",
+    "transfer_check": "validation.transfer",
 }
 
 
