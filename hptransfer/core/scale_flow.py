@@ -174,11 +174,13 @@ class ScaleFlow:
         nodes = frozen + [n for n in nodes if n not in frozen]
         plain = [n for n in nodes if self.parameter_behind(n) is not None and n not in frozen]
         found: _Trail | NotAbsorbed = NotAbsorbed("no factor depends on a parameter")
+        tried: list[NotAbsorbed] = []
         for factor in plain or nodes[::-1]:
             found = self._back(factor)
             if isinstance(found, _Trail) and found.scaled:
                 return found
-        return found
+            tried += [found] if isinstance(found, NotAbsorbed) else []
+        return tried[0] if tried and tried[-1] is found else found  # what stops the preferred factor
 
     def _is_frozen(self, node: fx.Node) -> bool:
         """Made of constants and parameters that are not trained: a table, such as the sinusoids of positions."""

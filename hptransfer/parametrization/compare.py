@@ -124,9 +124,10 @@ def _refuse_normalised(name: str, use: Use, role: Role) -> None:
         "taps": role.m_out**0.5,
         "entries": role.m_in ** (-1.0 if role.kind == "readout" else -0.5),
     }.get(use.normalised, 1.0)
+    spread = "standard deviation" if use.normalised == "entries" else "norm"
     if not math.isclose(growth, 1.0):
         raise UsageError(
-            f"{name!r} is divided by its own norm before it is used as a {role.kind} weight ({use}), so its initial "
-            f"scale is lost and cannot follow the width. Drop the normalisation there, or annotate it with roles= and "
-            f"multiply its output by {growth:.4g} yourself."
+            f"{name!r} is divided by its own {spread} before it is used as a {role.kind} weight ({use}), so its "
+            f"initial scale is lost and cannot follow the width. Drop the normalisation there, or annotate it with "
+            f"roles= and multiply its output by {growth:.4g} yourself."
         )
