@@ -11,14 +11,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from hptransfer.core.recipe import Axis
 from hptransfer.reporting import svg
 from hptransfer.reporting.info import CurvesInfo, GapInfo, LossAxis, OptimaInfo, curves_info, loss_axis, superscript
+from hptransfer.reporting.words import short_name
 from hptransfer.validation.results import TransferResult
-
-SCHEME_NAMES = {"sp": "SP (one global learning rate)", "mup": "muP"}
 
 
 def scheme_name(scheme: str) -> str:
     """How a scheme is called in the report."""
-    return SCHEME_NAMES.get(scheme, scheme)
+    return "SP (one global learning rate)" if scheme == "sp" else short_name(scheme)
 
 
 def loss_curves(info: CurvesInfo, axis: LossAxis, *, name: str) -> str:

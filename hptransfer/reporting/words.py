@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from hptransfer.validation.results import Drift, Optimum, Regret, TransferResult
 
+NAMES = {"sp": "SP", "mup": "muP", "completep": "CompleteP", "depth-mup": "depth-muP", "umup": "u-muP", "ntk": "NTK"}
+"""Schemes as papers write them; the others are called as in the code."""
+
 
 class Fact(NamedTuple):
     """One headline number: what it is, its value, its interval, and under what conditions it holds."""
@@ -34,7 +37,7 @@ def _span(result: TransferResult) -> str:
 
 def short_name(scheme: str) -> str:
     """A scheme's name for running text."""
-    return {"sp": "SP", "mup": "muP"}.get(scheme, scheme)
+    return NAMES.get(scheme, scheme)
 
 
 def facts(result: TransferResult) -> tuple[Fact, ...]:
