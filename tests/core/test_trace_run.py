@@ -14,6 +14,7 @@ from cases_models import CONTEXT, MLP, PIXELS, Shape, Transformer, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from versions import traces_writes
 
 import hptransfer as hpt
 from hptransfer.core import trace_copy, trace_export
@@ -425,6 +426,7 @@ class Stateful(nn.Module):
         return self.norm(x)
 
 
+@traces_writes
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_is_changed(fails: bool) -> None:
     model, inputs = Stateful().eval(), ROWS.clone()

@@ -8,6 +8,7 @@ from cases_models import CONTEXT, Shape, Transformer, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from versions import traces_writes
 
 import hptransfer as hpt
 from hptransfer.core.graph import op, trace
@@ -42,6 +43,7 @@ def test_a_norm_of_the_weight_is_no_use_but_marks_it() -> None:
     assert use.normalised == ""
 
 
+@traces_writes
 def test_power_iteration_is_no_use() -> None:
     layer = parametrizations.spectral_norm(nn.Linear(4, 4))
     (use,) = parameter_uses(trace(layer, (torch.randn(2, 4),)))["parametrizations.weight.original"]
@@ -103,6 +105,7 @@ def test_weight_standardization_leaves_entries_of_order_one() -> None:
             hpt.make_plan(Standardized(8, by_hand), base=Standardized(4, by_hand), example_inputs=(torch.randn(2, 3),))
 
 
+@traces_writes
 def test_a_weight_clamped_in_place_is_used_where_it_is_read_next() -> None:
     def forward(w: Tensor, x: Tensor) -> Tensor:
         with torch.no_grad():
