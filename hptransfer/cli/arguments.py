@@ -60,6 +60,14 @@ def refuse_two_axes(args: argparse.Namespace) -> None:
         raise UsageError("Give --widths or --depths, not both: one axis is varied, the other stays at the base's.")
 
 
+def seed_count(args: argparse.Namespace) -> int | None:
+    """--seeds of a check that draws the seeds 0 to N - 1 itself. Raises UsageError on a list of seeds."""
+    if args.seeds is not None and not isinstance(args.seeds, int):
+        given = ",".join(map(str, args.seeds))
+        raise UsageError(f"--seeds {given}: this check takes a count N and uses the seeds 0 to N-1.")
+    return args.seeds
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
 

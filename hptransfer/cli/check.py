@@ -56,16 +56,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    recipe = recipe_of(args)
-    out = output_directory(args, recipe)
     refuse_two_axes(args)
-    if args.against and args.depths:
+    recipe = recipe_of(args)
+    made = _forecast(args, recipe)  # before anything is trained
+    out = output_directory(args, recipe)
+    result = _checked(args, recipe, out)
+    written = write_all(result, out)
+    print(
+        json.dumps({k: v for k, v in result.to_json().items() if k != "runs"}, indent=1) if args.json else table(result)
+    )
+    if made is not None:
+        score = score_forecast(made, result)
+        print(record_score(score, out), file=sys.stderr if args.json else sys.stdout)
+        written.append(write_forecast_page(made, out / PAGE_FILE, score))
+    print("Wrote " + ", ".join(map(str, written)), file=sys.stderr)
+    return 0 if result.verdict == "PASS" else 1
+
+
+def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:
+    """The forecast to score. Raises UsageError where this check would not train what it is for."""
+    if not args.against:
+        return None
+    if args.depths:
         raise UsageError("--against scores a check over widths; leave out --depths.")
-    made = Forecast.load(args.against) if args.against else None
-    if made is not None:  # before anything is trained
-        refuse_other_run(
-            made, recipe=recipe.name, steps=args.steps or recipe.steps, widths=args.widths or recipe.widths
-        )
+    made = Forecast.load(args.against)
+    refuse_other_run(made, recipe=recipe.name, steps=args.steps or recipe.steps, widths=args.widths or recipe.widths)
+    return made
+
+
+def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferResult:
+    """The transfer check, and over three widths or more the coordinate check beside it."""
     result = transfer_check(
         recipe,
         tolerance=args.tolerance,
@@ -85,17 +105,8 @@ def run(args: argparse.Namespace) -> int:
         ),
     )
     if not args.no_coord and result.axis == "width" and len(result.sizes) >= 3:
-        result = dataclasses.replace(result, coord=_coordinates(recipe, result, args.device).to_json())
-    written = write_all(result, out)
-    print(
-        json.dumps({k: v for k, v in result.to_json().items() if k != "runs"}, indent=1) if args.json else table(result)
-    )
-    if made is not None:
-        score = score_forecast(made, result)
-        print(record_score(score, out), file=sys.stderr if args.json else sys.stdout)
-        written.append(write_forecast_page(made, out / PAGE_FILE, score))
-    print("Wrote " + ", ".join(map(str, written)), file=sys.stderr)
-    return 0 if result.verdict == "PASS" else 1
+        return dataclasses.replace(result, coord=_coordinates(recipe, result, args.device).to_json())
+    return result
 
 
 def _coordinates(recipe: Recipe, result: TransferResult, device: str) -> CoordReport:

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from hptransfer.cli.arguments import add_grid, add_json, add_recipe, given, output_directory, recipe_of
+from hptransfer.cli.arguments import add_grid, add_json, add_recipe, given, output_directory, recipe_of, seed_count
 from hptransfer.parametrization.coord import coord_check
 from hptransfer.validation.grid import checked_device
 
@@ -25,13 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     recipe = recipe_of(args)
     out = output_directory(args, recipe)
-    seeds = args.seeds if args.seeds is None or isinstance(args.seeds, int) else len(args.seeds)
     report = coord_check(
         recipe,
         widths=args.widths or recipe.widths,
         scheme=args.scheme,
         device=checked_device(args.device),
-        **given(seeds=seeds, steps=args.steps, lr=args.lr),
+        **given(seeds=seed_count(args), steps=args.steps, lr=args.lr),
     )
     report.save(out / "coord.json")
     print(json.dumps(report.to_json(), indent=1) if args.json else report)

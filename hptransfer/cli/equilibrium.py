@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hptransfer.cli.arguments import add_grid, add_json, add_recipe, given, output_directory, recipe_of
+from hptransfer.cli.arguments import add_grid, add_json, add_recipe, given, output_directory, recipe_of, seed_count
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
 from hptransfer.parametrization.equilibrium import RULES, equilibrium_check
@@ -41,14 +41,13 @@ def run(args: argparse.Namespace) -> int:
     rules = _rules(args.rules)
     recipe = _with_optimizer(recipe_of(args), args.optimizer)
     out = output_directory(args, recipe)
-    seeds = args.seeds if args.seeds is None or isinstance(args.seeds, int) else len(args.seeds)
     report = equilibrium_check(
         recipe,
         widths=args.widths or recipe.widths,
         rules=rules,
         scheme=args.scheme,
         device=checked_device(args.device),
-        **given(seeds=seeds, steps=args.steps, lr=args.lr, weight_decay=args.weight_decay),
+        **given(seeds=seed_count(args), steps=args.steps, lr=args.lr, weight_decay=args.weight_decay),
     )
     report.save(out / "equilibrium.json")
     print(json.dumps(report.to_json(), indent=1) if args.json else report)

@@ -12,7 +12,7 @@ from hptransfer.core.recipe import Axis
 from hptransfer.reporting import svg
 from hptransfer.reporting.info import CurvesInfo, GapInfo, LossAxis, OptimaInfo, curves_info, loss_axis, superscript
 from hptransfer.reporting.words import short_name
-from hptransfer.validation.results import TransferResult
+from hptransfer.validation.results import LossGap, TransferResult
 
 
 def scheme_name(scheme: str) -> str:
@@ -138,27 +138,9 @@ def loss_gap(info: GapInfo, *, scheme: str, axis: Axis = "width", name: str) -> 
         limits = [g.tolerance for g in info.gaps]
         ax.fill_between(x, [0.0] * len(x), limits, color=svg.GOOD, alpha=0.14, lw=0, label="within seed noise")
         ax.axhline(0.0, color=svg.CONTROL, lw=1.6, ls=(0, (4, 2.5)), label="tuned SP")
-        for ok, colour, marker in ((True, svg.SCHEME, "o"), (False, svg.BAD, "D")):
-            part = [(math.log2(g.size), g) for g in info.gaps if g.ok == ok]
-            if part:
-                gaps = [g for _, g in part]
-                span = [
-                    [max(0.0, g.mup_minus_sp - g.low) for g in gaps],
-                    [max(0.0, g.high - g.mup_minus_sp) for g in gaps],
-                ]
-                label = f"tuned {scheme_name(scheme)}" + ("" if ok else ", worse than noise allows")
-                ax.errorbar(
-                    *([p[0] for p in part], [g.mup_minus_sp for g in gaps]),
-                    yerr=span,
-                    fmt=marker,
-                    color=colour,
-                    mfc=svg.PAPER,
-                    ms=6.5,
-                    mew=2,
-                    lw=2,
-                    capsize=3.5,
-                    label=label,
-                )
+        label = f"tuned {scheme_name(scheme)}"
+        _gap_points(ax, [g for g in info.gaps if not g.worse], svg.SCHEME, "o", label)
+        _gap_points(ax, [g for g in info.gaps if g.worse], svg.BAD, "D", f"{label}, worse than noise allows")
         ax.set_title(f"Tuned loss, {scheme_name(scheme)} less SP")
         ax.set_ylabel("difference in loss")
         _size_ticks(ax, [g.size for g in info.gaps], axis)
@@ -168,6 +150,17 @@ def loss_gap(info: GapInfo, *, scheme: str, axis: Axis = "width", name: str) -> 
         ax.legend(loc="upper left")
         words = [f"{axis} {g.size}: {g.mup_minus_sp:+.4f}" for g in info.gaps]
         return svg.inline(figure, name, "Difference of tuned losses. " + "; ".join(words))
+
+
+def _gap_points(ax: Axes, gaps: Sequence[LossGap], colour: str, marker: str, label: str) -> None:
+    """Differences with their intervals; none where the noise is not known."""
+    if not gaps:
+        return
+    x, y = [math.log2(g.size) for g in gaps], [g.mup_minus_sp for g in gaps]
+    below = [max(0.0, g.mup_minus_sp - g.low) for g in gaps]
+    above = [max(0.0, g.high - g.mup_minus_sp) for g in gaps]
+    style = {"fmt": marker, "color": colour, "mfc": svg.PAPER, "ms": 6.5, "mew": 2, "lw": 2, "capsize": 3.5}
+    ax.errorbar(x, y, yerr=[below, above], label=label, **style)
 
 
 def overview(result: TransferResult) -> str:

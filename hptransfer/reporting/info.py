@@ -118,7 +118,7 @@ def optima_info(result: TransferResult) -> tuple[OptimaInfo, ...]:
 def gap_info(result: TransferResult) -> GapInfo:
     """Loss gaps with a finite value, and the one that exceeds its tolerance most."""
     gaps = tuple(g for g in result.loss_gaps if math.isfinite(g.mup_minus_sp))
-    over = [g for g in gaps if not g.ok]
+    over = [g for g in gaps if g.worse]
     return GapInfo(gaps, max(over, key=lambda g: g.mup_minus_sp - g.tolerance, default=None))
 
 

@@ -98,7 +98,7 @@ def table(result: TransferResult) -> str:
     for size in result.sizes:
         cells = [cell for scheme in schemes for cell in _cells(result, scheme, size)]
         gap = gaps.get(size)
-        rows.append((str(size), *cells, f"{signed(gap.mup_minus_sp)}{'' if gap.ok else ' (worse)'}" if gap else ""))
+        rows.append((str(size), *cells, f"{signed(gap.mup_minus_sp)}{' (worse)' if gap.worse else ''}" if gap else ""))
     columns = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, columns, strict=True)).rstrip() for row in rows]
     lines += ["", *(_line(fact) for fact in facts(result)), "", f"{result.verdict}: {headline(result)}"]

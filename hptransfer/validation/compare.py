@@ -62,7 +62,7 @@ def loss_gaps(scheme: Sequence[Fit], control: Sequence[Fit], *, base_size: int |
     seeds = scheme[0].curve.seeds if scheme else 1
     noise = [v for a, b in apart if a.found and b.found and math.isfinite(v := variance(a.losses - b.losses, seeds))]
     strict = _strictness(len(apart), len(noise) * (seeds - 1))
-    return [_gap(a, b, noise if (a, b) in apart else [0.0], strict) for a, b in pairs]
+    return [_gap(a, b, noise, strict) for a, b in pairs]
 
 
 def _strictness(sizes: int, freedom: int) -> float:
@@ -78,6 +78,8 @@ def _gap(a: Fit, b: Fit, noise: Sequence[float], strict: float) -> LossGap:
     if not (a.found and b.found):
         gap = math.nan if not (a.found or b.found) else math.inf if b.found else -math.inf
         return LossGap(size, gap, gap, gap, 0.0, gap == -math.inf)
+    if np.array_equal(a.losses, b.losses):
+        return LossGap(size, 0.0, 0.0, 0.0, 0.0, True)
     half = half_width(noise, seeds, bias=(a.other_loss - b.other_loss) / 2)
     gap, tolerance = a.loss - b.loss, half * strict
     return LossGap(size, gap, gap - half, gap + half, tolerance, gap <= tolerance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,6 +80,11 @@ class LossGap:
     tolerance: float
     ok: bool
 
+    @property
+    def worse(self) -> bool:
+        """Whether it is more than the noise allows; where the noise is not known (one seed) nobody can tell."""
+        return not self.ok and not math.isnan(self.tolerance)
+
 
 @dataclass(frozen=True)
 class SizePair:
@@ -151,7 +157,10 @@ class TransferResult:
         """The inverse of to_json. Raises UsageError where the data is of another schema or does not fit."""
         if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
             found = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
-            raise UsageError(f"A transfer result of schema {found!r}; this version reads schema {SCHEMA}.")
+            raise UsageError(
+                f"A transfer result of schema {found!r}; this version reads schema {SCHEMA}. Run `hptransfer check` "
+                "again with the same --out: the runs that are there are not made again."
+            )
         try:
             return decode(cls, data)
         except ValueError as error:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
 from hptransfer.validation.engine import EngineName, plan_tasks
-from hptransfer.validation.grid import checked_device, grid_of
+from hptransfer.validation.grid import Grid, checked_device, grid_of
 from hptransfer.validation.identity import fingerprint
 from hptransfer.validation.log import RunLog
 from hptransfer.validation.pool import Pool, Task, usable_cores
@@ -53,6 +53,7 @@ def run_sweep(
     sweep = Sweep.of(recipe, device=device, workers=workers, engine=engine, plan_options=plan_options)
     chosen = {"widths": widths, "depths": depths, "scales": scales, "lrs": lrs, "seeds": seeds, "steps": steps}
     grid = grid_of(sweep.trainer.recipe, schemes=schemes, **chosen)
+    refuse_no_growth(sweep.trainer, grid)
     jobs = grid.jobs(sweep.fingerprint)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None
@@ -60,6 +61,21 @@ def run_sweep(
     for note in [*(log.notes if log else []), *sweep.notes]:
         print(note, file=sys.stderr)
     return runs
+
+
+def refuse_no_growth(trainer: Trainer, grid: Grid) -> None:
+    """Raise UsageError where the recipe ignores an axis in which the grid's scales differ: it would pass any check."""
+    for axis in ("width", "depth"):
+        sizes = [size for scale in grid.scales if (size := getattr(scale, axis)) is not None]
+        if len(set(sizes)) < 2:
+            continue
+        ends = [trainer.recipe.base.with_(**{axis: size}) for size in (min(sizes), max(sizes))]
+        small, large = ([(n, p.shape) for n, p in trainer.sketch(end).named_parameters()] for end in ends)
+        if small == large:
+            raise UsageError(
+                f"Recipe {trainer.recipe.name!r} builds the same model at {axis} {min(sizes)} and {max(sizes)}. Its "
+                f"build(scale) must use scale.{axis}."
+            )
 
 
 @dataclass

@@ -18,8 +18,8 @@ from hptransfer.validation.measure import Measurement, measure, sizes_of
 from hptransfer.validation.optimum import optima
 from hptransfer.validation.results import TransferResult
 from hptransfer.validation.shared import SharedGrid
-from hptransfer.validation.sweep import Sweep
-from hptransfer.validation.trainer import CONTROL, Trainer
+from hptransfer.validation.sweep import Sweep, refuse_no_growth
+from hptransfer.validation.trainer import CONTROL
 
 
 def transfer_check(
@@ -61,7 +61,7 @@ def transfer_check(
     chosen = {"widths": widths, "depths": depths, "lrs": lrs, "seeds": seeds, "steps": steps}
     grid = grid_of(sweep.trainer.recipe, schemes=schemes, **chosen)
     _refuse_no_range(grid, axis, tolerance, extend)
-    _refuse_no_growth(sweep.trainer, grid, axis)
+    refuse_no_growth(sweep.trainer, grid)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None
         make = SharedGrid(sweep, storage).make if storage is not None else lambda jobs: sweep.make(jobs, log=log)
@@ -83,17 +83,6 @@ def _refuse_no_range(grid: Grid, axis: Axis, tolerance: float, extend: float) ->
         raise UsageError(f"tolerance={tolerance!r}: must be a positive number of octaves.")
     if not 0 <= extend <= 20:
         raise UsageError(f"extend={extend!r}: must be a number of octaves from 0 (never extend the grid) to 20.")
-
-
-def _refuse_no_growth(trainer: Trainer, grid: Grid, axis: Axis) -> None:
-    """A recipe that ignores an axis of the scale would pass every check of it."""
-    ends = [min(grid.scales, key=lambda s: getattr(s, axis)), max(grid.scales, key=lambda s: getattr(s, axis))]
-    small, large = ([(n, p.shape) for n, p in trainer.sketch(end).named_parameters()] for end in ends)
-    if small == large:
-        raise UsageError(
-            f"Recipe {trainer.recipe.name!r} builds the same model at {axis} {getattr(ends[0], axis)} and "
-            f"{getattr(ends[1], axis)}. Its build(scale) must use scale.{axis}."
-        )
 
 
 def _result(

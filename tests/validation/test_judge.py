@@ -145,6 +145,16 @@ def test_runs_that_are_the_same_differ_by_exactly_nothing():
     assert [gap.size for gap in compare.loss_gaps(still(), still(scheme="sp"), base_size=16)] == [16, 32]
 
 
+def test_without_a_known_noise_no_gap_is_called_worse_and_equal_runs_are_equal():
+    alone, other = fit(16, -6.0, seeds=1), fit(16, -6.0, scheme="sp", lift=-0.1, seeds=1)
+    (unknown,) = compare.loss_gaps([alone], [other], base_size=8)
+    assert unknown.mup_minus_sp > 0 and not unknown.ok and not unknown.worse
+    (same,) = compare.loss_gaps([alone], [fit(16, -6.0, scheme="sp", seeds=1)], base_size=8)
+    assert same == LossGap(16, 0.0, 0.0, 0.0, 0.0, True)
+    (worse,) = compare.loss_gaps([fit(16, -6.0)], [fit(16, -6.0, scheme="sp", lift=-0.1)], base_size=8)
+    assert worse.worse
+
+
 def test_size_pairs_at_every_shared_rate():
     x = np.array([-3.0, -2.0, -1.0])
     narrow = Curve("mup", 8, x, np.array([[3.0, 3.1, 3.2], [2.0, 2.1, 2.2], [1.0, 1.0, math.inf]]))
