@@ -16,8 +16,9 @@ class Options:
     """Choices on which implementations disagree. The defaults are the derived ones.
 
     readout_init: "own" keeps the base's own readout init times the rule's ratio; "zero" starts the weights that make
-    the outputs at zero, at every size, the base's included, and under every scheme, the control included (a tied
-    readout is refused; a frozen one stays).
+    the outputs at zero, at every size, the base's included, and under every scheme, the control included. A frozen one
+    stays, as does a gate's; one that could not learn from zero is refused (tied, multiplied with another such one, or
+    divided by its own norm).
     attention: logits multiplier; None takes the scheme's.
     forward: "own" keeps the base's own initial scales; "unit" replaces those of its weights, at every size, so that
     each weight's output has rms 1 at the base (a readout's fan_in^-1/2), and puts residual branches at (2/L)^1/2 of the

@@ -10,6 +10,7 @@ from hptransfer.core.graph import Graph
 from hptransfer.core.outputs import Uses, output_uses
 from hptransfer.core.roles import Role
 from hptransfer.core.uses import Use
+from hptransfer.core.vanishing import stopped
 from hptransfer.parametrization.compare import Comparison
 
 
@@ -17,7 +18,10 @@ def zero_readouts(compared: Comparison, graph: Graph) -> frozenset[str]:
     """The trainable weights that make the model's outputs. An annotated role overrules the trace.
 
     Growth is not asked: at the base's own size nothing grows, and a router that grows makes no output.
-    Raises UsageError where one of them is tied with an input weight, which cannot start at zero.
+    Of two factors of a product both would stay zero for ever, and which of them is the readout no derivation says, as
+    they enter alike; so both are refused, for the caller to annotate one as hidden.
+    Raises UsageError where one of them is tied with an input weight, meets another one in a product, or is divided by
+    its own norm: these cannot start at zero.
     """
     trainable = [name for name, parameter in compared.parameters.items() if parameter.requires_grad]
     outputs = output_uses(graph, compared.uses)
@@ -28,7 +32,22 @@ def zero_readouts(compared: Comparison, graph: Graph) -> frozenset[str]:
                 f"the model would read nothing. Untie them, or use readout_init='own'."
             )
     said = {name: _annotation(name, compared.annotated) for name in trainable}
-    return frozenset(n for n, role in said.items() if (role.kind == "readout" if role else n in outputs))
+    zeros = frozenset(n for n, role in said.items() if (role.kind == "readout" if role else n in outputs))
+    _refuse_stopped(graph, zeros)
+    return zeros
+
+
+def _refuse_stopped(graph: Graph, zeros: frozenset[str]) -> None:
+    names, places = list[str](), list[str]()
+    while (found := stopped(graph, zeros.difference(names))) is not None:
+        names += found.names
+        places.append(found.where)
+    if names:
+        raise UsageError(
+            f"Options(readout_init='zero'): {', '.join(map(repr, names))} would start at zero and could not learn: "
+            f"{'; '.join(places)}. Say which weights are no readout with roles={{'name': Role('hidden', ...)}}, or "
+            f"use readout_init='own'."
+        )
 
 
 def _tied(name: str, uses: Uses, outputs: Mapping[str, list[Use]]) -> bool:

@@ -98,3 +98,30 @@ def test_an_annotated_role_overrules_the_trace() -> None:
     roles = {"last.weight": hpt.Role("hidden", 16, 5, 16, 5), "hidden.weight": hpt.Role("readout", 16, 16, 16, 16)}
     plan = hpt.make_plan(seeded(MLP, 16), **given, roles=roles)
     assert {row.name for row in plan if row.init_mult == 0} == {"hidden.weight"}
+
+
+class Towers(nn.Module):
+    """Two towers and the products of what they make, as in contrastive learning. normed: by their own norms."""
+
+    def __init__(self, width: int, *, normed: bool = False) -> None:
+        super().__init__()
+        self.first, self.left, self.right = nn.Linear(8, width), nn.Linear(width, 4), nn.Linear(width, 4)
+        self.normed = normed
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.left(torch.relu(self.first(x))), self.right(torch.tanh(self.first(x)))
+        if self.normed:
+            left, right = (side / side.norm(dim=-1, keepdim=True) for side in (left, right))
+        return left @ right.T
+
+
+@pytest.mark.parametrize("width", [16, 32])
+def test_readouts_that_could_not_learn_from_zero_are_refused_and_one_of_them_may_be_called_hidden(width: int) -> None:
+    given = {"example_inputs": (batches("mlp", 1)[0][0],), "options": ZERO}
+    with pytest.raises(hpt.UsageError, match=r"'left\.weight', 'right\.weight' .* multiplies zeros with each other"):
+        hpt.make_plan(seeded(Towers, width), base=seeded(Towers, 16), **given)
+    with pytest.raises(hpt.UsageError, match=r"'left\.weight', 'right\.weight' .* divides zeros by their own norm"):
+        hpt.make_plan(seeded(Towers, width, normed=True), base=seeded(Towers, 16, normed=True), **given)
+    roles = {"left.weight": hpt.Role("hidden", width, 4, 16, 4)}
+    plan = hpt.make_plan(seeded(Towers, width), base=seeded(Towers, 16), **given, roles=roles)
+    assert {row.name for row in plan if row.init_mult == 0} == {"right.weight"}
