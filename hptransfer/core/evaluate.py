@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.graph import Graph, trace
+from hptransfer.core.graph import Graph
+from hptransfer.core.trace import trace
 from hptransfer.core.trace_export import exported_program, graph_of
 
 Factors = Callable[[fx.Node, Mapping[fx.Node, Any]], Mapping[fx.Node, float]]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx, nn
-
-from hptransfer.core.errors import UsageError
 
 BOOKKEEPING = {
     "_assert_tensor_metadata", "sym_size", "_assert_scalar", "sym_constrain_range_for_size", "zeros_like", "ones_like",
@@ -29,11 +27,11 @@ class Graph:
     nodes: every fx node in execution order, with no-grad and autocast regions inlined.
     parameters: parameter name -> its placeholder; a tied parameter stands under its first name only.
     aliases: every further name of a tied parameter -> its first name.
-    inputs: the placeholders of the forward's own arguments.
+    inputs: the placeholders of the forward's arguments, and the nodes that stand in for some (see trace_sources).
     values: value of each one-element buffer or constant that the graph reads, by node; unread: name of those whose
     value cannot be read, because they are on the meta device.
-    ran: the forward was run and recorded, so that the graph holds the branches that these example inputs took; notes:
-    what a plan made from it must say.
+    ran: the forward was run and recorded, so that the graph holds the branches that these example inputs took;
+    unexported: why it was, the reason that torch.export gave. notes: what a plan made from it must say.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -44,6 +42,7 @@ class Graph:
     values: Mapping[fx.Node, float]
     unread: Mapping[fx.Node, str]
     ran: bool = False
+    unexported: str = ""
     notes: tuple[str, ...] = ()
 
     def parameter_name(self, node: fx.Node) -> str | None:
@@ -111,42 +110,6 @@ def module_path(node: fx.Node) -> str:
 def template(name: str) -> str:
     """A parameter or module name with its indices taken out: layers.3.mlp.down -> layers.*.mlp.down."""
     return re.sub(r"(?<![A-Za-z_\d])\d+(?![A-Za-z_\d])", "*", name)
-
-
-def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Graph:
-    """Trace one forward call of an unmodified model: by torch.export, or where that fails, by running a copy of it.
-
-    args, kwargs: example inputs; tensors are moved to the model's device (meta included). The model itself is not run.
-    Raises UsageError where neither works, with both reasons.
-    Source: torch.export, non-strict mode; torch.fx.experimental.proxy_tensor.make_fx, before dispatch.
-    """
-    from hptransfer.core.trace_export import exported_program, graph_of
-    from hptransfer.core.trace_run import recorded_graph
-
-    given = tuple(args), dict(kwargs or {})
-    try:
-        program = exported_program(model, *given)
-    except Exception as error:
-        exporting = _reason(error)
-    else:
-        return graph_of(model, program)
-    try:
-        return recorded_graph(model, *given)
-    except Exception as error:
-        raise UsageError(
-            f"{type(model).__name__} could not be traced with these example inputs (torch.export, strict=False: "
-            f"{exporting}), nor recorded while a copy of it ran ({_reason(error)}). Give inputs of the shape, type and "
-            f"values that training uses; or say what every parameter is with roles={{'name or glob': Role(...)}}, "
-            f"which makes a plan without a trace."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error; a UsageError in full."""
-    text = str(error).strip()
-    if isinstance(error, UsageError):
-        return text.removesuffix(".")
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def tied_names(model: nn.Module) -> tuple[list[str], dict[str, str]]:

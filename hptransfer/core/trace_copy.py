@@ -6,15 +6,18 @@ import contextlib
 import copy
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from hptransfer.core.attributes import tensors
 from hptransfer.core.errors import UsageError
+from hptransfer.core.trace_rebind import rebind
 
 COPY_LIMIT = 2 * 2**30
 """Bytes of parameters and buffers up to which a model is copied to be run."""
@@ -24,23 +27,34 @@ def runnable(model: nn.Module, draw: int = 0) -> nn.Module:
     """A deep copy in training mode; what is on meta is drawn at random on the CPU.
 
     draw: 0 keeps the values of parameters that have any; any other number draws new ones of the same size.
-    Raises UsageError where the copy would exceed COPY_LIMIT.
+    Raises UsageError where the copy would exceed COPY_LIMIT or cannot be made.
     """
-    tensors = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
-    size = sum(t.numel() * t.element_size() for t in tensors.values())
+    tensors_by_id = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
+    size = sum(t.numel() * t.element_size() for t in tensors_by_id.values() if not is_lazy(t))
     if size > COPY_LIMIT:
         raise UsageError(
             f"its parameters and buffers take {size / 2**30:.1f} GiB, and a model is copied and run up to "
             f"{COPY_LIMIT / 2**30:.0f} GiB only; make the plan for a narrower or shallower target"
         )
+    _refuse_lazy(tensors_by_id.values())
     generator = torch.Generator().manual_seed(draw)
-    memo: dict[int, Any] = {key: _own(t, generator, fresh=draw > 0) for key, t in tensors.items()}
-    return copy.deepcopy(model, memo | _computed_attributes(model)).train()
+    memo: dict[int, Any] = {key: _own(t, generator, fresh=draw > 0) for key, t in tensors_by_id.items()}
+    memo |= _kept(model, memo)
+    try:
+        copied = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise UsageError(
+            f"a copy of it could not be made to be run ({type(error).__name__}: {str(error).splitlines()[0]}); keep "
+            f"what copy.deepcopy cannot copy (generators, locks, open files) out of the model's attributes"
+        ) from error
+    rebind(copied, memo)
+    return copied.train()
 
 
-def inputs_for(model: nn.Module, tree: Any, draw: int = 0) -> Any:
-    """Copies of the tensors in `tree` on the model's device; those on meta become zeros, or noise where floating.
+def copied_inputs(model: nn.Module, tree: Any, draw: int = 0) -> Any:
+    """Copies of the inputs with their tensors on the model's device; those on meta become zeros, noise where floating.
 
+    Tensors in attributes of plain objects (a batch) are inputs as well. What cannot be copied is passed on as it is.
     draw: above 0, floating inputs are changed by a tenth at random.
     """
     device = next((t.device for t in itertools.chain(model.parameters(), model.buffers())), torch.device("cpu"))
@@ -53,7 +67,17 @@ def inputs_for(model: nn.Module, tree: Any, draw: int = 0) -> Any:
         value = tensor.detach().to(device, copy=True)
         return value * _near_one(value, generator) if draw and value.is_floating_point() else value
 
-    return pytree.tree_map_only(Tensor, own, tree)
+    memo: dict[int, Any] = {id(tensor): own(tensor) for tensor in tensors(tree)}
+
+    def copied(leaf: Any) -> Any:
+        if isinstance(leaf, nn.Module):
+            return leaf
+        try:
+            return copy.deepcopy(leaf, memo)
+        except Exception:
+            return leaf
+
+    return pytree.tree_map(copied, tree)
 
 
 @contextlib.contextmanager
@@ -83,7 +107,9 @@ def _own(tensor: Tensor, generator: torch.Generator, *, fresh: bool) -> Tensor:
         value = _redrawn(tensor.detach(), generator)
     else:
         value = tensor.detach().clone()
-    return nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
+    own = nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
+    vars(own).update(vars(tensor))  # attributes that the code gave it
+    return own
 
 
 def _drawn(tensor: Tensor, generator: torch.Generator) -> Tensor:
@@ -108,7 +134,31 @@ def _noise(values: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(values.shape, generator=generator).to(values.device, values.dtype)
 
 
-def _computed_attributes(model: nn.Module) -> dict[int, Any]:
-    """Copies of tensors kept in attributes that deepcopy refuses: those computed from parameters by an earlier call."""
-    kept = (value for module in model.modules() for value in vars(module).values())
-    return {id(value): value.detach().clone() for value in kept if isinstance(value, Tensor) and not value.is_leaf}
+def _kept(model: nn.Module, copies: Mapping[int, Any]) -> dict[int, Any]:
+    """Copies of tensors kept in attributes: those computed from parameters by an earlier call, which deepcopy refuses.
+
+    A view of a parameter is one of its copy, by which a reader of it is known (see trace_record).
+    """
+    parameters = {storage_of(p): p for p in model.parameters()}
+    found: dict[int, Any] = {}
+    for value in tensors(model):
+        viewed = None if id(value) in copies else parameters.get(storage_of(value))
+        if viewed is not None:
+            layout = value.shape, value.stride(), value.storage_offset()
+            found[id(value)] = copies[id(viewed)].detach().as_strided(*layout)
+        elif id(value) not in copies and not value.is_leaf:
+            found[id(value)] = value.detach().clone()
+    return found
+
+
+def storage_of(tensor: Tensor) -> object:
+    """What two tensors have in common if they share memory; the tensor itself where it has no storage (sparse)."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return tensor
+
+
+def _refuse_lazy(found: Iterable[Tensor]) -> None:
+    if any(is_lazy(tensor) for tensor in found):
+        raise UsageError("it holds lazy parameters, whose shapes are not known; call the model once first")

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from hptransfer.core.attributes import put_back, tensors
 from hptransfer.core.graph import Graph, number, op, sequence, tied_names
 from hptransfer.core.in_place import connect_writes
+from hptransfer.core.trace_sources import stand_ins
 
 
 def exported_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
@@ -50,13 +52,15 @@ def graph_of(model: nn.Module, exported: torch.export.ExportedProgram) -> Graph:
     nodes = tuple(graph.nodes)
     found = {aliases.get(n, n): by_name[p] for p, n in signature.inputs_to_parameters.items() if p in by_name}
     values, unread = _scalars(exported, by_name)
+    inputs = frozenset(by_name[str(n)] for n in signature.user_inputs if str(n) in by_name)
+    inputs |= stand_ins(nodes, set(found.values()), inputs, _from_outside(model, exported, by_name))
     return Graph(
         nodes,
         order={node: i for i, node in enumerate(nodes)},
         parameters={name: found[name] for name in first if name in found},
         aliases=aliases,
-        inputs=frozenset(by_name[str(n)] for n in signature.user_inputs if str(n) in by_name),
-        values=values,
+        inputs=inputs,
+        values={node: value for node, value in values.items() if node not in inputs},
         unread=unread,
     )
 
@@ -71,23 +75,16 @@ def _on_device_of(model: nn.Module, tree: Any) -> Any:
 def _training(model: nn.Module) -> Iterator[None]:
     """Trace the training forward: eval mode may take fused inference paths that hide the parameters' uses.
 
-    Attributes that the forward sets are put back, since tracing sets them to tensors without values.
+    Attributes that the forward sets or fills are put back, since tracing puts tensors without values there.
     """
     modes = {module: module.training for module in model.modules()}
-    kept: list[dict[str, Any]] = []
-    for module in modes:
-        kept += [vars(module), module._parameters, module._buffers]  # type: ignore[list-item]
-    kept = [own for own in kept if isinstance(own, dict)]  # scripted modules keep theirs elsewhere
-    before = [dict(own) for own in kept]
-    model.train()
-    try:
-        yield
-    finally:
-        for own, was in zip(kept, before, strict=True):
-            own.clear()
-            own.update(was)
-        for module, mode in modes.items():
-            module.training = mode
+    with put_back(model):
+        model.train()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
 
 
 def _inline_regions(module: fx.GraphModule) -> None:
@@ -119,6 +116,16 @@ def _region_body(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None
     found = [getattr(module, str(a.target), None) for a in bodies]
     found = [body for body in found if isinstance(body, fx.GraphModule)]
     return found[0] if len(found) == 1 else None
+
+
+def _from_outside(
+    model: nn.Module, exported: torch.export.ExportedProgram, by_name: Mapping[str, fx.Node]
+) -> set[fx.Node]:
+    """The constants that are no attribute of the model: what the forward made of strings and numbers, or took."""
+    kept, constants = tensors(model), exported.graph_signature.inputs_to_lifted_tensor_constants
+    own = {name for name, value in exported.constants.items() if any(value is tensor for tensor in kept)}
+    own |= {f"{path}.{key}".lstrip(".") for path, module in model.named_modules() for key in vars(module)}
+    return {by_name[node] for node, name in constants.items() if name not in own and node in by_name}
 
 
 def _scalars(

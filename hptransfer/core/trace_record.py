@@ -16,11 +16,13 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from hptransfer.core.attributes import tensors
 from hptransfer.core.errors import UsageError
 from hptransfer.core.graph import Graph, tied_names
 from hptransfer.core.in_place import connect_writes
 from hptransfer.core.trace_beside import add_beside
-from hptransfer.core.trace_copy import inputs_for, own_generators, runnable
+from hptransfer.core.trace_copy import copied_inputs, own_generators, runnable, storage_of
+from hptransfer.core.trace_sources import stand_ins
 
 
 @dataclass(frozen=True)
@@ -60,32 +62,37 @@ def record(
     Raises whatever the forward raises.
     """
     model = runnable(original, draw)
-    inputs, stacks = inputs_for(model, (args, kwargs), draw), _Stacks(model)
+    inputs, stacks = copied_inputs(model, (args, kwargs), draw), _Stacks(model)
     add_beside(model, siblings or {})
     # listed before the run, which may put others in their place
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    tensors = list({id(t): t for t in (*parameters.values(), *buffers.values(), *leaves)}.values())
+    leaves, kept = tensors(inputs), tensors(model)
+    followed = list({id(t): t for t in (*parameters.values(), *buffers.values(), *leaves)}.values())
     aliases = tied_names(model)[1]
 
     def forward(tracked: list[Tensor]) -> list[Tensor]:
         with _DataAsDetach():
-            return list(_tensors(model(*inputs[0], **inputs[1])))
+            return _outputs(model(*inputs[0], **inputs[1]))
 
     options: dict[str, Any] = {"pre_dispatch": True, "tracing_mode": "real", "_error_on_data_dependent_ops": False}
     eager = torch._dynamo.config.patch(error_on_nested_fx_trace=False)  # compiled functions run as written
     with warnings.catch_warnings(), own_generators(model), torch.enable_grad(), eager:
         warnings.simplefilter("ignore")
-        module = make_fx(forward, **options)(tensors)
+        module = make_fx(forward, **options)(followed)
     made = (node for node in module.graph.nodes if node.op == "placeholder")
-    tracked = dict(zip(map(id, tensors), made, strict=True))
+    tracked = dict(zip(map(id, followed), made, strict=True))
     stored = [(name, own, tracked[id(buffers[name])]) for name, own in original.named_buffers()]
     _refuse_reads_of_meta(module.graph, {node: name for name, own, node in stored if own.device.type == "meta"})
-    values, unread = _single_numbers([*stored, *_lifted(module)])
+    lifted = list(_lifted(module))
+    _refuse_hidden_parameters(lifted, [*parameters.items(), *original.named_parameters()])
+    values, unread = _single_numbers([*stored, *lifted])
     _without_switches(module.graph)
     reads = tuple(n for n in module.graph.nodes if n.op == "call_function" and not n.users and not _writes(n))
     connect_writes(module.graph, {tracked[id(p)] for p in parameters.values()})
     of_inputs, named = frozenset(tracked[id(leaf)] for leaf in leaves), _placeholders(parameters, tracked)
+    outside = {node for _, tensor, node in lifted if not any(tensor is own for own in kept)}
+    of_inputs |= stand_ins(module.graph.nodes, set(named.values()), of_inputs, outside)
+    values = {node: value for node, value in values.items() if node not in of_inputs}
     graph = Graph((), {}, named, aliases, of_inputs, values, unread, ran=True)
     return Recording(with_nodes(graph, module.graph), frozenset(stacks.calls), reads)
 
@@ -153,13 +160,11 @@ class _DataAsDetach(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    """All tensors of a model's output, those in attributes of plain objects included."""
-    for leaf in pytree.tree_leaves(tree):
-        if isinstance(leaf, Tensor):
-            yield leaf
-        elif hasattr(leaf, "__dict__") and not isinstance(leaf, (type, nn.Module)):
-            yield from _tensors(list(vars(leaf).values()))
+def _outputs(tree: Any) -> list[Tensor]:
+    """The tensors of a model's output. Plain objects beside them (a cache) are none; where all are, theirs count."""
+    leaves = pytree.tree_leaves(tree)
+    found = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return found or tensors(*(leaf for leaf in leaves if not isinstance(leaf, nn.Module)))
 
 
 def _single_numbers(
@@ -192,6 +197,19 @@ def _lifted(module: fx.GraphModule) -> Iterator[tuple[str, Tensor, fx.Node]]:
                 yield name, value, made[name]
         node.replace_all_uses_with(made[name])
         graph.erase_node(node)
+
+
+def _refuse_hidden_parameters(
+    lifted: Iterable[tuple[str, Tensor, fx.Node]], parameters: Iterable[tuple[str, Tensor]]
+) -> None:
+    """What shares memory with a parameter, but is not it, hides the parameter's use."""
+    named = {storage_of(parameter): name for name, parameter in parameters}
+    for name in (named.get(storage_of(tensor)) for _, tensor, _ in lifted):
+        if name is not None:
+            raise UsageError(
+                f"the forward reads parameter {name!r} through a view of it kept in an attribute, or through a "
+                f"function that holds the model itself, where its use cannot be followed; read the parameter off self"
+            )
 
 
 def _refuse_reads_of_meta(graph: fx.Graph, on_meta: Mapping[fx.Node, str]) -> None:

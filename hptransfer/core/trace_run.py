@@ -24,21 +24,26 @@ DRAWS = 2
 """Runs with other weights that tell a constant of the code from a number that was read off the data."""
 
 
-def recorded_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Graph:
+def recorded_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, unexported: str = "") -> Graph:
     """Run a copy of the model in training mode and return what it computed; the model itself is left as it is.
 
-    A model on meta gets random weights on the CPU for this.
+    A model on meta gets random weights on the CPU for this. unexported: why it was not exported, for the notes.
     Raises UsageError where the model is too large to be copied or layers are skipped, and whatever the forward raises.
     """
     siblings: dict[str, str] = {}
     recording = record(model, args, kwargs)
-    while fresh := siblings_of_unreached(model, recording.graph, recording.called).items() - siblings.items():
-        siblings.update(fresh)
+    while fresh := _fresh(siblings_of_unreached(model, recording.graph, recording.called), siblings):
+        siblings |= fresh
         recording = record(model, args, kwargs, siblings=siblings)
     numbers = _read_off_data(recording.graph, _other_runs(model, args, kwargs, siblings))
     for number in numbers:
         _connect(number, recording)
-    return replace(recording.finished(), notes=tuple(_notes(model, siblings, numbers)))
+    notes = tuple(_notes(model, siblings, numbers, unexported))
+    return replace(recording.finished(), unexported=unexported, notes=notes)
+
+
+def _fresh(found: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    return {path: twin for path, twin in found.items() if path not in known}
 
 
 def _other_runs(
@@ -59,10 +64,12 @@ def _other_runs(
     return found
 
 
-def _notes(model: nn.Module, siblings: Mapping[str, str], numbers: Sequence[Constant]) -> Iterator[str]:
+def _notes(
+    model: nn.Module, siblings: Mapping[str, str], numbers: Sequence[Constant], unexported: str
+) -> Iterator[str]:
     yield (
         f"torch.export cannot trace {type(model).__name__}, so a copy of it was run and recorded: the plan holds for "
-        f"the branches that the example inputs take"
+        f"the branches that the example inputs take{f' (torch.export: {unexported})' if unexported else ''}"
     )
     if siblings:
         shown = ", ".join(f"{path} beside {twin}" for path, twin in list(siblings.items())[:3])

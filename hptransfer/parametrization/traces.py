@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.graph import Graph, tied_names, trace
+from hptransfer.core.graph import Graph, tied_names
+from hptransfer.core.trace import trace
 from hptransfer.parametrization.branches import check_same_way
 from hptransfer.parametrization.interop import constant_width_mults
 

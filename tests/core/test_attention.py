@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import hptransfer as hpt
 from hptransfer.core.attention import attentions, unscaled_products
-from hptransfer.core.graph import trace
+from hptransfer.core.trace import trace
 
 TOKENS = torch.zeros(2, CONTEXT, dtype=torch.int64)
 FORMS = [

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hptransfer.core.axes import broadcast, regroup
-from hptransfer.core.graph import trace
+from hptransfer.core.trace import trace
 from hptransfer.core.uses import Use, parameter_uses
 
 

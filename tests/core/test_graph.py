@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hptransfer.core.constants import constants
 from hptransfer.core.errors import UsageError
-from hptransfer.core.graph import module_path, op, shape, template, trace
+from hptransfer.core.graph import module_path, op, shape, template
+from hptransfer.core.trace import trace
 
 TOKENS = torch.zeros(2, CONTEXT, dtype=torch.int64)
 

@@ -8,8 +8,8 @@ from cases_models import CONTEXT, Shape, Transformer, seeded
 from torch import Tensor, nn
 
 import hptransfer as hpt
-from hptransfer.core.graph import trace
 from hptransfer.core.residual import post_norm_streams, residual_branches, stream_depths
+from hptransfer.core.trace import trace
 
 TOKENS = torch.zeros(2, CONTEXT, dtype=torch.int64)
 

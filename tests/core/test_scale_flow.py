@@ -12,8 +12,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from hptransfer.core.attention import attentions
-from hptransfer.core.graph import Graph, op, trace, users
+from hptransfer.core.graph import Graph, op, users
 from hptransfer.core.scale_flow import Holders, NotAbsorbed, ScaleFlow
+from hptransfer.core.trace import trace
 
 THETA = 0.37
 

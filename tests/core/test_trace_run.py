@@ -17,11 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from versions import traces_writes
 
 import hptransfer as hpt
-from hptransfer.core import trace_copy, trace_export
+from hptransfer.core import trace as tracing
+from hptransfer.core import trace_copy
 from hptransfer.core.constants import constants
 from hptransfer.core.errors import UsageError
-from hptransfer.core.graph import Graph, module_path, op, shape, trace
+from hptransfer.core.graph import Graph, module_path, op, shape
 from hptransfer.core.residual import residual_branches
+from hptransfer.core.trace import trace
 from hptransfer.core.trace_run import recorded_graph
 from hptransfer.parametrization.oracle import verify_plan
 
@@ -34,7 +36,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
         raise RuntimeError("no export in this test")
 
-    monkeypatch.setattr(trace_export, "exported_program", refuse)
+    monkeypatch.setattr(tracing, "exported_program", refuse)
 
 
 def calls(graph: Graph) -> list[tuple[str, tuple[int, ...], str]]:
@@ -128,7 +130,7 @@ TRACEABLE: Mapping[str, tuple[Callable[[int], nn.Module], Any]] = {
 @pytest.mark.parametrize("name", TRACEABLE)
 def test_the_plan_is_the_exported_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     exported = plan_of(*TRACEABLE[name])
-    monkeypatch.setattr(trace_export, "exported_program", lambda *args: 1 / 0)
+    monkeypatch.setattr(tracing, "exported_program", lambda *args: 1 / 0)
     ran = plan_of(*TRACEABLE[name])
     assert ran.rows == exported.rows and ran.hooks == exported.hooks and ran.aliases == exported.aliases
     assert [note for note in ran.notes if "was run and recorded" not in note] == list(exported.notes)
@@ -224,7 +226,7 @@ class Branching(nn.Module):
 def test_control_flow_on_data_plans_as_the_code_without_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     free = plan_of(lambda width: Branching(width, how, free=True), (ROWS,))
     if how in {"tolist", "nonzero"}:  # some versions of torch.export can
-        monkeypatch.setattr(trace_export, "exported_program", lambda *args: 1 / 0)
+        monkeypatch.setattr(tracing, "exported_program", lambda *args: 1 / 0)
     plan = plan_of(lambda width: Branching(width, how, free=False), (ROWS,))
     assert plan.rows == free.rows
     assert "Branching, so a copy of it was run and recorded" in plan.notes[0]

@@ -11,7 +11,8 @@ from torch.nn.utils import parametrizations
 from versions import traces_writes
 
 import hptransfer as hpt
-from hptransfer.core.graph import op, trace
+from hptransfer.core.graph import op
+from hptransfer.core.trace import trace
 from hptransfer.core.uses import Unsettled, Use, depends_on_inputs, hosts, inner_weights, parameter_uses
 
 

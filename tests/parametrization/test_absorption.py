@@ -13,9 +13,10 @@ from torch import nn
 
 import hptransfer as hpt
 from hptransfer.core.attention import attentions
-from hptransfer.core.graph import op, trace
+from hptransfer.core.graph import op
 from hptransfer.core.residual import residual_branches
 from hptransfer.core.scale_flow import ScaleFlow
+from hptransfer.core.trace import trace
 from hptransfer.parametrization.absorb import absorb
 from hptransfer.parametrization.placement import Multiplier, place
 

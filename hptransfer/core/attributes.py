@@ -1,0 +1,85 @@
+"""What a model keeps in its attributes: the containers and plain objects there, and how they are put back."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+Container = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
+
+
+def reached(*held: object) -> Iterator[object]:
+    """These objects and everything in their containers and attributes, each once.
+
+    Objects of the standard library (loggers, locks) are not looked into, nor are functions, classes and tensors.
+    """
+    pending, seen = [*held], set[int]()
+    while pending:
+        value = pending.pop()
+        if id(value) not in seen:
+            seen.add(id(value))
+            yield value
+            pending += contents(value)
+
+
+def contents(value: object) -> list[Any]:
+    """What a container holds, or the dict of a plain object's attributes; nothing for anything else."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return list(value)
+    return [vars(value)] if is_plain(value) else []
+
+
+def is_plain(value: object) -> bool:
+    """True for a module, or an object with attributes that is no function, class, tensor or Python module."""
+    closed = isinstance(value, (type, types.ModuleType, types.FunctionType, Tensor))
+    if closed or not isinstance(getattr(value, "__dict__", None), dict):
+        return False
+    library = type(value).__module__.partition(".")[0] in sys.stdlib_module_names
+    return isinstance(value, (nn.Module, types.SimpleNamespace)) or not library
+
+
+def tensors(*held: object) -> list[Tensor]:
+    """Every tensor among these objects or reached from them, each once."""
+    return [value for value in reached(*held) if isinstance(value, Tensor)]
+
+
+@contextlib.contextmanager
+def put_back(model: nn.Module) -> Iterator[None]:
+    """Afterwards every attribute of the model, and every container there, holds what it held before."""
+    found = [own for own in reached(model) if isinstance(own, (dict, list, set, deque))]
+    before = [(own, _snapshot(own)) for own in found]
+    try:
+        yield
+    finally:
+        for own, was in before:
+            if not _same(own, was):
+                _refill(own, was)
+
+
+def _snapshot(own: Container) -> Any:
+    return dict(own) if isinstance(own, dict) else list(own)
+
+
+def _same(own: Container, was: Any) -> bool:
+    """The very same objects in the same order."""
+    if len(own) != len(was):
+        return False
+    if isinstance(own, dict):
+        return all(a is c and b is d for (a, b), (c, d) in zip(own.items(), was.items(), strict=True))
+    return all(a is b for a, b in zip(own, was, strict=True))
+
+
+def _refill(own: Container, was: Any) -> None:
+    own.clear()
+    if isinstance(own, (dict, set)):
+        own.update(was)
+    else:
+        own.extend(was)
