@@ -8,6 +8,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hptransfer.core.loop import TrainResult, thin, train
 from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.optim import param_groups
+from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
 from hptransfer.parametrization.proxy import inputs_for
 from hptransfer.parametrization.rewrite import parametrize_
@@ -26,7 +28,11 @@ from hptransfer.validation.portable import Portable
 from hptransfer.validation.runs import Job, Run, State
 
 CONTROL = "sp"
-"""The scheme that changes nothing: the target's own init and one global learning rate. It needs no plan."""
+"""The scheme that changes nothing: the target's own init and one global learning rate. It needs a plan only for what
+the options ask of every scheme, a readout that starts at zero."""
+
+CONTROL_TAKES = ("roles", "base_example_inputs", "constants")
+"""Those of make_plan's arguments that a control's plan needs to be made, and that change none of its numbers."""
 
 
 class Pruned(Exception):
@@ -55,21 +61,32 @@ class Trainer:
         return _rebuilt, (Portable.of(self.given), self.device, self.plan_options, self.plans)
 
     def prepare(self, scheme: str, scale: Scale) -> Plan | None:
-        """The plan of one (scheme, scale), made once; None for the control."""
-        if scheme == CONTROL:
+        """The plan of one (scheme, scale), made once; None for the control where its readout starts as it does."""
+        given = self.options_of(scheme)
+        if given is None:
             return None
         if (scheme, scale) not in self.plans:
             base = self._base()
             self.plans[scheme, scale] = make_plan(
                 self.sketch(scale),
                 base=base,
-                example_inputs=inputs_for(self.recipe, base, self.plan_options.get("options")),
+                example_inputs=inputs_for(self.recipe, base, given.get("options")),
                 scheme=scheme,
                 optimizer=self.recipe.optimizer,
                 optimizer_options=self.recipe.optimizer_options,
-                **self.plan_options,
+                **given,
             )
         return self.plans[scheme, scale]
+
+    def options_of(self, scheme: str) -> dict[str, Any] | None:
+        """The keyword arguments of a scheme's plan, None where it needs none. The control keeps its own forward."""
+        options: Options = self.plan_options.get("options") or Options()
+        if scheme != CONTROL:
+            return self.plan_options
+        if options.readout_init == "own":
+            return None
+        own = {name: self.plan_options[name] for name in CONTROL_TAKES if name in self.plan_options}
+        return {**own, "options": replace(options, forward="own")}
 
     def sketch(self, scale: Scale) -> nn.Module:
         """The model on meta, or with weights where it cannot be built there. Raises UsageError if not even that."""

@@ -66,11 +66,22 @@ def transfer_check(
         log = stack.enter_context(RunLog(out)) if out is not None else None
         make = SharedGrid(sweep, storage).make if storage is not None else lambda jobs: sweep.make(jobs, log=log)
         found = measure(grid, make, fingerprint=sweep.fingerprint, extend=extend, axis=axis)
-    notes = (*(log.notes if log else ()), *sweep.notes)
+    notes = (*(log.notes if log else ()), *sweep.notes, *_two_inits(sweep, scheme, control))
     result = _result(sweep, found, axis, control, tolerance, command or command_line(), notes)
     if out is not None:
         result.save(out)
     return result
+
+
+def _two_inits(sweep: Sweep, scheme: str, control: str | None) -> list[str]:
+    """What a unit forward does to the comparison with the control, which keeps the model's own initial scales."""
+    options = sweep.trainer.plan_options.get("options")
+    if control != CONTROL or options is None or options.forward == "own":
+        return []
+    return [
+        f"forward={options.forward!r} sets the initial scales of {scheme!r} at every size; {control!r} keeps the "
+        f"model's own. The loss gaps compare the two inits as well, at the base too."
+    ]
 
 
 def _refuse_no_range(grid: Grid, axis: Axis, tolerance: float, extend: float) -> None:

@@ -10,8 +10,11 @@ import torch
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Scale
+from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.validation.results import TransferResult
 from hptransfer.validation.runs import read_runs
+from hptransfer.validation.sweep import run_sweep
+from hptransfer.validation.trainer import Trainer
 from hptransfer.validation.transfer import transfer_check
 from tests import cases_validation as cases
 from tests.cases_validation import recipe
@@ -50,6 +53,27 @@ def test_at_the_base_width_both_schemes_are_one(found):
     mup, sp = result.optimum("mup", 32), result.optimum("sp", 32)
     assert dataclasses.replace(mup, scheme="sp").loss == sp.loss and mup.log2_lr == sp.log2_lr
     assert result.loss_gaps[0].mup_minus_sp == 0.0
+
+
+def test_readouts_that_start_at_zero_do_so_under_the_control_too():
+    """At the base's size both schemes are one; without that a loss gap would compare two initialisations."""
+    options = {"options": Options(readout_init="zero")}
+    runs = run_sweep(LINEAR, widths=[32], lrs=[2**-4], seeds=1, schemes=["mup", "sp"], plan_options=options, workers=1)
+    own = run_sweep(LINEAR, widths=[32], lrs=[2**-4], seeds=1, schemes=["sp"], workers=1)
+    mup, sp = ([(run.val_loss, run.curve) for run in runs if run.scheme == name] for name in ("mup", "sp"))
+    assert mup == sp and sp[0][0] != own[0].val_loss
+    for both in (Options(readout_init="zero"), Options(readout_init="zero", forward="unit")):
+        plan = Trainer(LINEAR, plan_options={"options": both, "tuned": {"*": Tuned(lr=2)}}).prepare("sp", LINEAR.base)
+        assert plan is not None and [row.name for row in plan if row.init_mult != 1] == ["2.weight"]
+        assert all((row.lr_mult, row.wd_mult, row.eps_mult) == (1, 1, 1) for row in plan)
+
+
+def test_a_result_says_that_a_unit_forward_is_compared_with_other_initial_scales():
+    given = {"widths": [32, 64], "lrs": [2**-5, 2**-4, 2**-3], "seeds": 1, "steps": 2, "extend": 0.0, "workers": 1}
+    unit = {"plan_options": {"options": Options(forward="unit")}}
+    notes = transfer_check(LINEAR, **given, **unit).notes
+    assert [note for note in notes if "'sp' keeps the model's own" in note and "compare the two inits" in note]
+    assert not any("two inits" in note for note in transfer_check(LINEAR, **given, **unit, against=None).notes)
 
 
 def test_regret_was_measured_at_the_transferred_rate(found):
