@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from hptransfer.core.attributes import put_back, tensors
 from hptransfer.core.graph import Graph, number, op, sequence, tied_names
 from hptransfer.core.in_place import connect_writes
+from hptransfer.core.trace_empty import drop_empty
 from hptransfer.core.trace_sources import stand_ins
 
 
@@ -48,11 +49,12 @@ def graph_of(model: nn.Module, exported: torch.export.ExportedProgram) -> Graph:
     signature, graph = exported.graph_signature, exported.graph_module.graph
     _inline_regions(exported.graph_module)
     by_name = {node.name: node for node in graph.nodes if node.op == "placeholder"}
-    connect_writes(graph, {by_name[p] for p in signature.inputs_to_parameters if p in by_name})
-    nodes = tuple(graph.nodes)
     found = {aliases.get(n, n): by_name[p] for p, n in signature.inputs_to_parameters.items() if p in by_name}
-    values, unread = _scalars(exported, by_name)
     inputs = frozenset(by_name[str(n)] for n in signature.user_inputs if str(n) in by_name)
+    connect_writes(graph, set(found.values()))
+    drop_empty(graph, {*found.values(), *inputs})
+    nodes = tuple(graph.nodes)
+    values, unread = _scalars(exported, by_name)
     inputs |= stand_ins(nodes, set(found.values()), inputs, _from_outside(model, exported, by_name))
     return Graph(
         nodes,

@@ -22,6 +22,7 @@ from hptransfer.core.graph import Graph, tied_names
 from hptransfer.core.in_place import connect_writes
 from hptransfer.core.trace_beside import add_beside
 from hptransfer.core.trace_copy import copied_inputs, own_generators, runnable, storage_of
+from hptransfer.core.trace_empty import drop_empty
 from hptransfer.core.trace_sources import stand_ins
 
 
@@ -72,7 +73,8 @@ def record(
 
     def forward(tracked: list[Tensor]) -> list[Tensor]:
         with _DataAsDetach():
-            return _outputs(model(*inputs[0], **inputs[1]))
+            made = _outputs(model(*inputs[0], **inputs[1]))
+            return [tensor for tensor in made if not any(tensor is own for own in kept)]
 
     options: dict[str, Any] = {"pre_dispatch": True, "tracing_mode": "real", "_error_on_data_dependent_ops": False}
     eager = torch._dynamo.config.patch(error_on_nested_fx_trace=False)  # compiled functions run as written
@@ -90,6 +92,7 @@ def record(
     reads = tuple(n for n in module.graph.nodes if n.op == "call_function" and not n.users and not _writes(n))
     connect_writes(module.graph, {tracked[id(p)] for p in parameters.values()})
     of_inputs, named = frozenset(tracked[id(leaf)] for leaf in leaves), _placeholders(parameters, tracked)
+    drop_empty(module.graph, {*named.values(), *of_inputs})
     outside = {node for _, tensor, node in lifted if not any(tensor is own for own in kept)}
     of_inputs |= stand_ins(module.graph.nodes, set(named.values()), of_inputs, outside)
     values = {node: value for node, value in values.items() if node not in of_inputs}
