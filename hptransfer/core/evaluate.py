@@ -1,4 +1,4 @@
-"""A traced model run op by op on real values, with a say in how large each op sees its operands."""
+"""A traced model run op by op on real values, with a say in how large its parameters and operands are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.graph import Graph
-from hptransfer.core.trace import trace
 from hptransfer.core.trace_export import exported_program, graph_of
+from hptransfer.core.uses import depends_on_inputs
 
 Factors = Callable[[fx.Node, Mapping[fx.Node, Any]], Mapping[fx.Node, float]]
 """(op, values before it) -> operand -> factor that multiplies it as this op sees it."""
@@ -35,9 +35,15 @@ def program(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> Prog
     args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
     if any(tensor.device.type == "meta" for tensor in (*model.parameters(), *model.buffers())):
         raise UsageError(f"{type(model).__name__} is on the meta device: its activations cannot be measured.")
-    if trace(model, args, kwargs).ran:
-        raise UsageError(f"torch.export cannot trace {type(model).__name__}, so its activations cannot be measured.")
-    exported = exported_program(model, args, kwargs)
+    try:
+        exported = exported_program(model, args, kwargs)
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise UsageError(
+            f"torch.export cannot trace {type(model).__name__} ({type(error).__name__}: {reason}), so its activations "
+            f"cannot be measured op by op. Fix in the code or its config what depends on the values of the inputs, or "
+            f"use Options(forward='own')."
+        ) from error
     graph, signature = graph_of(model, exported), exported.graph_signature
     stored = {**exported.constants, **dict(exported.state_dict)}
     sources = {
@@ -53,17 +59,35 @@ def program(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> Prog
     return Program(graph, given | dict(zip(free, leaves, strict=True)))
 
 
-def evaluate(made: Program, factors: Factors, *, seed: int = 0) -> Iterator[tuple[fx.Node, Any]]:
-    """(op, its value) for every op in execution order. Buffers are copied, dropout is drawn from `seed`."""
-    values: dict[fx.Node, Any] = {node: _copied(value) for node, value in made.given.items()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for node in made.graph.nodes:
-            if node.op == "get_attr":
-                values[node] = _attribute(node)
-            elif node.op == "call_function":
-                values[node] = _computed(node, values, factors(node, values))
-                yield node, values[node]
+class Evaluation:
+    """One forward pass of a program. values: what is known so far, by node. Buffers are copied, dropout is seeded."""
+
+    def __init__(self, made: Program, *, seed: int = 0) -> None:
+        self.made, self.seed, self._from_inputs = made, seed, depends_on_inputs(made.graph)
+        self.values: dict[fx.Node, Any] = {node: _copied(value) for node, value in made.given.items()}
+
+    def rescale(self, parameter: str, factor: float) -> None:
+        """Multiply a parameter from here on, and compute again what was made of it and of no input."""
+        placeholder = self.made.graph.parameters[parameter]
+        self.values[placeholder] = self.values[placeholder] * factor
+        changed = {placeholder}
+        with torch.no_grad():
+            for node in self.made.graph.nodes:
+                fixed = node.op == "call_function" and node not in self._from_inputs and node in self.values
+                if fixed and any(parent in changed for parent in node.all_input_nodes):
+                    self.values[node] = _computed(node, self.values, {})
+                    changed.add(node)
+
+    def run(self, factors: Factors) -> Iterator[tuple[fx.Node, Any]]:
+        """(op, its value) for every op in execution order. factors may rescale parameters before it answers."""
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            for node in self.made.graph.nodes:
+                if node.op == "get_attr":
+                    self.values[node] = _attribute(node)
+                elif node.op == "call_function":
+                    self.values[node] = _computed(node, self.values, factors(node, self.values))
+                    yield node, self.values[node]
 
 
 def _copied(value: Any) -> Any:

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.evaluate import Program
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.horizon import Horizon, horizon
 from hptransfer.core.recipe import Scale
 from hptransfer.core.roles import Role
 from hptransfer.core.rules import Scheme, scheme_named
 from hptransfer.parametrization.absorb import with_decay, with_fixed_eps, with_horizon, with_tuned
+from hptransfer.parametrization.branches import check_same_way
 from hptransfer.parametrization.build import Builder
 from hptransfer.parametrization.compare import Comparison
 from hptransfer.parametrization.interop import SHAPES_NOTE, BaseShapes, shapes_module
@@ -26,7 +28,7 @@ from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.parametrization.plan import Plan, unit_weights
 from hptransfer.parametrization.row import Row
 from hptransfer.parametrization.traces import Inputs, traces
-from hptransfer.parametrization.unit import UnitForward, unit_forward, with_unit
+from hptransfer.parametrization.unit import base_program, unit_forward, with_unit
 
 Optimizer = type[torch.optim.Optimizer] | str
 
@@ -74,13 +76,17 @@ def make_plan(
     optimizers = _optimizers(optimizer, optimizer_options)
     given = example_inputs if base_example_inputs is None else base_example_inputs
     shapes_only = not isinstance(base, nn.Module)
-    traced = traces(model, None if shapes_only else base, example_inputs, given, roles or {})
+    made = _base_program(base, given, chosen) if options.forward == "unit" else None
+    traced = traces(model, None if shapes_only or made else base, example_inputs, given, roles or {})
     base, graphs = base if isinstance(base, nn.Module) else shapes_module(model, base), traced.graphs
+    if made is not None:
+        graphs = (graphs[0], made.graph)
+        check_same_way(*graphs)
     stds = measure_rms(base) if base_std is None else dict(base_std)
     lenient = {"keep_unused": options.unused == "keep", "ruled": not chosen.global_lr}
     compared = Comparison(model, base, graphs, roles or {}, **lenient)
     choices: dict[str, Any] = {"scheme": chosen, "optimizers": optimizers, "options": options}
-    unit = _unit_forward(base, given, chosen, shapes_only) if options.forward == "unit" else None
+    unit = None if made is None else unit_forward(made, float(chosen.readout_init))
     build = Builder(compared, graphs, **choices, stds=stds, constants=constants or {}, unit=unit)
     if unit is not None and build.tuned is not None:
         raise UsageError(f"Options(forward='unit') sets initial scales, but these are {build.tuned.note}.")
@@ -106,15 +112,15 @@ def make_plan(
     return _with_fixed_eps(plan) if options.eps == "fixed" else plan
 
 
-def _unit_forward(base: nn.Module, inputs: Inputs, scheme: Scheme, shapes_only: bool) -> UnitForward:
+def _base_program(base: nn.Module | BaseShapes, inputs: Inputs, scheme: Scheme) -> Program:
     if scheme.global_lr:
         raise UsageError("Options(forward='unit') sets initial scales, but scheme 'sp' keeps the model's own.")
-    if shapes_only or any(p.device.type == "meta" for p in base.parameters()):
+    if not isinstance(base, nn.Module) or any(p.device.type == "meta" for p in base.parameters()):
         raise UsageError(
             "Options(forward='unit') measures activations at the base, but this base has no values. Give a real base "
             "(the target may stay on meta)."
         )
-    return unit_forward(base, inputs, float(scheme.readout_init))
+    return base_program(base, inputs)
 
 
 def _with_fixed_eps(plan: Plan) -> Plan:

@@ -25,12 +25,13 @@ from torch import Tensor, fx, nn
 
 from hptransfer.core.constants import constants
 from hptransfer.core.errors import UsageError
-from hptransfer.core.evaluate import Program, evaluate, program
+from hptransfer.core.evaluate import Evaluation, Program, program
 from hptransfer.core.graph import Graph, op, shape
 from hptransfer.core.outputs import output_uses
 from hptransfer.core.residual import Branch, post_norm_streams, residual_branches, stream_depths
 from hptransfer.core.scale_flow import ScaleFlow
 from hptransfer.core.uses import Use, parameter_uses
+from hptransfer.parametrization.interop import constant_width_mults
 from hptransfer.parametrization.measure import rms
 from hptransfer.parametrization.row import Row
 
@@ -52,17 +53,31 @@ class UnitForward:
     notes: tuple[str, ...]
 
 
-def unit_forward(base: nn.Module, inputs: Sequence[Any] | Mapping[str, Any], readout: float) -> UnitForward:
-    """Measure it. inputs: of one forward call of the base, like those of training. readout: exponent of its fan_in.
+def unit_forward(made: Program, readout: float) -> UnitForward:
+    """Measure it. made: the base with inputs like those of training, see base_program; readout: exponent of its fan_in.
 
-    Raises UsageError where the base cannot be run op by op, or the inputs are all zeros or all the same token.
+    Weights are settled in one pass, and what they give is checked in a second one.
+    Raises UsageError where the inputs are all zeros or all the same token.
     """
-    made = program(base, inputs)
     _refuse_one_token(made)
     measuring = _Measuring(made, readout)
-    for node, value in evaluate(made, measuring.factors):
+    for _ in measuring.pass_.run(measuring.factors):
+        pass
+    settled = Evaluation(made)
+    for name, std in measuring.stds.items():
+        settled.rescale(name, std / measuring.own[name])
+    for node, value in settled.run(measuring.branch_factors):
         measuring.check(node, value)
     return measuring.found()
+
+
+def base_program(base: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> Program:
+    """The base, to be run op by op on these arguments of one forward call. A model of mup 1.0.0 is one too.
+
+    Raises UsageError where torch.export cannot trace it.
+    """
+    with constant_width_mults(base):
+        return program(base, inputs)
 
 
 def with_unit(row: Row, unit: UnitForward, own: float) -> Row:
@@ -97,12 +112,14 @@ class _Measuring:
     def __post_init__(self) -> None:
         graph = self.made.graph
         uses = parameter_uses(graph)
+        self.flow, self.pass_ = ScaleFlow(graph), Evaluation(self.made)
         settled = [use for own in uses.values() for use in own if isinstance(use, Use) and _is_weight(use)]
+        parts = self.weight_parts(settled)
         self.at: dict[fx.Node, list[Use]] = {}
         for use in settled:
-            self.at.setdefault(use.node, []).append(use)
+            if use.node not in parts:
+                self.at.setdefault(use.node, []).append(use)
         self.outputs = {use.node for own in output_uses(graph, uses).values() for use in own}
-        self.flow = ScaleFlow(graph)
         self.own = {name: rms(self.made.given[node]) for name, node in graph.parameters.items()}
         branches = residual_branches(graph)
         self.depths, self.branch_at = stream_depths(branches), {b.add: b for b in unit_branches(graph)}
@@ -111,17 +128,37 @@ class _Measuring:
         if where:
             self.notes.append(f"unit forward: residual branches in {', '.join(where[:3])} keep their own proportions")
 
+    def weight_parts(self, uses: Sequence[Use]) -> set[fx.Node]:
+        """What the weights of ops on activations are made of, as B A in W + B A: its size is the weight's affair."""
+        found, pending = set[fx.Node](), [self.seen_as(use) for use in uses if use.node in self.flow.from_inputs]
+        while pending:
+            node = pending.pop()
+            if node is not None and node not in found:
+                found.add(node)
+                pending += node.all_input_nodes
+        return found
+
+    def seen_as(self, use: Use) -> fx.Node | None:
+        """The operand that is this parameter as the op sees it: a view of it, w c, W + D."""
+        made, pending = set[fx.Node](), [self.made.graph.parameters[use.parameter]]
+        while pending:
+            node = pending.pop()
+            made.add(node)
+            pending += [user for user in node.users if user not in made and user not in self.flow.from_inputs]
+        return next((node for node in use.node.all_input_nodes if node in made and node is not use.operand), None)
+
     def factors(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[fx.Node, float]:
-        """How this op must see its operands: weights at their unit scale, branches at theirs."""
-        for use in self.at.get(node, ()):
-            self.settle(use, values)
+        """Settle the weights of this op, all before one is rescaled, and say how it must see a branch."""
+        found = [settled for use in self.at.get(node, ()) if (settled := self.settle(use, values)) is not None]
+        for name, std in found:
+            if name not in self.stds:
+                self.stds[name] = std
+                self.pass_.rescale(name, std / self.own[name])
+        return self.branch_factors(node, values)
+
+    def branch_factors(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[fx.Node, float]:
         branch = self.branch_at.get(node)
-        if branch is not None:
-            return {branch.end: self.branch_factor(branch, values)}
-        behind = {operand: self.flow.parameter_behind(operand) for operand in node.all_input_nodes}
-        own = {use.parameter for use in self.at.get(node, ())}
-        seen = {operand: name for operand, name in behind.items() if name in own and name in self.stds}
-        return {operand: self.stds[name] / self.own[name] for operand, name in seen.items()}
+        return {branch.end: self.branch_factor(branch, values)} if branch is not None else {}
 
     def branch_factor(self, branch: Branch, values: Mapping[fx.Node, Any]) -> float:
         if branch.stream not in self.streams:
@@ -130,17 +167,28 @@ class _Measuring:
             self.streams[branch.stream] = (2 / self.depths[branch.stream]) ** 0.5 * start
         return self.streams[branch.stream]
 
-    def settle(self, use: Use, values: Mapping[fx.Node, Any]) -> None:
-        """The std of a weight at its first use; a readout that shares an earlier weight gets a factor instead."""
+    def settle(self, use: Use, values: Mapping[fx.Node, Any]) -> tuple[str, float] | None:
+        """(weight, its std) at its first use; a readout that shares an earlier weight gets a factor instead.
+
+        A weight that is divided by its own norm has no scale to set. One that is seen as w c, or in a sum of several,
+        is scaled by what the whole lacks: all terms of the sum by the same factor.
+        """
         name, is_output = use.parameter, use.node in self.outputs
-        if not self.own[name] or (name in self.stds and not is_output):
-            return
+        amplified = self.amplification(use, values)
+        if not amplified or use.normalised or (name in self.stds and not is_output):
+            return None
         square, fan_in = self.square_sum(use, values)
-        std = square**-0.5 * (fan_in ** (self.readout + 0.5) if is_output else 1.0)
+        std = square**-0.5 * (fan_in ** (self.readout + 0.5) if is_output else 1.0) / amplified
         if name in self.stds:
             self.tied[name] = std / self.stds[name]
-        else:
-            self.stds[name] = std
+        return name, std
+
+    def amplification(self, use: Use, values: Mapping[fx.Node, Any]) -> float:
+        """rms of the weight as the op sees it over the parameter's own; 0 where either is zero."""
+        own, seen = values[self.made.graph.parameters[use.parameter]], self.seen_as(use)
+        if not self.own[use.parameter]:
+            return 0.0
+        return 1.0 if seen is None or self.flow.parameter_behind(seen) else rms(values[seen]) / rms(own)
 
     def square_sum(self, use: Use, values: Mapping[fx.Node, Any]) -> tuple[float, int]:
         """(mean square of the output of a weight of unit entries and zero mean, fan_in)."""
@@ -161,13 +209,14 @@ class _Measuring:
         return square, fan_in
 
     def check(self, node: fx.Node, value: Any) -> None:
-        """Say where a weight's output is far from unit although its scale was set here."""
-        first = [use for use in self.at.get(node, ()) if use.parameter in self.stds]
-        if first and node not in self.outputs and isinstance(value, Tensor) and value.numel():
+        """Say where a weight's output is far from unit although its scale was set, or could not be."""
+        here = [use for use in self.at.get(node, ()) if use.parameter in self.stds or use.normalised]
+        if here and node not in self.outputs and isinstance(value, Tensor) and value.numel():
             found = _mean_square(value) ** 0.5
             if not 1 / FAR < found < FAR:
-                names = ", ".join(use.parameter for use in first)
-                self.notes.append(f"unit forward: the output of {names} has rms {found:.3g} at the base")
+                names = ", ".join(use.parameter for use in here)
+                left = ", divided by its own norm," if any(use.normalised for use in here) else ""
+                self.notes.append(f"unit forward: the output of {names}{left} has rms {found:.3g} at the base")
 
     def found(self) -> UnitForward:
         shown = "; ".join(f"x {factor:.4g} on every residual branch" for factor in self.streams.values())
