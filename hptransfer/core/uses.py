@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import fx
+from torch import Tensor, fx
 
 from hptransfer.core.axes import NONE, POINTWISE, RESHAPES, Dims, broadcast, through_view
 from hptransfer.core.graph import Graph, module_path, number, op, shape, users
@@ -121,6 +121,17 @@ def _is_single(node: fx.Node) -> bool:
     return node.op == "call_function" and shape(node) in {(), (1,)}
 
 
+def _both_sides(axis: int, dims: Dims, labels: Sequence[Label]) -> bool:
+    """True for an axis that was split, part of which is contracted and part produced (a matrix kept flat)."""
+    held = {label for own, label in zip(dims, labels, strict=True) if axis in own}
+    return {"contracted", "produced"} <= held
+
+
+def _one_number(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.numel() == 1
+
+
 class _Walk:
     """Follows one parameter from its placeholder to the ops that consume it."""
 
@@ -158,19 +169,25 @@ class _Walk:
 
     def is_statistic(self, node: fx.Node) -> bool:
         """True where an input-independent reduction of the parameter ends in single numbers (power iteration)."""
-        pending, seen = [node], {node}
+        pending, seen, numbers = [node], {node}, set[fx.Node]()
         while pending:
             current = pending.pop()
-            value = current.meta.get("val")
-            single = value is not None and getattr(value, "numel", lambda: 0)() == 1
+            single = _one_number(current) or current in numbers
             if current in self.from_inputs or (not single and not current.users):
                 return False
-            # a single number is a statistic unless it meets an activation, by whatever single numbers come of it
-            onward = [user for user in current.users if not single or user in self.from_inputs or _is_single(user)]
+            # a single number is a statistic unless it meets an activation, by whatever is made of such numbers alone
+            numbers |= {current} if single else set()
+            onward = [user for user in current.users if not single or self.made_of(user, numbers)]
+            numbers.update(onward if single else ())
             fresh = [user for user in onward if user not in seen]
             seen.update(fresh)
             pending += fresh
         return True
+
+    def made_of(self, node: fx.Node, numbers: set[fx.Node]) -> bool:
+        """True for a single number, an activation, and what no other part of the parameter enters."""
+        entering = [parent for parent in node.all_input_nodes if parent in self.own and parent not in numbers]
+        return node in self.from_inputs or _is_single(node) or not entering
 
     def onward(self, node: fx.Node, source: fx.Node, dims: Dims) -> Dims | None:
         """Axes of `node` when it is still the parameter in another form, None when it consumes the parameter."""
@@ -240,6 +257,9 @@ class _Walk:
                 yield Unsettled(self.parameter, op(node), module_path(node))
                 continue
             labels, operand = found
+            if any(_both_sides(axis, dims, labels) for axis in range(self.rank)):
+                yield Unsettled(self.parameter, f"{op(node)} that contracts and produces one axis", module_path(node))
+                continue
             axes: tuple[Label, ...] = tuple(label_of(axis, dims, labels) for axis in range(self.rank))
             axes = ("elementwise",) * self.rank if self.is_gain else axes
             where, norm = module_path(node), self.norm(axes)

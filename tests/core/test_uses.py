@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from cases_models import CONTEXT, Shape, Transformer, seeded
@@ -115,3 +117,37 @@ def test_a_weight_clamped_in_place_is_used_where_it_is_read_next() -> None:
 
     found = uses(forward)
     assert [use.op for use in found] == ["matmul"] and isinstance(found[0], Use)
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        lambda g: g,
+        lambda g: torch.stack([g] * 4),
+        lambda g: torch.cat([g[None]] * 4),
+        lambda g: g.expand(4),
+        lambda g: torch.stack([g, g]).sum() * torch.ones(4),
+    ],
+)
+def test_a_number_of_a_weight_is_followed_where_it_is_repeated(spread: Callable[[Tensor], Tensor]) -> None:
+    own = uses(lambda w, x: (x @ w) * spread(w.mean() * 1.0))
+    assert {type(use).__name__: use.op for use in own} == {"Use": "matmul", "Unsettled": "mean"}
+    own = uses(lambda w, x: x @ (w / spread(w.abs().mean())))
+    assert [use.op for use in own] == ["matmul"]
+
+
+def test_a_matrix_kept_flat_is_not_settled() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.p, self.q = nn.Parameter(torch.randn(16)), nn.Parameter(torch.randn(8, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            heads = torch.einsum("ni,hdi->nhd", x, self.q.view(2, 4, 4))  # an axis that is produced in two parts
+            return x @ self.p.view(4, 4).t() + heads.sum((1, 2))[:, None]
+
+    found = parameter_uses(trace(Flat(), (torch.randn(2, 4),)))
+    assert [str(use) for use in found["p"]] == [
+        "matmul that contracts and produces one axis (not understood) in the root module"
+    ]
+    assert [use.axes for use in found["q"] if isinstance(use, Use)] == [("produced", "contracted")]
