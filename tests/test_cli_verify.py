@@ -10,3 +10,13 @@ def test_verify_passes_the_derived_plan_and_fails_the_sp_control(capsys):
     assert "PASS" in capsys.readouterr().out
     assert main(["plan", "recipes/mlp.py", "--verify", "--scheme", "sp", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["verdict"] == "FAIL"
+
+
+def test_verify_measures_the_forward_that_was_asked_for(capsys):
+    """A unit forward is measured on a training batch: on the recipe's example inputs, zeros, it would be refused."""
+    assert main(["plan", "recipes/mlp.py", "--forward", "unit", "--verify"]) == 0
+    assert "PASS" in capsys.readouterr().out
+    assert main(["plan", "recipes/mlp.py", "--forward", "units", "--verify"]) == 2
+    assert "use one of ('own', 'unit')" in capsys.readouterr().err
+    assert main(["plan", "recipes/mlp.py", "--forward", "unit", "--verify", "--scheme", "sp"]) == 2
+    assert "scheme 'sp' keeps the model's own" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def plan_of(recipe: Recipe, args: argparse.Namespace) -> Plan:
 def _verified(recipe: Recipe, args: argparse.Namespace) -> int:
     """Print measured and planned exponents side by side; exit code 1 unless they agree."""
     chosen = {} if args.optimizer is None else {"optimizer": args.optimizer}
-    report = verify_plan(recipe, scheme=args.scheme, **chosen)
+    report = verify_plan(recipe, scheme=args.scheme, options=Options(forward=args.forward), **chosen)
     print(json.dumps(report.to_json(), indent=1) if args.json else report)
     return 0 if report.ok else 1
 

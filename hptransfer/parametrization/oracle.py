@@ -64,7 +64,7 @@ def verify_plan(
     Source of the condition: Yang, Simon & Bernstein 2023, 2310.17813; of alignment: Everett et al. 2024, 2407.05872.
     """
     started = time.perf_counter()
-    subject = subject_of(source, example_inputs)
+    subject = subject_of(source, example_inputs, options)
     given = base or subject.base
     chosen = checked_widths(_default_widths(given) if widths is None else widths)
     seeds = checked_count("seeds", seeds, least=2)

@@ -15,8 +15,10 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.measure import measure_rms
+from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.oracle_gradients import sign_average, tensors_of
 from hptransfer.parametrization.plan import Plan
+from hptransfer.parametrization.proxy import inputs_for, seeded
 from hptransfer.parametrization.row import Row
 
 Builder = Callable[[int], nn.Module]
@@ -70,9 +72,10 @@ class Subject:
             return self.objective(model, batch, seed)
 
 
-def subject_of(source: Recipe | Builder, example_inputs: Inputs) -> Subject:
+def subject_of(source: Recipe | Builder, example_inputs: Inputs, options: Options | None = None) -> Subject:
     """A recipe is scored by its own loss on its batches; a builder by a random-sign average of its model's outputs.
 
+    options: of its plans; a unit forward is measured on a training batch, see proxy.inputs_for.
     Raises UsageError where a builder comes without example inputs, or source is neither.
     """
     if isinstance(source, Recipe):
@@ -80,7 +83,7 @@ def subject_of(source: Recipe | Builder, example_inputs: Inputs) -> Subject:
         return Subject(
             recipe.name,
             lambda width: recipe.build(recipe.base.with_(width=width)),
-            recipe.example_inputs(),
+            inputs_for(recipe, seeded(recipe, recipe.base, 0), options),
             lambda seed: next(recipe.batches(recipe.base, seed)),
             lambda model, batch, seed: recipe.loss(model, batch),
             recipe.base.width,
