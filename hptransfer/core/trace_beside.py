@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.utils import _pytree as pytree
 
+from hptransfer.core.attention import PRODUCTS
 from hptransfer.core.errors import UsageError
-from hptransfer.core.graph import Graph, module_path
+from hptransfer.core.graph import Graph, module_path, op
 from hptransfer.core.residual import Branch, residual_branches
 
 
@@ -24,7 +25,8 @@ def siblings_of_unreached(model: nn.Module, graph: Graph, ran: Set[str]) -> dict
 
     ran: paths of the modules that were called. Alike: same class, same names and shapes of parameters. Unreached: not
     called, no parameter used.
-    Raises UsageError where the entries are layers that follow each other, so that skipping one changes the depth.
+    Raises UsageError where the entries are layers that follow each other, so that skipping one changes the depth, or
+    where those that were called stand in different places (query and key), so that this one's is not known.
     """
     used = {name for name, node in graph.parameters.items() if node.users}
     found: dict[str, str] = {}
@@ -37,6 +39,7 @@ def siblings_of_unreached(model: nn.Module, graph: Graph, ran: Set[str]) -> dict
             alike = [other for other, twin in entries.items() if other in ran and _signature(twin) == _signature(entry)]
             if own and path not in ran and not own & used and alike:
                 _refuse_layers(path, alike, graph)
+                _refuse_places(path, alike, graph)
                 found[path] = alike[0]
     return found
 
@@ -85,6 +88,39 @@ def _refuse_layers(unreached: str, called: list[str], graph: Graph) -> None:
             f"that the depth cannot be read off; turn layer dropping off for the trace, or give example inputs that "
             f"reach every layer"
         )
+
+
+def _refuse_places(unreached: str, called: list[str], graph: Graph) -> None:
+    """Entries whose results are read in different ways are not alike, whatever their class."""
+    places = {path: _places(path, graph) for path in called}
+    other = next((path for path in called if places[path] != places[called[0]]), None)
+    if other is not None:
+        shown = [f"{path!r} ({', '.join(sorted(places[path])) or 'by nothing'})" for path in (called[0], other)]
+        raise UsageError(
+            f"{unreached!r} did not run, and those beside it are read in different ways, {shown[0]} and {shown[1]}, so "
+            f"that its own place is not known; give example inputs that reach it, or freeze or take out what never runs"
+        )
+
+
+def _places(path: str, graph: Graph) -> set[str]:
+    """The products, and their sides, that read what a module made, as they are or after ops without a product."""
+    within = [node for node in graph.nodes if node.op == "call_function" and _inside(f"{module_path(node)}.", [path])]
+    pending = [(node, user) for node in within for user in node.users if user not in within]
+    found, seen = set[str](), set(pending)
+    while pending:
+        node, reader = pending.pop()
+        if op(reader) in _PRODUCTS or op(reader).startswith("conv"):
+            found |= {f"{op(reader)} {at}" for at, operand in enumerate(reader.args) if operand is node}
+        elif reader.op == "output":
+            found.add("output")
+        else:
+            fresh = {(reader, user) for user in reader.users} - seen
+            seen |= fresh
+            pending += fresh
+    return found
+
+
+_PRODUCTS = PRODUCTS | {"linear", "addmm", "mm", "mv", "scaled_dot_product_attention"}
 
 
 def _closes(branch: Branch, path: str) -> bool:

@@ -22,7 +22,6 @@ from hptransfer.core import trace_copy
 from hptransfer.core.constants import constants
 from hptransfer.core.errors import UsageError
 from hptransfer.core.graph import Graph, module_path, op, shape
-from hptransfer.core.residual import residual_branches
 from hptransfer.core.trace import trace
 from hptransfer.core.trace_run import recorded_graph
 from hptransfer.parametrization.oracle import verify_plan
@@ -230,56 +229,6 @@ def test_control_flow_on_data_plans_as_the_code_without_it(how: str, monkeypatch
     plan = plan_of(lambda width: Branching(width, how, free=False), (ROWS,))
     assert plan.rows == free.rows
     assert "Branching, so a copy of it was run and recorded" in plan.notes[0]
-
-
-class Experts(nn.Module):
-    """A residual block of routed experts. routed: only those that tokens chose run; else all, masked."""
-
-    def __init__(self, width: int, *, routed: bool, count: int = 4, named: bool = False) -> None:
-        super().__init__()
-        self.routed = routed
-        self.embed, self.norm = nn.Embedding(17, width), nn.LayerNorm(width)
-        self.router, self.head = nn.Linear(width, count, bias=False), nn.Linear(width, 17, bias=False)
-        experts = [nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(count)]
-        named_experts = {f"expert_{i}": expert for i, expert in enumerate(experts)}
-        self.experts = nn.ModuleDict(named_experts) if named else nn.ModuleList(experts)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens).flatten(0, 1)
-        y = self.norm(x)
-        weights, chosen = self.router(y).softmax(-1).max(-1)
-        modules = list(self.experts.values() if isinstance(self.experts, nn.ModuleDict) else self.experts)
-        out = torch.zeros_like(x)
-        for i, expert in enumerate(modules):
-            rows = (chosen == i).nonzero()[:, 0] if self.routed else torch.arange(x.shape[0])
-            if self.routed and not len(rows):
-                continue
-            own = weights[rows] if self.routed else torch.where(chosen == i, weights, 0.0)
-            out.index_add_(0, rows, expert(y[rows] if self.routed else y) * own[:, None])
-        return self.head(x + out)
-
-
-@pytest.mark.parametrize("named", [False, True])
-def test_experts_that_no_token_reached_get_their_siblings_rows(named: bool) -> None:
-    one = torch.zeros(1, 1, dtype=torch.int64)  # one token reaches one expert of four
-    plan = plan_of(lambda width: Experts(width, routed=True, named=named), (one,))
-    rows = {name: (r.role, r.init_mult, r.lr_mult, r.eps_mult) for name, r in plan.rows.items()}
-    for layer in ("0.weight", "0.bias", "2.weight", "2.bias"):
-        own = {row for name, row in rows.items() if "experts" in name and name.endswith(layer)}
-        assert len(own) == 1 and {role for role, *_ in own} == {"hidden" if "weight" in layer else "vector"}
-    assert any("3 modules that the example inputs did not reach" in note for note in plan.notes)
-
-
-def test_routed_experts_plan_as_experts_that_all_run() -> None:
-    one = torch.zeros(1, 1, dtype=torch.int64)
-    routed = plan_of(lambda width: Experts(width, routed=True), (one,), scheme="completep")
-    assert routed.rows == plan_of(lambda width: Experts(width, routed=False), (TOKENS,), scheme="completep").rows
-
-
-def test_what_was_written_in_place_is_read_afterwards() -> None:
-    graph = recorded_graph(Experts(8, routed=True), (TOKENS,), {})
-    (branch,) = residual_branches(graph)
-    assert {f"experts.{i}.2.weight" for i in range(4)} <= branch.parameters
 
 
 @pytest.mark.parametrize(
@@ -516,29 +465,6 @@ def test_both_reasons_and_the_annotation_are_told() -> None:
         UsageError, match=r"GuardOnDataDependent.*KeyError: 'no such way'.*roles=\{'name or glob': Role"
     ):
         trace(Net(), (torch.randn(2, 4),))
-
-
-class Skipping(nn.Module):
-    """Residual layers, one of which the data skips."""
-
-    def __init__(self, width: int, *, inside: bool) -> None:
-        super().__init__()
-        self.inside, self.embed, self.head = inside, nn.Embedding(17, width), nn.Linear(width, 17)
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embed(tokens)
-        for i, layer in enumerate(self.layers):
-            if i != 1 or x.sum() > 1e9:
-                x = x + torch.relu(layer(x)) if self.inside else torch.relu(layer(x))
-        return self.head(x)
-
-
-def test_a_skipped_residual_layer_is_refused_since_depth_counts() -> None:
-    with pytest.raises(UsageError, match=r"layer 'layers.1' did not run, .* turn layer dropping off"):
-        trace(Skipping(8, inside=True), (TOKENS,))
-    plan = plan_of(lambda width: Skipping(width, inside=False), (TOKENS,))
-    assert plan["layers.1.weight"].lr_mult == plan["layers.0.weight"].lr_mult == 1 / 4
 
 
 class Fork(nn.Module):
