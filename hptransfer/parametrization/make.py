@@ -18,7 +18,6 @@ from hptransfer.core.recipe import Scale
 from hptransfer.core.roles import Role
 from hptransfer.core.rules import Scheme, scheme_named
 from hptransfer.parametrization.absorb import with_decay, with_fixed_eps, with_horizon, with_tuned
-from hptransfer.parametrization.branches import check_same_way
 from hptransfer.parametrization.build import Builder
 from hptransfer.parametrization.compare import Comparison
 from hptransfer.parametrization.interop import SHAPES_NOTE, BaseShapes, shapes_module
@@ -27,7 +26,7 @@ from hptransfer.parametrization.multipliers import Values
 from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.parametrization.plan import Plan, unit_weights
 from hptransfer.parametrization.row import Row
-from hptransfer.parametrization.traces import Inputs, traces
+from hptransfer.parametrization.traces import Inputs, check_same_way, traces
 from hptransfer.parametrization.unit import base_program, unit_forward, with_unit
 
 Optimizer = type[torch.optim.Optimizer] | str
