@@ -30,8 +30,9 @@ class Change:
 def parametrize_(model: nn.Module, plan: Plan, *, init: bool = True) -> list[Change]:
     """Scale the initial weights in place so that their rms is the plan's, and register the plan's hooks if it has any.
 
-    Values keep their distribution; zeros stay zero; at the base's own size nothing changes, bit for bit. Where the
-    model's own init already follows a power of the width, the factor is that power's exact ratio, not a noisy estimate.
+    Values keep their distribution; zeros stay zero; at the base's own size nothing changes, bit for bit, unless the
+    plan's options set initial weights there (readout_init, forward). Where the model's own init already follows a power
+    of the width, the factor is that power's exact ratio, not a noisy estimate.
     init: False leaves the values alone and only registers hooks and multipliers, for weights loaded from a checkpoint.
     Returns the parameters that changed. Works on sharded (DTensor) and on compiled or DDP-wrapped models.
     Raises UsageError where the model does not match the plan, is on meta, or already carries the plan's hooks.

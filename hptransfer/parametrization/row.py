@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter. Every multiplier is target / base: all are 1 at the base's own size.
+    """One parameter. Every multiplier is target / base: all are 1 at the base's own size unless Options ask otherwise.
 
     name, shape: of the target's parameter; role: its kind; fan_in, fan_out: sizes; base: the base parameter it is
     measured against.

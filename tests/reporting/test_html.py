@@ -7,7 +7,7 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
-from cases_reporting import result
+from cases_reporting import plan_json, result
 
 from hptransfer.core.errors import UsageError
 from hptransfer.reporting import figures, svg, words
@@ -160,6 +160,19 @@ def test_plan_rows_of_repeated_blocks_share_a_line():
     ]
     lines = plan_lines({"rows": blocks})
     assert [(line["pattern"], line["count"]) for line in lines] == [("blocks.*.weight", 3), ("blocks.*.weight", 1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"readout_init": "own", "forward": "own"}, ["at the base itself all are 1. They"]),
+        ({"readout_init": "zero"}, ["all are 1, but for the init of a readout that starts at zero"]),
+        ({"forward": "unit"}, ["all are 1, but for those of a unit forward"]),
+    ],
+)
+def test_what_the_plan_changes_at_the_base_is_said(options: dict[str, str], said: list[str]) -> None:
+    text = render_report(result(plan={**plan_json(), "options": options}))
+    assert all(words in text for words in said)
 
 
 def test_series_colours_run_from_dark_to_light_and_stay_apart():
