@@ -8,7 +8,7 @@ from torch import fx
 
 from hptransfer.core.graph import BOOKKEEPING, Graph, op, users
 from hptransfer.core.residual import residual_branches
-from hptransfer.core.uses import Unsettled, Use
+from hptransfer.core.uses import Unsettled, Use, downstream, upstream
 from hptransfer.core.vanishing import SUMS, factors_of, keeps_zero
 
 Uses = Mapping[str, Sequence[Use | Unsettled]]
@@ -23,7 +23,7 @@ def output_uses(graph: Graph, uses: Uses) -> dict[str, list[Use]]:
     own = {name: [use for use in found if isinstance(use, Use)] for name, found in uses.items()}
     reads = {use.node for found in own.values() for use in found if "contracted" in use.axes}
     makes = reads | {use.node for found in own.values() for use in found if "indexed" in use.axes}
-    behind, before = _reached(graph, makes), _needed(graph, reads)
+    behind, before = downstream(graph, makes), upstream(graph, reads)
     in_branch = frozenset().union(*(branch.parameters for branch in residual_branches(graph)))
 
     def last(use: Use) -> bool:
@@ -61,21 +61,3 @@ def _weighs(node: fx.Node, reached: set[fx.Node], bent: set[fx.Node], behind: se
     factors = list(node.args[:2]) if op(node) == "div" else factors_of(node)
     others = [factor for factor in factors if factor in behind and factor not in reached]
     return bool(others) and any(factor in bent for factor in factors)
-
-
-def _reached(graph: Graph, start: set[fx.Node]) -> set[fx.Node]:
-    """The start nodes and all that is computed from them."""
-    found = set(start)
-    for node in graph.nodes:
-        if any(parent in found for parent in node.all_input_nodes):
-            found.add(node)
-    return found
-
-
-def _needed(graph: Graph, end: set[fx.Node]) -> set[fx.Node]:
-    """The nodes that the end nodes are computed from; an end node only where another one needs it."""
-    found: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        if any(user in found or user in end for user in node.users):
-            found.add(node)
-    return found

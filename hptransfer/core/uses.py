@@ -75,13 +75,13 @@ def inner_weights(graph: Graph, uses: Mapping[str, Sequence[Use | Unsettled]]) -
     """
     settled = [use for own in uses.values() for use in own if isinstance(use, Use)]
     reads = {use.node for use in settled if "contracted" in use.axes}
-    made = _downstream(graph, {use.node for use in settled if "indexed" in use.axes} | reads)
-    needed = _upstream(graph, reads)
+    made = downstream(graph, {use.node for use in settled if "indexed" in use.axes} | reads)
+    needed = upstream(graph, reads)
     outer = {u.parameter for u in settled if u.node in reads and (u.operand not in made or u.node not in needed)}
     return frozenset(use.parameter for use in settled if "contracted" in use.axes and use.parameter not in outer)
 
 
-def _downstream(graph: Graph, start: set[fx.Node]) -> set[fx.Node]:
+def downstream(graph: Graph, start: set[fx.Node]) -> set[fx.Node]:
     """The start nodes and all that is computed from them."""
     found = set(start)
     for node in graph.nodes:
@@ -90,7 +90,7 @@ def _downstream(graph: Graph, start: set[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _upstream(graph: Graph, end: set[fx.Node]) -> set[fx.Node]:
+def upstream(graph: Graph, end: set[fx.Node]) -> set[fx.Node]:
     """The nodes that the end nodes are computed from; an end node only where another needs it."""
     found: set[fx.Node] = set()
     for node in reversed(graph.nodes):
@@ -101,7 +101,7 @@ def _upstream(graph: Graph, end: set[fx.Node]) -> set[fx.Node]:
 
 def depends_on_inputs(graph: Graph) -> set[fx.Node]:
     """Nodes whose value depends on the model's inputs (and not on parameters and constants alone)."""
-    return _downstream(graph, set(graph.inputs))
+    return downstream(graph, set(graph.inputs))
 
 
 _SPREADS = {"std", "var", "std_mean", "var_mean"}
