@@ -12,7 +12,7 @@ from torch import nn
 from hptransfer.core.errors import UsageError
 from hptransfer.core.graph import Graph, tied_names
 from hptransfer.core.trace import trace
-from hptransfer.parametrization.branches import check_same_way
+from hptransfer.parametrization.control_flow import check_same_way
 from hptransfer.parametrization.interop import constant_width_mults
 
 Inputs = Sequence[Any] | Mapping[str, Any]
@@ -48,7 +48,16 @@ def traces(
             raise
         return Traces((_empty(model), _empty(base or model)), (f"{UNTRACED} ({error})",))
     check_same_way(*graphs)
-    return Traces(graphs, tuple(dict.fromkeys(note for g in graphs for note in g.notes)))
+    return Traces(graphs, _notes(graphs))
+
+
+def _notes(graphs: Iterable[Graph]) -> tuple[str, ...]:
+    """What both graphs say, once: torch.export's reason may name sizes, and so differ between target and base."""
+    told: dict[str, str] = {}
+    for graph in graphs:
+        for note in graph.notes:
+            told.setdefault(note.replace(graph.unexported, "") if graph.unexported else note, note)
+    return tuple(told.values())
 
 
 def _traced(model: nn.Module, inputs: Inputs) -> Graph:

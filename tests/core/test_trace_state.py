@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from cases_models import PIXELS
+from cases_traces import ROWS, Branching
 from torch import Tensor, nn
+from versions import traces_writes
 
 from hptransfer.core.trace import trace
 from hptransfer.core.trace_run import recorded_graph
@@ -53,3 +58,71 @@ def test_containers_that_the_forward_fills_are_put_back(traced: Callable[..., An
     traced(model, (x,))
     assert all(a is b for a, b in zip((model.table[3], model.seen[0], model.stats.largest), before, strict=True))
     assert len(model.seen) == 1 and model.stats.calls == 1
+
+
+class Stateful(nn.Module):
+    """Changes everything that a forward pass can change, then fails where asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fail, self.seen = nn.BatchNorm1d(PIXELS), False, [0]
+        self.drawn = torch.zeros(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen[0] += 1
+        self.drawn += random.random() + np.random.rand() + torch.rand(1)
+        with torch.no_grad():
+            self.norm.weight.mul_(2)
+        x = x.mul_(self.drawn)
+        if self.fail and x.sum() != 0:
+            raise ValueError("asked to fail")
+        return self.norm(x)
+
+
+@traces_writes
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_changed(fails: bool) -> None:
+    model, inputs = Stateful().eval(), ROWS.clone()
+    model.norm.train()
+    model.fail = fails
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    hooks = {name: (dict(m._forward_hooks), dict(m._forward_pre_hooks)) for name, m in model.named_modules()}
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(())
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    if fails:
+        with pytest.raises(ValueError, match="asked to fail"):
+            recorded_graph(model, (inputs,), {})
+    else:
+        recorded_graph(model, (inputs,), {})
+    assert (random.random(), np.random.rand(), torch.rand(())) == expected
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert {n: (dict(m._forward_hooks), dict(m._forward_pre_hooks)) for n, m in model.named_modules()} == hooks
+    assert (model.training, model.norm.training, model.seen, float(model.drawn)) == (False, True, [0], 0.0)
+    assert torch.equal(inputs, ROWS) and model.norm.weight.grad is None
+
+
+def test_a_failed_export_leaves_no_trace_either(capfd: pytest.CaptureFixture[str]) -> None:
+    model = Branching(8, "branch", free=False).eval()
+    graph = trace(model, (ROWS,))
+    assert graph.ran and not model.training
+    assert capfd.readouterr() == ("", "")
+    assert type(model(ROWS)) is Tensor
+
+
+def test_attributes_set_by_the_forward_are_put_back() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.calls = nn.Linear(4, 4), 0
+            self.register_buffer("largest", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.last = self.a(x)
+            self.largest = torch.maximum(self.largest, self.last.detach().max())
+            return self.last if self.last.sum() != 0 else x
+
+    model = Net()
+    graph = trace(model, (torch.randn(2, 4),))
+    assert graph.ran and model.calls == 0 and not hasattr(model, "last") and model.largest == 0
