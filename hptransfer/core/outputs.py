@@ -8,7 +8,7 @@ from torch import fx
 
 from hptransfer.core.graph import BOOKKEEPING, Graph, op, users
 from hptransfer.core.residual import residual_branches
-from hptransfer.core.uses import Unsettled, Use, downstream, upstream
+from hptransfer.core.uses import Unsettled, Use, around_weights
 from hptransfer.core.vanishing import SUMS, factors_of, keeps_zero
 
 Uses = Mapping[str, Sequence[Use | Unsettled]]
@@ -21,9 +21,7 @@ def output_uses(graph: Graph, uses: Uses) -> dict[str, list[Use]]:
     nor does the weight of a gate, see _is_gate.
     """
     own = {name: [use for use in found if isinstance(use, Use)] for name, found in uses.items()}
-    reads = {use.node for found in own.values() for use in found if "contracted" in use.axes}
-    makes = reads | {use.node for found in own.values() for use in found if "indexed" in use.axes}
-    behind, before = downstream(graph, makes), upstream(graph, reads)
+    reads, behind, before = around_weights(graph, (use for found in own.values() for use in found))
     in_branch = frozenset().union(*(branch.parameters for branch in residual_branches(graph)))
 
     def last(use: Use) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,11 +74,17 @@ def inner_weights(graph: Graph, uses: Mapping[str, Sequence[Use | Unsettled]]) -
     Read off one graph alone, so that a model has the same inner weights at every size, its base's own included.
     """
     settled = [use for own in uses.values() for use in own if isinstance(use, Use)]
-    reads = {use.node for use in settled if "contracted" in use.axes}
-    made = downstream(graph, {use.node for use in settled if "indexed" in use.axes} | reads)
-    needed = upstream(graph, reads)
+    reads, made, needed = around_weights(graph, settled)
     outer = {u.parameter for u in settled if u.node in reads and (u.operand not in made or u.node not in needed)}
     return frozenset(use.parameter for use in settled if "contracted" in use.axes and use.parameter not in outer)
+
+
+def around_weights(graph: Graph, settled: Iterable[Use]) -> tuple[set[fx.Node], set[fx.Node], set[fx.Node]]:
+    """(ops that contract a parameter, all that they and lookups made, all that they read)."""
+    settled = list(settled)
+    reads = {use.node for use in settled if "contracted" in use.axes}
+    makes = reads | {use.node for use in settled if "indexed" in use.axes}
+    return reads, downstream(graph, makes), upstream(graph, reads)
 
 
 def downstream(graph: Graph, start: set[fx.Node]) -> set[fx.Node]:

@@ -63,6 +63,7 @@ def unit_forward(made: Program, readout: float) -> UnitForward:
     measuring = _Measuring(made, readout)
     for _ in measuring.pass_.run(measuring.factors):
         pass
+    measuring.pass_.values.clear()
     settled = Evaluation(made)
     for name, std in measuring.stds.items():
         settled.rescale(name, std / measuring.own[name])
