@@ -41,8 +41,8 @@ def program(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> Prog
         reason = next(iter(str(error).strip().splitlines()), "")
         raise UsageError(
             f"torch.export cannot trace {type(model).__name__} ({type(error).__name__}: {reason}), so its activations "
-            f"cannot be measured op by op. Fix in the code or its config what depends on the values of the inputs, or "
-            f"use Options(forward='own')."
+            f"cannot be measured. Give example inputs or a config with which the forward returns tensors alone "
+            f"(use_cache=False where it returns a cache) and does not branch on values, or use Options(forward='own')."
         ) from error
     graph, signature = graph_of(model, exported), exported.graph_signature
     stored = {**exported.constants, **dict(exported.state_dict)}
