@@ -1,6 +1,10 @@
-"""Drift of the optimal learning rate over depth at fixed width, CompleteP against SP, on recipes/gpt.py.
+"""Drift of the optimal learning rate over depth at the base's width, CompleteP beside SP, on recipes/gpt.py.
 
-python scripts/bench_depth.py [--depths 2,4,8,16] [--steps 100] [--seeds 2] [--out benchmarks/depth.json]
+    python scripts/bench_depth.py [--depths 2,4,8,16] [--seeds 100,101,102,103,104] [--runs hptransfer-out/gpt-depth]
+    python scripts/bench_depth.py --steps 400 --seeds 200,201,202,203,204 --name depth-400 --runs hptransfer-out/d400
+
+The same as `hptransfer check recipes/gpt.py --depths ...`: runs are kept in the directory and not made twice. Writes
+the figures to benchmarks/NAME.json and the loss curves to docs/figures/NAME.svg.
 """
 
 from __future__ import annotations
@@ -10,48 +14,51 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from hptransfer import load_recipe
-from hptransfer.validation.optimum import Fit, curve_of, optima
-from hptransfer.validation.sweep import run_sweep
+from hptransfer.reporting.html import write_figure
+from hptransfer.validation.codec import encode
+from hptransfer.validation.optimum import curve_of
+from hptransfer.validation.results import TransferResult
+from hptransfer.validation.transfer import transfer_check
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "gpt.py"
+ROOT = Path(__file__).parents[1]
+
+
+def figures(result: TransferResult) -> dict[str, Any]:
+    """The verdict and what it rests on, without the single runs; losses are means over seeds, in nats per byte."""
+    kept = ("verdict", "reasons", "rule", "seeds", "steps", "optima", "drifts", "regrets", "loss_gaps", "environment")
+    own = {"seeds": result.seeds, "axis": result.axis}
+    curves = [curve_of(result.runs, scheme=o.scheme, size=o.size, **own) for o in result.optima]
+    points = [
+        {"scheme": c.scheme, "depth": c.size, "log2_lrs": c.log2_lrs.tolist(), "losses": encode(c.means.tolist())}
+        for c in curves
+    ]
+    data = result.to_json()
+    seconds = sum(run.seconds for run in result.runs)
+    return {**{key: data[key] for key in kept}, "depths": result.sizes, "run_seconds": round(seconds), "curves": points}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--depths", default="2,4,8,16")
-    parser.add_argument("--schemes", default="completep,sp")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", default="benchmarks/depth.json")
+    parser.add_argument("--seeds", default="100,101,102,103,104")
+    parser.add_argument("--steps", type=int, help="default: the recipe's")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--runs", type=Path, default=Path("hptransfer-out/gpt-depth"))
+    parser.add_argument("--name", default="depth")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    recipe = load_recipe(str(RECIPE)).replace(steps=args.steps, lrs=tuple(2.0**k for k in range(-10, -2)))
-    depths = [int(d) for d in args.depths.split(",")]
-    found = []
-    for depth in depths:
-        for scheme in args.schemes.split(","):
-            scale = recipe.base.with_(depth=depth)
-            runs = run_sweep(recipe, scales=[scale], schemes=(scheme,), seeds=args.seeds, workers=args.workers)
-            curve = curve_of(runs, scheme=scheme, width=scale.width or 0, seeds=range(args.seeds))
-            (optimum,) = optima([Fit.of(curve)])
-            found.append({"depth": depth, **asdict(optimum), "curve": curve.means.tolist()})
-            print(f"{scheme:10} depth {depth:2}: 2^{optimum.log2_lr:.2f}, loss {optimum.loss:.4f}", flush=True)
-    drifts = {
-        scheme: max(ends) - min(ends)
-        for scheme in args.schemes.split(",")
-        if (ends := [f["log2_lr"] for f in found if f["scheme"] == scheme])
-    }
-    print(f"range of the optimum over depth, octaves: {drifts}")
+    depths, seeds = ([int(part) for part in text.split(",")] for text in (args.depths, args.seeds))
+    recipe = str(ROOT / "recipes" / "gpt.py")
+    result = transfer_check(recipe, depths=depths, seeds=seeds, steps=args.steps, workers=args.workers, out=args.runs)
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
-    body = {"command": " ".join(sys.argv), **machine, "steps": args.steps, "drift_octaves": drifts, "optima": found}
-    Path(args.out).write_text(json.dumps(body, indent=1) + "\n")
+    body = {"command": " ".join(["scripts/bench_depth.py", *sys.argv[1:]]), **machine, **figures(result)}
+    (ROOT / "benchmarks" / f"{args.name}.json").write_text(json.dumps(body, indent=1) + "\n")
+    write_figure(result, ROOT / "docs" / "figures" / f"{args.name}.svg")
+    print(result.verdict, *result.reasons, *map(str, result.drifts), sep="\n")
 
 
 if __name__ == "__main__":
