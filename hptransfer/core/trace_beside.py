@@ -98,7 +98,7 @@ def _refuse_places(unreached: str, called: list[str], graph: Graph) -> None:
         shown = [f"{path!r} ({', '.join(sorted(places[path])) or 'by nothing'})" for path in (called[0], other)]
         raise UsageError(
             f"{unreached!r} did not run, and those beside it are read in different ways, {shown[0]} and {shown[1]}, so "
-            f"that its own place is not known; give example inputs that reach it, or freeze or take out what never runs"
+            f"that its own place is not known; give example inputs that reach it"
         )
 
 
