@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import types
 from collections import deque
@@ -53,8 +54,14 @@ def tensors(*held: object) -> list[Tensor]:
 
 @contextlib.contextmanager
 def put_back(model: nn.Module) -> Iterator[None]:
-    """Afterwards every attribute of the model, and every container there, holds what it held before."""
-    found = [own for own in reached(model) if isinstance(own, (dict, list, set, deque))]
+    """Afterwards every attribute of the model, and every container there, holds what it held before.
+
+    So do containers beside the model's classes, in them or in their files; memoised functions there that were called
+    anew forget what they returned.
+    """
+    shared = _beside_classes(model)
+    memoised = {f: f.cache_info().misses for f in shared if isinstance(f, functools._lru_cache_wrapper)}
+    found = [own for own in (*reached(model), *shared) if isinstance(own, (dict, list, set, deque))]
     before = [(own, _snapshot(own)) for own in found]
     try:
         yield
@@ -62,6 +69,18 @@ def put_back(model: nn.Module) -> Iterator[None]:
         for own, was in before:
             if not _same(own, was):
                 _refill(own, was)
+        for function, misses in memoised.items():
+            if function.cache_info().misses != misses:
+                function.cache_clear()
+
+
+def _beside_classes(model: nn.Module) -> list[Any]:
+    """What stands in the classes of the model's modules and in the files that define them, torch's own left out."""
+    classes = {kind for module in model.modules() for kind in type(module).__mro__}
+    own = [kind for kind in classes if kind.__module__.partition(".")[0] not in {"torch", *sys.stdlib_module_names}]
+    files = {kind.__module__ for kind in own} & set(sys.modules)
+    spaces = [*map(vars, own), *(vars(sys.modules[name]) for name in files)]
+    return [value for space in spaces for name, value in space.items() if not name.startswith("__")]
 
 
 def _snapshot(own: Container) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import deque
 from collections.abc import Callable
@@ -126,3 +127,35 @@ def test_attributes_set_by_the_forward_are_put_back() -> None:
     model = Net()
     graph = trace(model, (torch.randn(2, 4),))
     assert graph.ran and model.calls == 0 and not hasattr(model, "last") and model.largest == 0
+
+
+@functools.lru_cache
+def memoised(count: int) -> Tensor:
+    return torch.arange(count).float()[:, None]
+
+
+TABLES: dict[int, Tensor] = {}
+
+
+class Tabled(nn.Module):
+    """Keeps tables beside its class, and in it, for the next call."""
+
+    tables: dict[int, Tensor] = {}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for tables in (TABLES, self.tables):
+            tables.setdefault(len(x), torch.arange(len(x)).float()[:, None])
+        x = self.a(x) + memoised(len(x)) + TABLES[len(x)] + self.tables[len(x)]
+        return x if x.sum() != 0 else -x
+
+
+def test_tables_beside_the_model_s_class_hold_no_tensors_without_values() -> None:
+    model, x = Tabled(), torch.randn(3, 4)
+    assert trace(model, (x,)).ran
+    for value in (memoised(3), *TABLES.values(), *model.tables.values()):
+        assert type(value) is Tensor and value.tolist() == [[0.0], [1.0], [2.0]]
+    assert type(model(x)) is Tensor
