@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +32,7 @@ def reached(*held: object) -> Iterator[object]:
 def contents(value: object) -> list[Any]:
     """What a container holds, or the dict of a plain object's attributes; nothing for anything else."""
     if isinstance(value, dict):
-        return list(value.values())
+        return list(dict.values(value))
     if isinstance(value, (list, tuple, set, frozenset, deque)):
         return list(value)
     return [vars(value)] if is_plain(value) else []
@@ -83,22 +83,27 @@ def _beside_classes(model: nn.Module) -> list[Any]:
     return [value for space in spaces for name, value in space.items() if not name.startswith("__")]
 
 
-def _snapshot(own: Container) -> Any:
-    return dict(own) if isinstance(own, dict) else list(own)
+def _snapshot(own: Container) -> list[Any]:
+    return list(dict.items(own)) if isinstance(own, dict) else list(own)
 
 
-def _same(own: Container, was: Any) -> bool:
+def _same(own: Container, was: list[Any]) -> bool:
     """The very same objects in the same order."""
-    if len(own) != len(was):
+    now = _snapshot(own)
+    if len(now) != len(was):
         return False
     if isinstance(own, dict):
-        return all(a is c and b is d for (a, b), (c, d) in zip(own.items(), was.items(), strict=True))
-    return all(a is b for a, b in zip(own, was, strict=True))
+        return all(a is c and b is d for (a, b), (c, d) in zip(now, was, strict=True))
+    return all(a is b for a, b in zip(now, was, strict=True))
 
 
-def _refill(own: Container, was: Any) -> None:
+def _refill(own: Container, was: list[Any]) -> None:
+    """Through the methods of dict itself, since a registry's own may do more than store."""
+    if isinstance(own, dict):
+        plain = OrderedDict if isinstance(own, OrderedDict) else dict
+        plain.clear(own)  # type: ignore[arg-type]
+        for key, value in was:
+            plain.__setitem__(own, key, value)  # type: ignore[arg-type]
+        return
     own.clear()
-    if isinstance(own, (dict, set)):
-        own.update(was)
-    else:
-        own.extend(was)
+    own.update(was) if isinstance(own, set) else own.extend(was)

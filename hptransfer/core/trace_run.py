@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hptransfer.core.attributes import put_back
 from hptransfer.core.constants import Constant, constants
 from hptransfer.core.graph import Graph, module_path
 from hptransfer.core.trace_beside import siblings_of_unreached
@@ -30,6 +31,11 @@ def recorded_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     A model on meta gets random weights on the CPU for this. unexported: why it was not exported, for the notes.
     Raises UsageError where the model is too large to be copied or layers are skipped, and whatever the forward raises.
     """
+    with put_back(model):  # what stands beside its class is the copy's as well
+        return _recorded(model, args, kwargs, unexported)
+
+
+def _recorded(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], unexported: str) -> Graph:
     siblings: dict[str, str] = {}
     recording = record(model, args, kwargs)
     while fresh := _fresh(siblings_of_unreached(model, recording.graph, recording.called), siblings):
