@@ -10,14 +10,15 @@ from torch import nn
 from hptransfer.core.errors import UsageError
 from hptransfer.core.rules import scheme_named
 from hptransfer.parametrization.laws import Sample, own_ratios
-from hptransfer.parametrization.measure import kurtosis, rms
+from hptransfer.parametrization.measure import is_ordered, kurtosis, rms
 from hptransfer.parametrization.plan import Plan
 from hptransfer.parametrization.row import Row
 
 
 def initial_factors(parameters: Mapping[str, nn.Parameter], plan: Plan) -> dict[str, tuple[float, float]]:
     """Parameter name -> (factor on the present values, their rms). The factor is target/base of the plan over that of
-    the model's own init, which a bias shares with the weight that it stands beside.
+    the model's own init, which a bias shares with the weight that it stands beside. Ordered vectors (time constants
+    such as Mamba's log(1..heads), slopes, frequencies) were not drawn, so they have no initial std: they are left out.
 
     Raises UsageError where values are on meta or not finite, or the plan has no initial std for a parameter.
     """
@@ -33,7 +34,7 @@ def initial_factors(parameters: Mapping[str, nn.Parameter], plan: Plan) -> dict[
             present = _checked(parameters[name], row)
             if present == 0.0 or row.init_std == 0.0:
                 factors[name] = (1.0 if present == 0.0 else 0.0), present
-            else:
+            elif not (row.init_mult == 1.0 and is_ordered(parameters[name])):
                 samples.append(_sample(parameters[name], row, present, own.get(row.host)))
         found = own_ratios(samples)
         own |= found

@@ -147,3 +147,31 @@ def test_models_without_hooks_are_what_they_were() -> None:
     x = batches("mlp", 1)[0][0]
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(copied(x), model(x))
+
+
+class Timed(nn.Module):
+    """A vector over the width that is a function of the index, as a state-space block's log(1..n), or is drawn."""
+
+    def __init__(self, width: int, rates: torch.Tensor) -> None:
+        super().__init__()
+        self.inp, self.out = nn.Linear(8, width), nn.Linear(width, 3)
+        self.rates = nn.Parameter(rates)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.inp(x)) * self.rates)
+
+
+@pytest.mark.parametrize(("ordered", "kept"), [(True, True), (False, False)])
+def test_a_vector_in_order_was_not_drawn_and_stays(ordered: bool, kept: bool) -> None:
+    """The rms of log(1..n) grows with n, but entry i means the same at every width."""
+
+    def build(width: int) -> nn.Module:
+        values = torch.arange(1, width + 1).double().log() + 1
+        return Timed(width, values if ordered else values[torch.randperm(width)]).double()
+
+    torch.manual_seed(0)
+    model, plan = build(64), plan_for(build)
+    before = model.rates.detach().clone()
+    hpt.parametrize_(model, plan)
+    assert plan["rates"].role == "vector" and plan["rates"].init_mult == 1
+    assert torch.equal(model.rates, before) == kept
