@@ -19,7 +19,7 @@ from hptransfer.validation.identity import fingerprint
 from hptransfer.validation.log import RunLog
 from hptransfer.validation.pool import Pool, Task, usable_cores
 from hptransfer.validation.runs import Job, Key, Run
-from hptransfer.validation.trainer import CONTROL, Trainer, scale_of
+from hptransfer.validation.trainer import Trainer, scale_of
 
 Progress = Callable[[Run], None]
 
@@ -130,10 +130,8 @@ class Sweep:
     def prepare(self, jobs: Iterable[Job]) -> None:
         """Make every plan that the jobs need, once, here; and build what needs none, so that a bad width is found."""
         for scheme, scale in dict.fromkeys((job.scheme, scale_of(job)) for job in jobs):
-            if scheme == CONTROL:
+            if self.trainer.prepare(scheme, scale) is None:
                 self.trainer.sketch(scale)
-            else:
-                self.trainer.prepare(scheme, scale)
 
     def _made(self, jobs: Sequence[Job]) -> Iterator[Run]:
         """Runs as they finish; wide models first, so that the last ones to finish are short."""
