@@ -96,6 +96,23 @@ def own_generators(model: nn.Module) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+@contextlib.contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Buffers of the original that a run changes all the same, reaching it by a way of its own, get their values back.
+
+    Those on meta have none; sparse ones are left alone.
+    """
+    real = [b for b in model.buffers() if b.device.type != "meta" and b.layout == torch.strided]
+    before = [buffer.detach().clone() for buffer in real]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, was in zip(real, before, strict=True):
+                if not torch.equal(buffer, was):
+                    buffer.copy_(was)
+
+
 def _own(tensor: Tensor, generator: torch.Generator, *, fresh: bool) -> Tensor:
     """The copy's own tensor. Only which way the code takes depends on the values that are drawn."""
     is_parameter, on_meta = isinstance(tensor, nn.Parameter), tensor.device.type == "meta"

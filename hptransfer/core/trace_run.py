@@ -18,6 +18,7 @@ from hptransfer.core.attributes import put_back
 from hptransfer.core.constants import Constant, constants
 from hptransfer.core.graph import Graph, module_path
 from hptransfer.core.trace_beside import siblings_of_unreached
+from hptransfer.core.trace_copy import kept_buffers
 from hptransfer.core.trace_record import Recording, record
 from hptransfer.core.uses import depends_on_inputs
 
@@ -31,7 +32,7 @@ def recorded_graph(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
     A model on meta gets random weights on the CPU for this. unexported: why it was not exported, for the notes.
     Raises UsageError where the model is too large to be copied or layers are skipped, and whatever the forward raises.
     """
-    with put_back(model):  # what stands beside its class is the copy's as well
+    with put_back(model), kept_buffers(model):  # what stands beside its class is the copy's as well
         return _recorded(model, args, kwargs, unexported)
 
 

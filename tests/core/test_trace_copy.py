@@ -81,10 +81,11 @@ def test_a_model_reached_from_elsewhere_is_refused() -> None:
             return y if y.sum() < 1e9 else -y
 
     model = Net()
-    model.a = nn.Linear(4, 4)
+    model.a = Norm()
     HELD[:] = [model.a]
-    with pytest.raises(UsageError, match=r"reads parameter 'a.\w+' through .* function that holds the model itself"):
+    with pytest.raises(UsageError, match=r"reads parameter 'a.[\w.]+' through .* function that holds the model itself"):
         trace(model, (ROWS,))
+    assert int(model.a.norm.num_batches_tracked) == 0 and not model.a.norm.running_mean.any()  # type: ignore
 
 
 class Held(nn.Module):
