@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import matplotlib
 import pytest
+from versions import shards_on_cpu
 
 from hptransfer.cli import main
 
@@ -60,8 +61,11 @@ def without_comments(code: str) -> list[list[str]]:
     return [words for words in lines if words]
 
 
+PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
+
+
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(b.language == "python" for b in blocks(page))], ids=lambda p: p.name
+    "page", [pytest.param(p, marks=shards_on_cpu if p.name == "runtimes.md" else (), id=p.name) for p in PYTHON]
 )
 def test_python_blocks_run_and_print_what_the_page_says(page, beside_recipes):
     """A text block right after a Python block is its output, compared word for word (long lines may be folded)."""

@@ -15,7 +15,7 @@ import torch
 from cases_models import PIXELS
 from cases_traces import ROWS, Branching
 from torch import Tensor, nn
-from versions import traces_writes
+from versions import exports_filled_lists, traces_writes
 
 from hptransfer.core.trace import trace
 from hptransfer.core.trace_run import recorded_graph
@@ -45,7 +45,9 @@ class Remembering(nn.Module):
 
 
 @pytest.mark.parametrize("reads", [False, True])
-@pytest.mark.parametrize("traced", [trace, lambda model, args: recorded_graph(model, args, {})])
+@pytest.mark.parametrize(
+    "traced", [pytest.param(trace, marks=exports_filled_lists), lambda model, args: recorded_graph(model, args, {})]
+)
 def test_containers_that_the_forward_fills_are_put_back(traced: Callable[..., Any], reads: bool) -> None:
     model, x = Remembering(reads=reads), torch.randn(3, 4)
     containers = model.table, model.seen, model.last, model.aux, model.aux["all"][0]

@@ -5,6 +5,9 @@ from functools import cache
 import dist_worker_runtimes as worker
 import pytest
 import torch
+from versions import shards_on_cpu
+
+pytestmark = shards_on_cpu
 
 
 @pytest.fixture(scope="module")

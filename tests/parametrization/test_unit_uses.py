@@ -12,6 +12,7 @@ from cases_models import seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from versions import exports_filled_lists
 
 import hptransfer as hpt
 from hptransfer.core.outputs import output_uses
@@ -51,6 +52,7 @@ FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+@exports_filled_lists
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_weights_are_unit_as_their_ops_see_them(form: str) -> None:
     """In the base as the plan makes it: fan_in E x^2 E w^2 = 1 of what each op reads, x made by the ones before."""
@@ -128,6 +130,7 @@ def test_a_convolution_sees_its_borders(padding: int, stride: int) -> None:
     assert abs(square / (27 * float(x.pow(2).mean())) - 1) > 0.02  # not what the mean over the whole image gives
 
 
+@exports_filled_lists
 def test_the_base_is_exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     export = torch.export.export
