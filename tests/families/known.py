@@ -31,7 +31,6 @@ _LISTED: tuple[tuple[str, tuple[Heads, ...], str, str], ...] = (
     ("doge-moe", _BOTH, "FAIL", "experts are looked-up rows contracted with the activation: noted, no rule scales it"),
     ("deberta", _FIXED, "REFUSED", "a constant on queries that a fused projection makes and two products share"),
     ("albert-bottleneck", _BOTH, "FAIL", "a norm behind a fixed-size readout undoes its 1/n: noted"),
-    ("ibert", _BOTH, "UNTRACEABLE", "control flow that depends on values"),
     (
         "pegasus-x",
         _FIXED,
