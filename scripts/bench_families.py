@@ -88,6 +88,8 @@ def markdown(rows: Sequence[Row]) -> str:
     lines.pop()
     for title, verdicts in _TITLES.items():
         others = [row for row in rows if row["verdict"] in verdicts]
+        if not others:
+            continue
         lines += ["", f"## {title}", "", "| family | kind | heads | reason |", "|---|---|---|---|"]
         lines += [f"| {r['family']} | {r['kind']} | {r['heads']} | {_shortened(r['reason'])} |" for r in others]
     return "\n".join(lines) + "\n"
