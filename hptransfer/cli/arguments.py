@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import math
 import os
 import re
@@ -16,6 +17,8 @@ from typing import Any, NoReturn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, load_recipe
+from hptransfer.parametrization.coord_report import CoordReport
+from hptransfer.parametrization.equilibrium_report import EquilibriumReport
 
 MAX_LRS = 200
 _POWER = re.compile(r"2(?:\^|\*\*)([+-]?\d+(?:\.\d*)?)")
@@ -209,6 +212,20 @@ def command_line(args: argparse.Namespace) -> str:
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given: those that are not None."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def grid_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of a sweep's grid and workers."""
+    names = ("widths", "depths", "lrs", "seeds", "steps", "workers")
+    return given(**{name: getattr(args, name) for name in names})
+
+
+def present(report: CoordReport | EquilibriumReport, path: Path, *, as_json: bool) -> int:
+    """Save a report, print it, and return the exit code of its verdict."""
+    report.save(path)
+    print(json.dumps(report.to_json(), indent=1) if as_json else report)
+    print(f"Wrote {path}", file=sys.stderr)
+    return 0 if report.verdict == "PASS" else 1
 
 
 @contextmanager

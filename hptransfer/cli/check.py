@@ -17,6 +17,7 @@ from hptransfer.cli.arguments import (
     add_recipe,
     command_line,
     given,
+    grid_options,
     output_directory,
     recipe_of,
     refuse_two_axes,
@@ -93,16 +94,8 @@ def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferRes
         device=args.device,
         out=out,
         command=command_line(args),
-        **given(
-            scheme=args.scheme,
-            widths=args.widths,
-            depths=args.depths,
-            lrs=args.lrs,
-            seeds=args.seeds,
-            steps=args.steps,
-            workers=args.workers,
-            storage=args.storage,
-        ),
+        **grid_options(args),
+        **given(scheme=args.scheme, storage=args.storage),
     )
     if not args.no_coord and result.axis == "width" and len(result.sizes) >= 3:
         return dataclasses.replace(result, coord=_coordinates(recipe, result, args.device).to_json())

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 
-from hptransfer.cli.arguments import add_grid, add_json, add_recipe, given, output_directory, recipe_of, seed_count
+from hptransfer.cli.arguments import (
+    add_grid,
+    add_json,
+    add_recipe,
+    given,
+    output_directory,
+    present,
+    recipe_of,
+    seed_count,
+)
 from hptransfer.parametrization.coord import coord_check
 from hptransfer.validation.grid import checked_device
 
@@ -32,7 +39,4 @@ def run(args: argparse.Namespace) -> int:
         device=checked_device(args.device),
         **given(seeds=seed_count(args), steps=args.steps, lr=args.lr),
     )
-    report.save(out / "coord.json")
-    print(json.dumps(report.to_json(), indent=1) if args.json else report)
-    print(f"Wrote {out / 'coord.json'}", file=sys.stderr)
-    return 0 if report.verdict == "PASS" else 1
+    return present(report, out / "coord.json", as_json=args.json)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
-import sys
 from typing import Any
 
 import torch
 
-from hptransfer.cli.arguments import add_grid, add_json, add_recipe, given, output_directory, recipe_of, seed_count
+from hptransfer.cli.arguments import (
+    add_grid,
+    add_json,
+    add_recipe,
+    given,
+    output_directory,
+    present,
+    recipe_of,
+    seed_count,
+)
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
 from hptransfer.parametrization.equilibrium import RULES, equilibrium_check
@@ -49,10 +56,7 @@ def run(args: argparse.Namespace) -> int:
         device=checked_device(args.device),
         **given(seeds=seed_count(args), steps=args.steps, lr=args.lr, weight_decay=args.weight_decay),
     )
-    report.save(out / "equilibrium.json")
-    print(json.dumps(report.to_json(), indent=1) if args.json else report)
-    print(f"Wrote {out / 'equilibrium.json'}", file=sys.stderr)
-    return 0 if report.verdict == "PASS" else 1
+    return present(report, out / "equilibrium.json", as_json=args.json)
 
 
 def _with_optimizer(recipe: Recipe, name: str | None) -> Recipe:

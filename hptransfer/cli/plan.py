@@ -64,7 +64,7 @@ def plan_of(recipe: Recipe, args: argparse.Namespace) -> Plan:
     return make_plan(
         model,
         base=base,
-        example_inputs=inputs_for(recipe, base, options),
+        example_inputs=inputs_for(recipe, options),
         scheme=args.scheme,
         optimizer=args.optimizer or recipe.optimizer,
         optimizer_options=None if args.optimizer else recipe.optimizer_options,

@@ -13,7 +13,7 @@ from hptransfer.cli.arguments import (
     add_json,
     add_lrs,
     add_recipe,
-    given,
+    grid_options,
     output_directory,
     recipe_of,
     refuse_two_axes,
@@ -44,14 +44,7 @@ def run(args: argparse.Namespace) -> int:
         schemes=tuple(args.schemes.split(",")),
         device=args.device,
         out=out,
-        **given(
-            widths=args.widths,
-            depths=args.depths,
-            lrs=args.lrs,
-            seeds=args.seeds,
-            steps=args.steps,
-            workers=args.workers,
-        ),
+        **grid_options(args),
     )
     axis = "depth" if args.depths else "width"
     print(json.dumps([json.loads(run.to_line()) for run in runs], indent=1) if args.json else table(runs, axis=axis))

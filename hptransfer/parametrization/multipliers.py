@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from torch import fx
 
-from hptransfer.core.attention import Attention, attentions, softmaxes, unscaled_products
+from hptransfer.core.attention import Attention, Product, Softmax, attentions, softmaxes, unscaled_products
 from hptransfer.core.constants import Constant, constants
 from hptransfer.core.errors import UsageError
 from hptransfer.core.graph import Graph, op, operand, shape, users
@@ -22,6 +22,7 @@ from hptransfer.parametrization.names import Counterparts
 from hptransfer.parametrization.placement import Multiplier
 
 Site = TypeVar("Site")
+Sized = TypeVar("Sized", Product, Softmax)
 Values = Mapping[str, float | tuple[float, float]]
 """Buffer name or glob -> its value in the target, or (in the target, in the base)."""
 
@@ -87,25 +88,27 @@ def unscaled_notes(target: Graph, base: Graph) -> list[str]:
 
 
 def _softmax_notes(target: Graph, base: Graph) -> list[str]:
-    sites = softmaxes(target)
-    pairs = zip(sites, twins(sites, softmaxes(base), lambda s: (s.module, s.ordinal)), strict=True)
     return [
         f"in {site.module or 'the root module'} a softmax runs over an axis that grows ({twin.size} -> {site.size}): "
         f"its entries shrink in proportion, and no rule scales them"
-        for site, twin in pairs
-        if twin is not None and twin.size != site.size
+        for site, twin in _growing(softmaxes(target), softmaxes(base), lambda site: site.size)
     ]
 
 
 def _product_notes(target: Graph, base: Graph) -> list[str]:
-    sites = unscaled_products(target)
-    pairs = zip(sites, twins(sites, unscaled_products(base), lambda s: (s.module, s.ordinal)), strict=True)
     return [
         f"in {site.module or 'the root module'} two activations are multiplied over an axis that grows "
         f"({twin.contracted} -> {site.contracted}) with no softmax after it: no rule scales that product"
-        for site, twin in pairs
-        if twin is not None and twin.contracted != site.contracted
+        for site, twin in _growing(unscaled_products(target), unscaled_products(base), lambda site: site.contracted)
     ]
+
+
+def _growing(
+    sites: Sequence[Sized], at_base: Sequence[Sized], size: Callable[[Sized], int]
+) -> list[tuple[Sized, Sized]]:
+    """The sites whose axis differs in size from their twin's, with the twin."""
+    pairs = zip(sites, twins(sites, at_base, lambda site: (site.module, site.ordinal)), strict=True)
+    return [(site, twin) for site, twin in pairs if twin is not None and size(twin) != size(site)]
 
 
 def tied_readout_multipliers(uses: Mapping[str, list[Use]], factors: Mapping[str, float]) -> list[Multiplier]:

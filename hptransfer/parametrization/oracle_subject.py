@@ -18,7 +18,7 @@ from hptransfer.parametrization.measure import measure_rms
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.oracle_gradients import sign_average, tensors_of
 from hptransfer.parametrization.plan import Plan
-from hptransfer.parametrization.proxy import inputs_for, seeded
+from hptransfer.parametrization.proxy import inputs_for
 from hptransfer.parametrization.row import Row
 
 Builder = Callable[[int], nn.Module]
@@ -83,7 +83,7 @@ def subject_of(source: Recipe | Builder, example_inputs: Inputs, options: Option
         return Subject(
             recipe.name,
             lambda width: recipe.build(recipe.base.with_(width=width)),
-            inputs_for(recipe, seeded(recipe, recipe.base, 0), options),
+            inputs_for(recipe, options),
             lambda seed: next(recipe.batches(recipe.base, seed)),
             lambda model, batch, seed: recipe.loss(model, batch),
             recipe.base.width,

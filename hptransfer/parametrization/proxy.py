@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,11 +64,10 @@ class Proxies:
     def plan(self, width: int) -> Plan:
         """The plan of one width against the recipe's base."""
         if width not in self.plans:
-            base = seeded(self.recipe, self.recipe.base, 0)
             self.plans[width] = make_plan(
                 seeded(self.recipe, self.recipe.base.with_(width=width), 0),
-                base=base,
-                example_inputs=inputs_for(self.recipe, base, self.options),
+                base=seeded(self.recipe, self.recipe.base, 0),
+                example_inputs=inputs_for(self.recipe, self.options),
                 scheme=self.scheme,
                 optimizer=self.recipe.optimizer,
                 optimizer_options=self.optimizer_options,
@@ -89,16 +87,16 @@ def seeded(recipe: Recipe, scale: Scale, seed: int) -> nn.Module:
         return recipe.build(scale)
 
 
-def inputs_for(recipe: Recipe, base: nn.Module, options: Options | None) -> Sequence[Any] | Mapping[str, Any]:
+def inputs_for(recipe: Recipe, options: Options | None) -> Sequence[Any] | Mapping[str, Any]:
     """Arguments of one forward call to plan with: the recipe's own, or for a unit forward those of a training batch.
 
-    A recipe's example inputs may be zeros, which trace a model and measure nothing. The base is left as it is.
+    A recipe's example inputs may be zeros, which trace a model and measure nothing.
     Raises UsageError where the recipe's loss does not call the model, or with positional and keyword arguments.
     """
     if options is None or options.forward == "own":
         return recipe.example_inputs()
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    model = copy.deepcopy(base)
+    model = seeded(recipe, recipe.base, 0)
     model.register_forward_pre_hook(lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         recipe.loss(model, next(iter(recipe.batches(recipe.base, 0))))

@@ -66,11 +66,10 @@ class Trainer:
         if given is None:
             return None
         if (scheme, scale) not in self.plans:
-            base = self._base()
             self.plans[scheme, scale] = make_plan(
                 self.sketch(scale),
-                base=base,
-                example_inputs=inputs_for(self.recipe, base, given.get("options")),
+                base=self._base(),
+                example_inputs=inputs_for(self.recipe, given.get("options")),
                 scheme=scheme,
                 optimizer=self.recipe.optimizer,
                 optimizer_options=self.recipe.optimizer_options,
