@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 
 from hptransfer.core.recipe import load_recipe
-from hptransfer.prediction.curvature import sharpness
-from hptransfer.prediction.operators import ggn_operator, gradients, hessian_operator
-from hptransfer.prediction.parameters import ParameterSpace
-from hptransfer.prediction.preconditioned import preconditioner_at_init
+from hptransfer.prediction.curvature.curvature import sharpness
+from hptransfer.prediction.curvature.operators import ggn_operator, gradients, hessian_operator
+from hptransfer.prediction.curvature.parameters import ParameterSpace
+from hptransfer.prediction.curvature.preconditioned import preconditioner_at_init
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -21,9 +21,9 @@ import torch
 
 from hptransfer.reporting.html import write_figure
 from hptransfer.validation.codec import encode
-from hptransfer.validation.optimum import curve_of
-from hptransfer.validation.results import TransferResult
+from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.transfer import transfer_check
+from hptransfer.validation.verdict.optimum import curve_of
 
 ROOT = Path(__file__).parents[1]
 

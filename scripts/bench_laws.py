@@ -34,18 +34,24 @@ from public_data import (
 )
 from torch import nn
 
-from hptransfer.prediction.convex_bound import best_cooldown, convex_bound, theory_exponent
-from hptransfer.prediction.lr_fit import fit_sweep
-from hptransfer.prediction.multi_power import LossCurve, MultiPowerLaw
-from hptransfer.prediction.multi_power_fit import fit_multi_power, held_out_errors
-from hptransfer.prediction.noise_meter import NoiseScaleMeter
-from hptransfer.prediction.scaling import FREE, PUBLISHED
-from hptransfer.prediction.scaling_fit import WIDEN, fit_loss_law, huber_objective
-from hptransfer.prediction.schedule import constant, cosine, linear, wsd
-from hptransfer.prediction.schedule_search import optimise_schedule
-from hptransfer.prediction.schedule_transfer import GroupOptimum, ScheduleRun, fit_shrinkage, group_optima, transfer_lr
-from hptransfer.prediction.score import score_lr_laws
-from hptransfer.prediction.sweep_table import make_table
+from hptransfer.prediction.laws.lr_fit import fit_sweep
+from hptransfer.prediction.laws.scaling import FREE, PUBLISHED
+from hptransfer.prediction.laws.scaling_fit import WIDEN, fit_loss_law, huber_objective
+from hptransfer.prediction.laws.score import score_lr_laws
+from hptransfer.prediction.laws.sweep_table import make_table
+from hptransfer.prediction.noise.noise_meter import NoiseScaleMeter
+from hptransfer.prediction.schedules.convex_bound import best_cooldown, convex_bound, theory_exponent
+from hptransfer.prediction.schedules.multi_power import LossCurve, MultiPowerLaw
+from hptransfer.prediction.schedules.multi_power_fit import fit_multi_power, held_out_errors
+from hptransfer.prediction.schedules.schedule import constant, cosine, linear, wsd
+from hptransfer.prediction.schedules.schedule_search import optimise_schedule
+from hptransfer.prediction.schedules.schedule_transfer import (
+    GroupOptimum,
+    ScheduleRun,
+    fit_shrinkage,
+    group_optima,
+    transfer_lr,
+)
 
 PUBLISHED_25M = MultiPowerLaw(3.0405, 0.5247, 0.5079, 363.8, 2.066, 0.5828, 0.6414)
 

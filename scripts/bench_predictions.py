@@ -25,13 +25,13 @@ from typing import Any
 import torch
 
 from hptransfer import Recipe, Scale, UsageError, load_recipe
-from hptransfer.prediction.lr_laws import LR_LAWS
-from hptransfer.prediction.measured import stability_limit
-from hptransfer.prediction.stability import limit, rule_for
+from hptransfer.prediction.forecast.measured import stability_limit
+from hptransfer.prediction.laws.lr_laws import LR_LAWS
+from hptransfer.prediction.quadratic.stability import limit, rule_for
 from hptransfer.validation.against import score_curve
-from hptransfer.validation.optimum import Fit, curve_of, optima
 from hptransfer.validation.predict import predict
 from hptransfer.validation.sweep import run_sweep
+from hptransfer.validation.verdict.optimum import Fit, curve_of, optima
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

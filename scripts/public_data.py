@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hptransfer.prediction.multi_power import LossCurve, read_curve
-from hptransfer.prediction.schedule import Schedule, constant, cosine, wsd
-from hptransfer.prediction.schedule_transfer import ScheduleRun
+from hptransfer.prediction.schedules.multi_power import LossCurve, read_curve
+from hptransfer.prediction.schedules.schedule import Schedule, constant, cosine, wsd
+from hptransfer.prediction.schedules.schedule_transfer import ScheduleRun
 
 Array = np.ndarray
 

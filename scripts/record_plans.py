@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import hptransfer as hpt
 from families import FAMILIES  # pyright: ignore[reportMissingImports]
 from families.trial import planned  # pyright: ignore[reportMissingImports]
+
+import hptransfer as hpt
 
 NUMBERS = ("init_mult", "lr_mult", "wd_mult", "eps_mult", "fwd_mult", "scale_mult", "grad_mult", "held")
 RECIPES = {"mlp": (64, 256), "gpt": (64, 128), "resnet": (16, 64)}
@@ -118,7 +119,11 @@ def main() -> None:
     for name in [name for name in before if name in after]:
         lines = differences(before[name], after[name])
         changed += bool(lines)
-        print(*([f"{name}: changed", *(f"    {line}" for line in lines[:12])] if lines else []), sep="\n", end="\n" * bool(lines))
+        print(
+            *([f"{name}: changed", *(f"    {line}" for line in lines[:12])] if lines else []),
+            sep="\n",
+            end="\n" * bool(lines),
+        )
     print(f"{len(before)} recorded, {sum(n in after for n in before)} compared, {changed} differ")
     sys.exit(int(changed > 0))
 

@@ -7,10 +7,10 @@ import math
 from typing import Any
 
 from hptransfer.core.recipe import Scale
-from hptransfer.prediction.forecast import Forecast, Settings, forecast
-from hptransfer.prediction.lean import lean
+from hptransfer.prediction.forecast.forecast import Forecast, Settings, forecast
+from hptransfer.prediction.forecast.lean import lean
 from hptransfer.prediction.provenance import Kind, Prediction
-from hptransfer.prediction.schedule import linear
+from hptransfer.prediction.schedules.schedule import linear
 
 START = Prediction(
     "learning rate", 0.01, 0.005, 0.02, "1", "sweep optimum", "here", ("stands for it",), Kind("none", "measured")

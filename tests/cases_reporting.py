@@ -6,8 +6,8 @@ import dataclasses
 import math
 from typing import Any
 
-from hptransfer.validation.results import Drift, LossGap, Optimum, Regret, SizePair, TransferResult, Verdict
-from hptransfer.validation.runs import Run
+from hptransfer.validation.records.results import Drift, LossGap, Optimum, Regret, SizePair, TransferResult, Verdict
+from hptransfer.validation.records.runs import Run
 
 WIDTHS = (64, 128, 256, 512)
 LRS = tuple(2.0**k for k in range(-11, -3))

@@ -18,7 +18,7 @@ from torch.distributed.tensor import distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import hptransfer as hpt
-from hptransfer.parametrization.optimizers import build_optimizers
+from hptransfer.parametrization.apply.optimizers import build_optimizers
 
 WIDTH, BASE, STEPS = 64, 16, 3
 X = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import hptransfer as hpt
-from hptransfer.parametrization.ecosystem import PlanTrainer
+from hptransfer.parametrization.apply.trainer import PlanTrainer
 
 IDS = torch.randint(0, 64, (4, 16), generator=torch.Generator().manual_seed(0))
 DATA = [{"input_ids": row, "labels": row} for row in IDS.repeat(4, 1)]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from hptransfer.core.graph import Graph
+from hptransfer.graph.graph import Graph
 
 
 def run_graph(

@@ -14,7 +14,7 @@ from cases_reporting import result
 from hptransfer.cli import arguments, check, main
 from hptransfer.cli.command import COMMANDS
 from hptransfer.cli.command import main as run_main
-from hptransfer.validation.results import TransferResult
+from hptransfer.validation.records.results import TransferResult
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 MLP, GPT = str(RECIPES / "mlp.py"), str(RECIPES / "gpt.py")

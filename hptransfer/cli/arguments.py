@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hptransfer.checks.coord.report import CoordReport
+from hptransfer.checks.equilibrium.report import EquilibriumReport
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, load_recipe
-from hptransfer.parametrization.coord_report import CoordReport
-from hptransfer.parametrization.equilibrium_report import EquilibriumReport
 
 MAX_LRS = 200
 _POWER = re.compile(r"2(?:\^|\*\*)([+-]?\d+(?:\.\d*)?)")

@@ -9,6 +9,8 @@ import math
 import sys
 from pathlib import Path
 
+from hptransfer.checks.coord.check import coord_check
+from hptransfer.checks.coord.report import CoordReport
 from hptransfer.cli.arguments import (
     add_depths,
     add_grid,
@@ -24,16 +26,14 @@ from hptransfer.cli.arguments import (
 )
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
-from hptransfer.parametrization.coord import coord_check
-from hptransfer.parametrization.coord_report import CoordReport
-from hptransfer.prediction.forecast import Forecast
+from hptransfer.prediction.forecast.forecast import Forecast
 from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
 from hptransfer.reporting.html import write_report
 from hptransfer.reporting.words import table
 from hptransfer.validation.against import record_score, refuse_other_run, score_forecast
 from hptransfer.validation.grid import checked_device
-from hptransfer.validation.results import VERDICT_FILE, TransferResult
-from hptransfer.validation.runs import RUNS_FILE
+from hptransfer.validation.records.results import VERDICT_FILE, TransferResult
+from hptransfer.validation.records.runs import RUNS_FILE
 from hptransfer.validation.transfer import transfer_check
 
 HELP = "the main job: does the learning rate transfer over width, or depth?"

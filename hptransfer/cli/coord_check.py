@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from hptransfer.checks.coord.check import coord_check
 from hptransfer.cli.arguments import (
     add_grid,
     add_json,
@@ -14,7 +15,6 @@ from hptransfer.cli.arguments import (
     recipe_of,
     seed_count,
 )
-from hptransfer.parametrization.coord import coord_check
 from hptransfer.validation.grid import checked_device
 
 HELP = "do activations and updates keep their size over width?"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hptransfer.checks.equilibrium.check import RULES, equilibrium_check
 from hptransfer.cli.arguments import (
     add_grid,
     add_json,
@@ -20,7 +21,6 @@ from hptransfer.cli.arguments import (
 )
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
-from hptransfer.parametrization.equilibrium import RULES, equilibrium_check
 from hptransfer.validation.grid import checked_device
 
 HELP = "does weight decay keep its timescale, and do weights turn equally fast, over width?"

@@ -7,14 +7,14 @@ import json
 
 import torch
 
+from hptransfer.checks.oracle.verify import verify_plan
+from hptransfer.checks.proxy import inputs_for
 from hptransfer.cli.arguments import add_json, add_recipe, recipe_of
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.options import Options
-from hptransfer.parametrization.oracle import verify_plan
 from hptransfer.parametrization.plan import Plan
-from hptransfer.parametrization.proxy import inputs_for
 
 HELP = "how every hyperparameter changes at another size, and why"
 

@@ -16,12 +16,12 @@ from hptransfer.cli.arguments import add_json, add_lrs, add_recipe, command_line
 from hptransfer.cli.arguments import seeds as seeds_of
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale
-from hptransfer.prediction.forecast import Rules, schedule_of
-from hptransfer.prediction.schedule import Schedule, make_schedule
-from hptransfer.prediction.schedule_export import as_torch_code, write_csv
+from hptransfer.prediction.forecast.forecast import Rules, schedule_of
+from hptransfer.prediction.schedules.schedule import Schedule, make_schedule
+from hptransfer.prediction.schedules.schedule_export import as_torch_code, write_csv
 from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
 from hptransfer.validation.predict import predict, target_steps
-from hptransfer.validation.results import TransferResult
+from hptransfer.validation.records.results import TransferResult
 
 HELP = "derive a target run's values before it runs"
 FORECAST_FILE = "prediction.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hptransfer.cli.arguments import no_more
 from hptransfer.reporting.html import write_figure, write_report
-from hptransfer.validation.results import TransferResult
+from hptransfer.validation.records.results import TransferResult
 
 HELP = "render report.html from the files of a check"
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from hptransfer.cli.arguments import Parser
 from hptransfer.core.errors import UsageError
-from hptransfer.prediction.lr_fit import fit_sweep
-from hptransfer.prediction.score import Scoreboard, score_lr_laws
-from hptransfer.prediction.sweep_table import SweepTable, read_table
+from hptransfer.prediction.laws.lr_fit import fit_sweep
+from hptransfer.prediction.laws.score import Scoreboard, score_lr_laws
+from hptransfer.prediction.laws.sweep_table import SweepTable, read_table
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ import json
 import math
 
 from hptransfer.cli.arguments import add_grid, add_json, add_recipe, add_workers, given, lrs, recipe_of
-from hptransfer.validation.study import DEFAULT_STORAGE, StudyResult, study
+from hptransfer.validation.search.study import DEFAULT_STORAGE, StudyResult, study
 
 HELP = "tune the learning rate of proxies with Optuna"
 

@@ -19,7 +19,7 @@ from hptransfer.cli.arguments import (
     refuse_two_axes,
 )
 from hptransfer.core.recipe import Axis
-from hptransfer.validation.runs import RUNS_FILE, Run
+from hptransfer.validation.records.runs import RUNS_FILE, Run
 from hptransfer.validation.sweep import run_sweep
 
 HELP = "train over widths or depths, learning rates and seeds"

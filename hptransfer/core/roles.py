@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.uses import Unsettled, Use
 
 Kind = Literal["input", "hidden", "readout", "bottleneck", "vector", "scalar", "unused"]
 
@@ -45,52 +42,3 @@ class Role:
     def m_out(self) -> float:
         """fan_out / base fan_out."""
         return self.fan_out / self.base_fan_out
-
-
-def role_of_use(use: Use, shape: Sequence[int], base: Use, base_shape: Sequence[int]) -> Role:
-    """The role that one use gives a parameter, from its shapes at target and base.
-
-    A number of blocks (heads, experts) that grows makes more outputs, each of which reads as many inputs as before.
-    """
-    (fan_in, fan_out), (base_in, base_out) = _fans(use, shape), _fans(base, base_shape)
-    blocks, base_blocks = _product(use, shape, "batched"), _product(base, base_shape, "batched")
-    if blocks != base_blocks:
-        fan_out, base_out = fan_out * blocks, base_out * base_blocks
-    grows_in, grows_out = _contracted(use, shape) != _contracted(base, base_shape), fan_out != base_out
-    contracts = any(label in {"contracted", "indexed"} for label in use.axes)
-    if grows_in:
-        kind: Kind = "hidden" if grows_out else "readout"
-    elif grows_out:
-        kind = "input" if contracts else "vector"
-    else:
-        kind = "scalar"
-    return Role(kind, fan_in, fan_out, base_in, base_out)
-
-
-def _fans(use: Use, shape: Sequence[int]) -> tuple[int, int]:
-    """fan_in: contracted x kernel sizes (per group); fan_out: produced, or elementwise where nothing is produced."""
-    sizes = {label: _product(use, shape, label) for label in ("kernel", "produced", "elementwise")}
-    fan_in = _contracted(use, shape) * sizes["kernel"]
-    return fan_in, sizes["produced"] * sizes["elementwise"]
-
-
-def _contracted(use: Use, shape: Sequence[int]) -> int:
-    size = _product(use, shape, "contracted")
-    return max(1, size // use.groups) if use.op.startswith("conv_transpose") else size
-
-
-def _product(use: Use, shape: Sequence[int], label: str) -> int:
-    return math.prod(size for size, own in zip(shape, use.axes, strict=True) if own == label)
-
-
-def settle(name: str, uses: Sequence[Use | Unsettled]) -> list[Use]:
-    """The uses of a parameter, or a UsageError that names it and what stopped the trace."""
-    open_uses = [use for use in uses if isinstance(use, Unsettled)]
-    if open_uses:
-        shown = "; ".join(str(use) for use in uses)
-        raise UsageError(
-            f"The role of parameter {name!r} cannot be settled. Uses found: {shown}. Say what it is with "
-            f"roles={{{name!r}: Role(kind, fan_in, fan_out, base_fan_in, base_fan_out)}}, kind being one of "
-            f"{', '.join(get_args(Kind))}."
-        )
-    return [use for use in uses if isinstance(use, Use)]

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hptransfer.core.geometry import OptimizerInfo
-from hptransfer.core.graph import Graph
-from hptransfer.core.outputs import output_uses
 from hptransfer.core.roles import Role
 from hptransfer.core.rules import Rule, Scheme, init_ratio, rule_for
-from hptransfer.core.scale_flow import ScaleFlow
-from hptransfer.parametrization.absorb import absorb
+from hptransfer.graph.graph import Graph
+from hptransfer.graph.readings.outputs import output_uses
+from hptransfer.graph.readings.scale_flow import ScaleFlow
 from hptransfer.parametrization.compare import Comparison
 from hptransfer.parametrization.finetune import fine_tune
-from hptransfer.parametrization.multipliers import (
+from hptransfer.parametrization.init.unit import UnitForward, unit_branches
+from hptransfer.parametrization.init.zero import zero_readouts
+from hptransfer.parametrization.multipliers.placement import Absorbed, Hook, Multiplier, pieces, place
+from hptransfer.parametrization.multipliers.shift import absorb
+from hptransfer.parametrization.multipliers.wanted import (
     Values,
     attention_multipliers,
     constant_multipliers,
@@ -22,10 +25,7 @@ from hptransfer.parametrization.multipliers import (
     unscaled_notes,
 )
 from hptransfer.parametrization.options import Options
-from hptransfer.parametrization.placement import Absorbed, Hook, Multiplier, pieces, place
 from hptransfer.parametrization.row import Row
-from hptransfer.parametrization.unit import UnitForward, unit_branches
-from hptransfer.parametrization.zero import zero_readouts
 
 
 class Builder:

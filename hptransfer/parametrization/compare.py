@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from hptransfer.core.bottleneck import normalised_readouts
 from hptransfer.core.errors import UsageError
-from hptransfer.core.graph import Graph
-from hptransfer.core.roles import Role, role_of_use, settle
-from hptransfer.core.uses import Use, hosts, inner_weights, parameter_uses
+from hptransfer.core.roles import Role
+from hptransfer.graph.fans import role_of_use, settle
+from hptransfer.graph.graph import Graph
+from hptransfer.graph.readings.bottleneck import normalised_readouts
+from hptransfer.graph.uses import Use, hosts, inner_weights, parameter_uses
 from hptransfer.parametrization.names import match_names
 
 Shape = tuple[int, ...]

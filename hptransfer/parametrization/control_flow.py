@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from hptransfer.core.attention import attentions
-from hptransfer.core.constants import constants
 from hptransfer.core.errors import UsageError
-from hptransfer.core.graph import Graph, module_path, op
-from hptransfer.core.residual import residual_branches
+from hptransfer.graph.graph import Graph, module_path, op
+from hptransfer.graph.readings.attention import attentions
+from hptransfer.graph.readings.constants import constants
+from hptransfer.graph.readings.residual import residual_branches
 from hptransfer.parametrization.names import Counterparts
 
 Sites = Mapping[str, list[Any]]

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from hptransfer.core.bottleneck import bottlenecks
-from hptransfer.core.graph import Graph
 from hptransfer.core.roles import Role
-from hptransfer.core.uses import Use
+from hptransfer.graph.graph import Graph
+from hptransfer.graph.readings.bottleneck import bottlenecks
+from hptransfer.graph.uses import Use
 from hptransfer.parametrization.options import Options
 
 

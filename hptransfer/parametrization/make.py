@@ -11,24 +11,24 @@ import torch
 from torch import nn
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.evaluate import Program
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.horizon import Horizon, horizon
 from hptransfer.core.recipe import Scale
 from hptransfer.core.roles import Role
 from hptransfer.core.rules import Scheme, scheme_named
-from hptransfer.parametrization.absorb import with_decay, with_fixed_eps, with_horizon, with_tuned
+from hptransfer.graph.evaluate import Program
 from hptransfer.parametrization.build import Builder
 from hptransfer.parametrization.compare import Comparison
 from hptransfer.parametrization.control_flow import check_same_way
-from hptransfer.parametrization.interop import SHAPES_NOTE, BaseShapes, shapes_module
+from hptransfer.parametrization.init.unit import base_program, unit_forward, with_unit
+from hptransfer.parametrization.interop.mup import SHAPES_NOTE, BaseShapes, shapes_module
 from hptransfer.parametrization.measure import measure_rms
-from hptransfer.parametrization.multipliers import Values
+from hptransfer.parametrization.multipliers.shift import with_decay, with_fixed_eps, with_horizon, with_tuned
+from hptransfer.parametrization.multipliers.wanted import Values
 from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.parametrization.plan import Plan, unit_weights
 from hptransfer.parametrization.row import Row
 from hptransfer.parametrization.traces import Inputs, traces
-from hptransfer.parametrization.unit import base_program, unit_forward, with_unit
 
 Optimizer = type[torch.optim.Optimizer] | str
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.graph import template
+from hptransfer.graph.graph import template
 
 
 class Counterparts:

@@ -13,9 +13,9 @@ from typing import Any
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
-from hptransfer.core.graph import template
-from hptransfer.parametrization.absorb import fold, shift, unfold
-from hptransfer.parametrization.placement import Hook
+from hptransfer.graph.graph import template
+from hptransfer.parametrization.multipliers.placement import Hook
+from hptransfer.parametrization.multipliers.shift import fold, shift, unfold
 from hptransfer.parametrization.row import Row
 
 FORMAT = 1

@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.graph import Graph, tied_names
-from hptransfer.core.trace import trace
+from hptransfer.graph.graph import Graph, tied_names
+from hptransfer.graph.trace import trace
 from hptransfer.parametrization.control_flow import check_same_way
-from hptransfer.parametrization.interop import constant_width_mults
+from hptransfer.parametrization.interop.mup import constant_width_mults
 
 Inputs = Sequence[Any] | Mapping[str, Any]
 

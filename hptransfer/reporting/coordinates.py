@@ -9,8 +9,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from hptransfer.parametrization.coord_report import CoordReport
-from hptransfer.parametrization.coord_rows import Quantity, Row
+from hptransfer.checks.coord.report import CoordReport
+from hptransfer.checks.coord.rows import Quantity, Row
 from hptransfer.reporting import svg
 
 STATES = {True: "ok", False: "fails", None: "undecided"}

@@ -12,7 +12,7 @@ from hptransfer.core.recipe import Axis
 from hptransfer.reporting import svg
 from hptransfer.reporting.info import CurvesInfo, GapInfo, LossAxis, OptimaInfo, curves_info, loss_axis, superscript
 from hptransfer.reporting.words import short_name
-from hptransfer.validation.results import LossGap, TransferResult
+from hptransfer.validation.records.results import LossGap, TransferResult
 
 
 def scheme_name(scheme: str) -> str:

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from hptransfer.core.errors import UsageError
-from hptransfer.prediction.forecast import Forecast
+from hptransfer.prediction.forecast.forecast import Forecast
 from hptransfer.prediction.provenance import Prediction
 from hptransfer.reporting import svg, words
 from hptransfer.reporting.info import superscript

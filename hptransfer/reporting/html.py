@@ -11,13 +11,13 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from hptransfer.checks.coord.report import CoordReport
 from hptransfer.core.errors import UsageError
-from hptransfer.parametrization.coord_report import CoordReport
 from hptransfer.reporting import figures, words
 from hptransfer.reporting.coordinates import coord_info, coord_rows, coordinate_figure
 from hptransfer.reporting.info import curves_info, gap_info, loss_axis, optima_info, schemes_of, superscript
 from hptransfer.reporting.svg import palette
-from hptransfer.validation.results import TransferResult
+from hptransfer.validation.records.results import TransferResult
 
 
 def render_report(result: TransferResult) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from hptransfer.validation.results import Drift, Optimum, Regret, TransferResult
+from hptransfer.validation.records.results import Drift, Optimum, Regret, TransferResult
 
 NAMES = {"sp": "SP", "mup": "muP", "completep": "CompleteP", "depth-mup": "depth-muP", "umup": "u-muP", "ntk": "NTK"}
 """Schemes as papers write them; the others are called as in the code."""

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from hptransfer.core.errors import UsageError
-from hptransfer.prediction.forecast import Forecast
+from hptransfer.prediction.forecast.forecast import Forecast
 from hptransfer.validation.codec import decode, encode
-from hptransfer.validation.optimum import Curve, Fit, curve_of, optima
-from hptransfer.validation.results import TransferResult
+from hptransfer.validation.records.results import TransferResult
+from hptransfer.validation.verdict.optimum import Curve, Fit, curve_of, optima
 
 PREDICTIONS_FILE = "predictions.jsonl"
 

@@ -11,7 +11,7 @@ import torch
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.core.rules import SCHEMES
-from hptransfer.validation.runs import Job
+from hptransfer.validation.records.runs import Job
 
 
 @dataclass(frozen=True)

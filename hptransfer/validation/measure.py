@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.core.recipe import Axis
-from hptransfer.validation.compare import transferred_lr
 from hptransfer.validation.grid import Grid, job_at
-from hptransfer.validation.optimum import Fit, curve_of
-from hptransfer.validation.runs import Job, Run
+from hptransfer.validation.records.runs import Job, Run
 from hptransfer.validation.sweep import refuse_if_all_failed
+from hptransfer.validation.verdict.comparisons import transferred_lr
+from hptransfer.validation.verdict.optimum import Fit, curve_of
 
 Make = Callable[[Sequence[Job]], list[Run]]
 """Jobs to their runs, however they are made; a job made before is not made again."""

@@ -14,16 +14,16 @@ import torch
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import evaluate
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
-from hptransfer.prediction.forecast import Forecast, Rules, Settings, forecast, schedule_of
-from hptransfer.prediction.lean import Lean, lean
-from hptransfer.prediction.measured import noise_scale, stability_limit
+from hptransfer.prediction.forecast.forecast import Forecast, Rules, Settings, forecast, schedule_of
+from hptransfer.prediction.forecast.lean import Lean, lean
+from hptransfer.prediction.forecast.measured import noise_scale, stability_limit
+from hptransfer.prediction.forecast.transfer import refuse_unknown_base
+from hptransfer.prediction.forecast.width_law import loss_at_size
 from hptransfer.prediction.provenance import Kind, Prediction
-from hptransfer.prediction.schedule import Schedule
-from hptransfer.prediction.transfer import refuse_unknown_base
-from hptransfer.prediction.width_law import loss_at_size
-from hptransfer.validation.optimum import Curve, Fit, curve_of, optima
-from hptransfer.validation.results import TransferResult
+from hptransfer.prediction.schedules.schedule import Schedule
+from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.sweep import run_sweep
+from hptransfer.validation.verdict.optimum import Curve, Fit, curve_of, optima
 
 MAX_STEPS = 100_000_000
 """Beyond, a schedule as an array would no longer fit into memory; a batch left at the proxy's is the likely cause."""

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
-from hptransfer.validation.engine import EngineName, plan_tasks
+from hptransfer.validation.engines.engine import EngineName, plan_tasks
+from hptransfer.validation.engines.pool import Pool, Task, usable_cores
+from hptransfer.validation.engines.trainer import Trainer, scale_of
 from hptransfer.validation.grid import Grid, checked_device, grid_of
-from hptransfer.validation.identity import fingerprint
-from hptransfer.validation.log import RunLog
-from hptransfer.validation.pool import Pool, Task, usable_cores
-from hptransfer.validation.runs import Job, Key, Run
-from hptransfer.validation.trainer import Trainer, scale_of
+from hptransfer.validation.records.identity import fingerprint
+from hptransfer.validation.records.log import RunLog
+from hptransfer.validation.records.runs import Job, Key, Run
 
 Progress = Callable[[Run], None]
 

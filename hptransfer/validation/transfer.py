@@ -9,17 +9,17 @@ from typing import Any
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Axis, Recipe
-from hptransfer.validation import compare, judge
-from hptransfer.validation.engine import EngineName
+from hptransfer.validation.engines.engine import EngineName
+from hptransfer.validation.engines.trainer import CONTROL
 from hptransfer.validation.environment import command_line, environment
 from hptransfer.validation.grid import Grid, grid_of
-from hptransfer.validation.log import RunLog
 from hptransfer.validation.measure import Measurement, measure, sizes_of
-from hptransfer.validation.optimum import optima
-from hptransfer.validation.results import TransferResult
-from hptransfer.validation.shared import SharedGrid
+from hptransfer.validation.records.log import RunLog
+from hptransfer.validation.records.results import TransferResult
+from hptransfer.validation.search.shared import SharedGrid
 from hptransfer.validation.sweep import Sweep, refuse_no_growth
-from hptransfer.validation.trainer import CONTROL
+from hptransfer.validation.verdict import comparisons, judge
+from hptransfer.validation.verdict.optimum import optima
 
 
 def transfer_check(
@@ -109,9 +109,9 @@ def _result(
     recipe, grid, scheme = sweep.trainer.recipe, found.grid, found.grid.schemes[0]
     fits = {name: found.of(name) for name in grid.schemes}
     base = getattr(recipe.base, axis)
-    drifts = {name: compare.drift_between(own[0], own[-1], own) for name, own in fits.items()}
-    regrets = {s: compare.regret_of(fits[s][-1], found.runs, lr=lr) for s, lr in found.transferred.items()}
-    gaps = compare.loss_gaps(fits[scheme], fits[control], base_size=base) if control else []
+    drifts = {name: comparisons.drift_between(own[0], own[-1], own) for name, own in fits.items()}
+    regrets = {s: comparisons.regret_of(fits[s][-1], found.runs, lr=lr) for s, lr in found.transferred.items()}
+    gaps = comparisons.loss_gaps(fits[scheme], fits[control], base_size=base) if control else []
     parts = {"drift": drifts[scheme], "regret": regrets.get(scheme), "gaps": gaps}
     verdict, reasons = judge.verdict_of(judge.findings(fits[scheme], fits.get(control or "", []), tolerance, **parts))
     largest = max(grid.scales, key=lambda scale: getattr(scale, axis) or 0)
@@ -132,7 +132,7 @@ def _result(
         drifts=tuple(drifts.values()),
         regrets=tuple(regrets.values()),
         loss_gaps=tuple(gaps),
-        larger_is_better=tuple(compare.size_pairs([fit.curve for fit in found.fits])),
+        larger_is_better=tuple(comparisons.size_pairs([fit.curve for fit in found.fits])),
         runs=tuple(found.runs),
         plan=plan.to_json() if plan is not None else {},
         environment=environment(sweep.trainer.device),

@@ -10,13 +10,13 @@ import torch
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
-from hptransfer.validation.queue import drain
-from hptransfer.validation.shared import ABOUT, GridWork
-from hptransfer.validation.storage import open_storage, release
-from hptransfer.validation.study import tuning_fingerprint
+from hptransfer.validation.search.queue import drain
+from hptransfer.validation.search.shared import ABOUT, GridWork
+from hptransfer.validation.search.storage import open_storage, release
+from hptransfer.validation.search.study import tuning_fingerprint
+from hptransfer.validation.search.team import Work, lost_database
+from hptransfer.validation.search.tune import TRIALS, Proxy, Space, TuneWork
 from hptransfer.validation.sweep import Sweep
-from hptransfer.validation.team import Work, lost_database
-from hptransfer.validation.tune import TRIALS, Proxy, Space, TuneWork
 
 
 def work(

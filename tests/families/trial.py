@@ -13,8 +13,8 @@ from torch import nn
 
 import hptransfer as hpt
 from families.family import WIDTHS, Family, Heads
+from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.core.errors import UsageError
-from hptransfer.parametrization.oracle import verify_plan
 from hptransfer.parametrization.plan import Plan
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "REFUSED", "UNTRACEABLE", "ERROR"]

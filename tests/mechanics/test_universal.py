@@ -13,12 +13,12 @@ from hptransfer.mechanics.catapult import regime, simulate
 from hptransfer.mechanics.edge_of_stability import EdgeTrace, probe_edge
 from hptransfer.mechanics.eigenlearning import eigenlearning
 from hptransfer.mechanics.power_law import loss_after, sample_exponent, step_exponent
-from hptransfer.prediction.curvature import sharpness
-from hptransfer.prediction.operators import gradients
-from hptransfer.prediction.parameters import ParameterSpace
-from hptransfer.prediction.preconditioned import preconditioner_from_state
-from hptransfer.prediction.quadratic import NoisyQuadratic, final_losses
-from hptransfer.prediction.stability import gd, limit, rule_for
+from hptransfer.prediction.curvature.curvature import sharpness
+from hptransfer.prediction.curvature.operators import gradients
+from hptransfer.prediction.curvature.parameters import ParameterSpace
+from hptransfer.prediction.curvature.preconditioned import preconditioner_from_state
+from hptransfer.prediction.quadratic.quadratic import NoisyQuadratic, final_losses
+from hptransfer.prediction.quadratic.stability import gd, limit, rule_for
 
 
 @pytest.mark.parametrize("eta_lambda", [1.0, 2.7, 3.9, 4.3])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import hptransfer as hpt
-from hptransfer.parametrization.oracle import verify_plan
+from hptransfer.checks.oracle.verify import verify_plan
 
 
 def _longformer(width: int) -> nn.Module:

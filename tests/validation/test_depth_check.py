@@ -14,7 +14,7 @@ from hptransfer.reporting.html import render_report
 from hptransfer.reporting.words import table
 from hptransfer.validation.against import score_forecast
 from hptransfer.validation.predict import predict
-from hptransfer.validation.results import TransferResult
+from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.sweep import run_sweep
 from hptransfer.validation.transfer import transfer_check
 from tests import cases_validation as cases

@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from hptransfer.checks.proxy import Proxies
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import train
 from hptransfer.core.recipe import Scale, load_recipe
 from hptransfer.parametrization.options import Options
-from hptransfer.parametrization.proxy import Proxies
 from hptransfer.validation import sweep as sweep_module
-from hptransfer.validation.pool import Pool, usable_cores
-from hptransfer.validation.runs import read_runs
+from hptransfer.validation.engines.pool import Pool, usable_cores
+from hptransfer.validation.engines.trainer import Trainer
+from hptransfer.validation.records.runs import read_runs
 from hptransfer.validation.sweep import run_sweep
-from hptransfer.validation.trainer import Trainer
 from tests import cases_validation as cases
 from tests.cases_validation import recipe
 
@@ -202,7 +202,7 @@ def test_a_disk_that_fills_up_keeps_what_was_finished(tmp_path, monkeypatch):
         count.append(data)
         return real(descriptor, data if len(count) <= 4 else data[:7])
 
-    monkeypatch.setattr("hptransfer.validation.log.os.write", write)
+    monkeypatch.setattr("hptransfer.validation.records.log.os.write", write)
     with pytest.raises(UsageError, match=r"No space left on device. The 4 runs finished so far are kept"):
         run_sweep(recipe, workers=1, out=tmp_path)
     monkeypatch.undo()

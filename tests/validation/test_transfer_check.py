@@ -11,10 +11,10 @@ import torch
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Scale
 from hptransfer.parametrization.options import Options, Tuned
-from hptransfer.validation.results import TransferResult
-from hptransfer.validation.runs import read_runs
+from hptransfer.validation.engines.trainer import Trainer
+from hptransfer.validation.records.results import TransferResult
+from hptransfer.validation.records.runs import read_runs
 from hptransfer.validation.sweep import run_sweep
-from hptransfer.validation.trainer import Trainer
 from hptransfer.validation.transfer import transfer_check
 from tests import cases_validation as cases
 from tests.cases_validation import recipe
@@ -93,7 +93,7 @@ def test_sp_moves_further_than_mup(found):
 
 def test_a_rerun_finds_the_same_without_training(found, monkeypatch):
     result, out = found
-    monkeypatch.setattr("hptransfer.validation.trainer.Trainer.run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("hptransfer.validation.engines.trainer.Trainer.run", lambda *_: pytest.fail("trained again"))
     again = transfer_check(LINEAR, out=out, workers=1, command="hptransfer check linear.py")
     assert dataclasses.replace(again, environment=result.environment) == result
 
@@ -153,7 +153,7 @@ def test_a_recipe_that_raises_is_one_clear_line_with_the_runs_kept(tmp_path):
     ],
 )
 def test_bad_input_is_refused_before_anything_is_trained(monkeypatch, options, message):
-    monkeypatch.setattr("hptransfer.validation.trainer.Trainer.run", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("hptransfer.validation.engines.trainer.Trainer.run", lambda *_: pytest.fail("trained"))
     with pytest.raises(UsageError, match=message):
         transfer_check(recipe, workers=1, **options)
 

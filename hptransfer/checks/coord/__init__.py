@@ -1,0 +1,1 @@
+"""Coordinate check: how activations and their changes grow with width."""

@@ -1,0 +1,1 @@
+"""Update equilibrium: do rotations per step stay the same over width?"""

@@ -1,0 +1,1 @@
+"""The role oracle: a plan held against measured gradients and activations."""

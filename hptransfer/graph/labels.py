@@ -1,0 +1,190 @@
+"""What each op does with the axes of a parameter that it reads: contracts, produces, indexes, convolves, scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from torch import fx
+
+from hptransfer.graph.axes import Dims, broadcast
+from hptransfer.graph.graph import number, op, sequence, shape, users
+
+Label = Literal["contracted", "produced", "indexed", "elementwise", "kernel", "batched"]
+Found = tuple[list[Label], fx.Node | None] | None
+"""A label per dimension and the activation contracted with; None where the op cannot be labelled."""
+
+Consumer = Callable[[fx.Node, Any, Dims, set[fx.Node]], Found]
+"""(node, position of the parameter among its arguments, axes of its dimensions, nodes that depend on inputs)."""
+
+_STRENGTH: tuple[Label, ...] = ("contracted", "kernel", "produced", "elementwise", "indexed", "batched")
+
+
+def consumer_of(node: fx.Node) -> Consumer | None:
+    """The labelling function of an op, None for an op that is not known."""
+    return _matmul if "grouped_mm" in op(node) else _CONSUMERS.get(op(node))
+
+
+def label_of(axis: int, dims: Dims, labels: list[Label]) -> Label:
+    """The label of a parameter axis; one that was split over several dimensions takes the strongest of theirs."""
+    carried = [label for held, label in zip(dims, labels, strict=True) if axis in held]
+    for label in _STRENGTH:
+        if label in carried:
+            return label
+    return "batched"
+
+
+def positions(node: fx.Node, source: fx.Node) -> list[Any]:
+    """Where `source` stands among a node's arguments: indices, keyword names, or (index, k) inside a list."""
+    found: list[Any] = []
+    for key, value in [*enumerate(node.args), *node.kwargs.items()]:
+        if value is source:
+            found.append(key)
+        elif isinstance(value, (list, tuple)):
+            found += [(key, k) for k, item in enumerate(value) if item is source]
+    return found
+
+
+def groups_of(node: fx.Node) -> int:
+    """Groups of a convolution, 1 for any other op."""
+    if not op(node).startswith("conv"):
+        return 1
+    at = 8 if op(node) == "convolution" else 6
+    return number(node.args[at] if len(node.args) > at else node.kwargs.get("groups", 1))
+
+
+def _node(value: object) -> fx.Node | None:
+    return value if isinstance(value, fx.Node) else None
+
+
+def _elementwise(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    return ["elementwise"] * len(dims), None
+
+
+def _scaled(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    """Multiplied with an activation; a sum right after it contracts the summed dimensions.
+
+    A mean contracts as well, but brings the 1/n that a contraction asks for: its dimensions stay elementwise.
+    """
+    aligned = broadcast(dims, len(shape(node)))
+    labels: list[Label] = ["elementwise"] * len(aligned)
+    readers = users(node)
+    if readers and all(op(r) == "sum" and len(r.args) > 1 for r in readers):
+        for dim in (d for r in readers for d in sequence(r.args[1])):
+            labels[number(dim)] = "contracted"
+    other = node.args[1 - position] if isinstance(position, int) else None
+    return labels[len(aligned) - len(dims) :], _node(other)
+
+
+def _linear(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    if position != 1:
+        return _elementwise(node, position, dims, from_inputs)
+    made: list[Label] = ["produced"] * (len(dims) - 1)
+    return [*made, "contracted"], _node(node.args[0])
+
+
+def _addmm(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    if position == 0:
+        return _elementwise(node, position, dims, from_inputs)
+    if position == 1 and node.args[2] not in from_inputs:
+        return _elementwise(node, position, dims, from_inputs)  # learned queries enter a layer written as addmm
+    return _factor(position - 1, dims, node.args[3 - position])
+
+
+def _matmul(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    """A factor of a matrix product. Two parameters multiplied with each other stay open: which one is the weight?"""
+    if position not in (0, 1):
+        return _elementwise(node, position, dims, from_inputs)
+    if node not in from_inputs and position == 0:
+        return None
+    return _factor(position, dims, node.args[1 - position])
+
+
+def _factor(side: int, dims: Dims, other: object) -> Found:
+    if len(dims) == 1:
+        return ["contracted"], _node(other)
+    batch: list[Label] = ["batched"] * (len(dims) - 2)
+    pair: list[Label] = ["produced", "contracted"] if side == 0 else ["contracted", "produced"]
+    return [*batch, *pair], _node(other)
+
+
+def _einsum(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    equation, operands = str(node.args[0]).replace(" ", ""), sequence(node.args[1])
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if not isinstance(position, tuple) or "." in terms[position[1]]:
+        return None
+    if not arrow:
+        right = "".join(c for c in set(left) if c.isalpha() and left.count(c) == 1)
+    others = "".join(t for k, t in enumerate(terms) if k != position[1])
+    other = next((o for k, o in enumerate(operands) if k != position[1]), None)
+    return [_einsum_label(c, others, right) for c in terms[position[1]]], _node(other)
+
+
+def _einsum_label(letter: str, others: str, right: str) -> Label:
+    if letter not in right:
+        return "contracted"
+    return "batched" if letter in others else "produced"
+
+
+def _conv(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    if position != 1:
+        return _elementwise(node, position, dims, from_inputs)
+    turned = op(node).startswith("conv_transpose") or (op(node) == "convolution" and bool(node.args[6]))
+    first: list[Label] = ["contracted", "produced"] if turned else ["produced", "contracted"]
+    kernel: list[Label] = ["kernel"] * (len(dims) - 2)
+    return [*first, *kernel], _node(node.args[0])
+
+
+def _embedding(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    made: list[Label] = ["produced"] * (len(dims) - 1)
+    return ["indexed", *made], None
+
+
+def _index(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    if op(node) == "index":
+        indices = [index is not None for index in sequence(node.args[1])]
+    else:
+        indices = [k == number(node.args[1]) % len(dims) for k in range(len(dims))]
+    indexed = [k < len(indices) and indices[k] for k in range(len(dims))]
+    return ["indexed" if hit else "produced" for hit in indexed], None
+
+
+def _bilinear(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    if position != 2:
+        return _elementwise(node, position, dims, from_inputs)
+    return ["produced", "contracted", "contracted"], _node(node.args[0])
+
+
+def _recurrent(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    if len(dims) == 1 or not (isinstance(position, tuple) or position in (2, 3)):
+        return _elementwise(node, position, dims, from_inputs)
+    return ["produced", "contracted"], _node(node.args[0])
+
+
+_CONSUMERS: Mapping[str, Consumer] = {
+    **dict.fromkeys(("mul", "mul_", "div"), _scaled),
+    **dict.fromkeys(
+        ("add", "add_", "sub", "rsub", "cat", "stack", "where", "maximum", "minimum", "prelu", "_prelu_kernel", "lerp",
+         "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm", "group_norm", "batch_norm", "instance_norm",
+         "native_group_norm", "_native_batch_norm_legit_functional", "scaled_dot_product_attention", "addcmul", "pow",
+         "index_put", "masked_scatter", "addcdiv", "fmod", "remainder", "copy_", "slice_scatter", "eq", "ne", "gt",
+         "lt"),
+        _elementwise,
+    ),
+    "linear": _linear,
+    "addmm": _addmm,
+    "baddbmm": _addmm,
+    **dict.fromkeys(("mm", "bmm", "matmul", "mv", "dot"), _matmul),
+    "einsum": _einsum,
+    **dict.fromkeys(
+        ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"), _conv
+    ),
+    **dict.fromkeys(("embedding", "embedding_bag", "_embedding_bag"), _embedding),
+    **dict.fromkeys(("index", "index_select"), _index),
+    "bilinear": _bilinear,
+    **dict.fromkeys(
+        ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _recurrent
+    ),
+}  # fmt: skip
+"""What each consuming op does with a parameter's axes."""

@@ -1,0 +1,1 @@
+"""Readings of a graph that the scale analysis does not replace."""

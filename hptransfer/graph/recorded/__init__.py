@@ -1,0 +1,1 @@
+"""Graphs of models that torch.export cannot trace: run once and recorded."""

@@ -1,0 +1,279 @@
+"""Every use of every parameter, read off the graph: which axes are contracted, produced, indexed or elementwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, fx
+
+from hptransfer.graph.axes import NONE, POINTWISE, RESHAPES, Dims, broadcast, through_view
+from hptransfer.graph.graph import Graph, module_path, number, op, shape, users
+from hptransfer.graph.labels import Label, consumer_of, groups_of, label_of, positions
+
+Norm = Literal["", "rows", "columns", "taps", "whole", "entries"]
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of a parameter.
+
+    op: the consuming aten op; module: path of the module whose forward ran it; node: that op in the graph.
+    axes: a label per parameter axis; operand: the activation that the parameter is contracted with.
+    groups: a grouped convolution's groups (1 elsewhere): a transposed one contracts only 1/groups of its axis 0.
+    normalised: the parameter was divided by its own norm first, so that its scale is lost: per row (produced axis), per
+    column (contracted), per tap of a kernel (over all rows and columns), or as a whole by its largest singular value;
+    entries: by their standard deviation, so that each entry has order 1 (weight standardization, 1903.10520).
+    """
+
+    parameter: str
+    op: str
+    module: str
+    node: fx.Node
+    axes: tuple[Label, ...]
+    operand: fx.Node | None = None
+    groups: int = 1
+    normalised: Norm = ""
+
+    def __str__(self) -> str:
+        return f"{self.op}[{', '.join(self.axes)}] in {self.module or 'the root module'}"
+
+
+@dataclass(frozen=True)
+class Unsettled:
+    """A use that the trace cannot label: the op that stopped it."""
+
+    parameter: str
+    op: str
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.op} (not understood) in {self.module or 'the root module'}"
+
+
+def parameter_uses(graph: Graph) -> dict[str, list[Use | Unsettled]]:
+    """All uses of all parameters of a graph, by parameter name. An unused parameter has an empty list."""
+    from_inputs = depends_on_inputs(graph)
+    return {
+        name: list(_Walk(name, graph, from_inputs).uses(node, len(shape(node))))
+        for name, node in graph.parameters.items()
+    }
+
+
+def hosts(uses: Mapping[str, Sequence[Use | Unsettled]]) -> dict[str, str]:
+    """Bias -> the weight that is contracted in the same op."""
+    settled = [use for own in uses.values() for use in own if isinstance(use, Use)]
+    weights = {use.node: use.parameter for use in reversed(settled) if "contracted" in use.axes}
+    return {u.parameter: weights[u.node] for u in settled if u.node in weights and "contracted" not in u.axes}
+
+
+def inner_weights(graph: Graph, uses: Mapping[str, Sequence[Use | Unsettled]]) -> frozenset[str]:
+    """Parameters contracted with what an earlier weight made, for a later weight to read: neither first nor last.
+
+    Read off one graph alone, so that a model has the same inner weights at every size, its base's own included.
+    """
+    settled = [use for own in uses.values() for use in own if isinstance(use, Use)]
+    reads, made, needed = around_weights(graph, settled)
+    outer = {u.parameter for u in settled if u.node in reads and (u.operand not in made or u.node not in needed)}
+    return frozenset(use.parameter for use in settled if "contracted" in use.axes and use.parameter not in outer)
+
+
+def around_weights(graph: Graph, settled: Iterable[Use]) -> tuple[set[fx.Node], set[fx.Node], set[fx.Node]]:
+    """(ops that contract a parameter, all that they and lookups made, all that they read)."""
+    settled = list(settled)
+    reads = {use.node for use in settled if "contracted" in use.axes}
+    makes = reads | {use.node for use in settled if "indexed" in use.axes}
+    return reads, downstream(graph, makes), upstream(graph, reads)
+
+
+def downstream(graph: Graph, start: set[fx.Node]) -> set[fx.Node]:
+    """The start nodes and all that is computed from them."""
+    found = set(start)
+    for node in graph.nodes:
+        if any(parent in found for parent in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def upstream(graph: Graph, end: set[fx.Node]) -> set[fx.Node]:
+    """The nodes that the end nodes are computed from; an end node only where another needs it."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if any(user in found or user in end for user in node.users):
+            found.add(node)
+    return found
+
+
+def depends_on_inputs(graph: Graph) -> set[fx.Node]:
+    """Nodes whose value depends on the model's inputs (and not on parameters and constants alone)."""
+    return downstream(graph, set(graph.inputs))
+
+
+_SPREADS = {"std", "var", "std_mean", "var_mean"}
+_STATISTICS = {"norm", "linalg_vector_norm", "amax", "amin", "numel", "linalg_norm", *_SPREADS}
+"""Reductions of a weight to a statistic (as weight normalisation takes): the weight itself is used elsewhere."""
+
+_COMBINES = {"mul", "add", "sub", "div", "rsub", "cat", "stack", "where", "maximum", "minimum"}
+_WEIGHT_NORM = {"_weight_norm", "_weight_norm_interface"}
+
+
+def _lends_shape(node: fx.Node, source: fx.Node) -> bool:
+    """A reshape reads the values of its first argument only (reshape_as)."""
+    return op(node) in RESHAPES and node.args[0] is not source
+
+
+def _is_single(node: fx.Node) -> bool:
+    return node.op == "call_function" and shape(node) in {(), (1,)}
+
+
+def _both_sides(axis: int, dims: Dims, labels: Sequence[Label]) -> bool:
+    """True for an axis that was split, part of which is contracted and part produced (a matrix kept flat)."""
+    held = {label for own, label in zip(dims, labels, strict=True) if axis in own}
+    return {"contracted", "produced"} <= held
+
+
+def _one_number(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.numel() == 1
+
+
+class _Walk:
+    """Follows one parameter from its placeholder to the ops that consume it."""
+
+    def __init__(self, parameter: str, graph: Graph, from_inputs: set[fx.Node]) -> None:
+        self.parameter, self.graph, self.from_inputs = parameter, graph, from_inputs
+        self.normalised: Norm = ""
+        self.kept: int | None = None
+        self.is_gain = False
+
+    def uses(self, placeholder: fx.Node, rank: int) -> Iterator[Use | Unsettled]:
+        self.rank, self.own = rank, self.descendants(placeholder)
+        pending: list[tuple[fx.Node, Dims]] = [(placeholder, tuple(frozenset({a}) for a in range(rank)))]
+        seen: set[tuple[fx.Node, fx.Node]] = set()
+        while pending:
+            source, dims = pending.pop()
+            for node in users(source):
+                if (source, node) in seen or op(node) in {"output", *_STATISTICS} or _lends_shape(node, source):
+                    continue
+                seen.add((source, node))
+                onward = self.onward(node, source, dims)
+                if onward is not None:
+                    pending.append((node, onward))
+                elif node in self.from_inputs or not self.is_statistic(node):
+                    yield from self.consume(node, source, dims)
+
+    def descendants(self, placeholder: fx.Node) -> set[fx.Node]:
+        """Nodes that depend on this parameter and on no input."""
+        found, pending = {placeholder}, [placeholder]
+        while pending:
+            for user in pending.pop().users:
+                if user not in found and user not in self.from_inputs:
+                    found.add(user)
+                    pending.append(user)
+        return found
+
+    def is_statistic(self, node: fx.Node) -> bool:
+        """True where an input-independent reduction of the parameter ends in single numbers (power iteration)."""
+        pending, seen, numbers = [node], {node}, set[fx.Node]()
+        while pending:
+            current = pending.pop()
+            single = _one_number(current) or current in numbers
+            if current in self.from_inputs or (not single and not current.users):
+                return False
+            # a single number is a statistic unless it meets an activation, by whatever is made of such numbers alone
+            numbers |= {current} if single else set()
+            onward = [user for user in current.users if not single or self.made_of(user, numbers)]
+            numbers.update(onward if single else ())
+            fresh = [user for user in onward if user not in seen]
+            seen.update(fresh)
+            pending += fresh
+        return True
+
+    def made_of(self, node: fx.Node, numbers: set[fx.Node]) -> bool:
+        """True for a single number, an activation, and what no other part of the parameter enters."""
+        entering = [parent for parent in node.all_input_nodes if parent in self.own and parent not in numbers]
+        return node in self.from_inputs or _is_single(node) or not entering
+
+    def onward(self, node: fx.Node, source: fx.Node, dims: Dims) -> Dims | None:
+        """Axes of `node` when it is still the parameter in another form, None when it consumes the parameter."""
+        if op(node) == "getitem":
+            return dims[1:] if op(source) == "unbind" and len(dims) > len(shape(node)) else dims
+        if op(node) == "unbind":
+            at = number(node.args[1]) % len(dims) if len(node.args) > 1 else 0
+            return (*dims[:at], *dims[at + 1 :])
+        viewed = through_view(node, source, dims)
+        if viewed is not None:
+            return viewed
+        if node in self.from_inputs:
+            return None
+        if op(node) == "batch_norm" and node.args[0] is source:
+            self.normalised = "entries"  # each row over all its entries
+            return dims
+        if op(node) in POINTWISE | _WEIGHT_NORM:
+            self.note_weight_norm(node, source)
+            return dims
+        if op(node).startswith(("upsample_", "_upsample_")):
+            return dims  # resized in its last dimensions
+        if op(node) in _COMBINES:
+            self.note_normalisation(node, source)
+            return self.stacked(node, dims) if op(node) == "stack" else broadcast(dims, len(shape(node)))
+        return None
+
+    def note_weight_norm(self, node: fx.Node, source: fx.Node) -> None:
+        """g v / |v|: the scale of v is lost, and g is a gain on the slices that |v| is taken of."""
+        if op(node) in _WEIGHT_NORM:
+            if node.args[0] is source:
+                self.normalised, self.kept = "rows", number(node.args[2]) if len(node.args) > 2 else 0
+            else:
+                self.is_gain = True
+
+    def stacked(self, node: fx.Node, dims: Dims) -> Dims:
+        """A new dimension; putting pieces of the parameter together, it holds the axis that they were cut along."""
+        pieces = [piece for piece in node.all_input_nodes if piece in self.own]
+        lost = frozenset(range(self.rank)).difference(*dims) if len(pieces) > 1 else NONE
+        at = number(node.args[1]) % (len(dims) + 1) if len(node.args) > 1 else 0
+        return (*dims[:at], lost, *dims[at:])
+
+    def note_normalisation(self, node: fx.Node, source: fx.Node) -> None:
+        """Record that the parameter meets a statistic of itself (W / |W|)."""
+        others = [a for a in node.all_input_nodes if a is not source and a in self.own]
+        if op(node) in {"mul", "div"} and others:
+            whole = all(size == 1 for other in others for size in shape(other))
+            spread = any(self.from_spread(other) for other in others)
+            self.normalised = "entries" if spread else "whole" if whole else "rows"
+
+    def from_spread(self, node: fx.Node) -> bool:
+        """True for a statistic made from the parameter's variance or standard deviation."""
+        pending, seen = [node], {node}
+        while pending:
+            current = pending.pop()
+            if op(current) in _SPREADS:
+                return True
+            fresh = [parent for parent in current.all_input_nodes if parent in self.own and parent not in seen]
+            seen.update(fresh)
+            pending += fresh
+        return False
+
+    def consume(self, node: fx.Node, source: fx.Node, dims: Dims) -> Iterator[Use | Unsettled]:
+        consumer = consumer_of(node)
+        for position in positions(node, source) if consumer else [None]:
+            found = consumer(node, position, dims, self.from_inputs) if consumer else None
+            if found is None:
+                yield Unsettled(self.parameter, op(node), module_path(node))
+                continue
+            labels, operand = found
+            if any(_both_sides(axis, dims, labels) for axis in range(self.rank)):
+                yield Unsettled(self.parameter, f"{op(node)} that contracts and produces one axis", module_path(node))
+                continue
+            axes: tuple[Label, ...] = tuple(label_of(axis, dims, labels) for axis in range(self.rank))
+            axes = ("elementwise",) * self.rank if self.is_gain else axes
+            where, norm = module_path(node), self.norm(axes)
+            yield Use(self.parameter, op(node), where, node, axes, operand, groups_of(node), norm)
+
+    def norm(self, axes: tuple[Label, ...]) -> Norm:
+        """What a weight normalisation normalises, by the label of the axis that it keeps."""
+        if self.normalised == "entries":
+            return "entries"
+        kept = "produced" if self.kept is None else "kernel" if self.kept < 0 else axes[self.kept]
+        return self.normalised if kept == "produced" else "columns" if kept == "contracted" else "taps"

@@ -1,0 +1,1 @@
+"""A plan applied: weights, optimizer groups, checkpoints, trainers."""

@@ -1,0 +1,1 @@
+"""Forward multipliers: which are wanted, where they go, what absorbing them changes."""

@@ -1,0 +1,1 @@
+"""The target run's values, each with an interval and a source."""

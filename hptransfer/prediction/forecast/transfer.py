@@ -1,0 +1,160 @@
+"""Hyperparameters at a base -> at a target: one factor per axis, each with its law, and none counted twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.recipe import Scale
+from hptransfer.core.rules import Scheme
+from hptransfer.prediction.laws.batch_rules import lr_at_batch
+from hptransfer.prediction.laws.decay import DecaySettings, weight_decay_at
+from hptransfer.prediction.laws.lr_laws import Law
+from hptransfer.prediction.provenance import Basis, Kind, Prediction
+from hptransfer.prediction.schedules.schedule import Schedule
+from hptransfer.prediction.schedules.schedule_transfer import transfer_lr
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One multiplication of one quantity.
+
+    quantity: what is multiplied, e.g. "learning rate"; axes: what the factor accounts for, among width, depth, batch,
+    tokens, schedule; value: the ratio target/base, with low and high where the law gives an interval.
+    law, source, assumptions, kind: as in Prediction.
+    """
+
+    quantity: str
+    axes: frozenset[str]
+    value: float
+    low: float
+    high: float
+    law: str
+    source: str
+    assumptions: tuple[str, ...]
+    kind: Kind
+
+    @classmethod
+    def exact(cls, quantity: str, axis: str, value: float, law: str, source: str, *assumptions: str) -> Factor:
+        """A derived ratio, without an interval of its own."""
+        return cls(quantity, frozenset({axis}), value, value, value, law, source, assumptions, Kind("derived", "none"))
+
+    @classmethod
+    def between(cls, quantity: str, axes: Iterable[str], base: float, at: Prediction) -> Factor:
+        """The ratio of a prediction at the target to the value at the base."""
+        low, high = (at.value if end is None else end for end in (at.low, at.high))
+        ends = at.value / base, low / base, high / base
+        return cls(quantity, frozenset(axes), *ends, at.law, at.source, at.assumptions, at.kind)
+
+
+def compose(start: Prediction, factors: Sequence[Factor]) -> Prediction:
+    """start x all factors of its quantity; intervals add up in quadrature of their logarithms.
+
+    start: the value at the base. Raises UsageError where two factors account for the same axis: a law with a D exponent
+    beside another duration rule, or a batch rule beside a law that already contains the batch.
+    """
+    own = [factor for factor in factors if factor.quantity == start.name]
+    refuse_double_counting(own)
+    value = start.value * math.prod(factor.value for factor in own)
+    down, up = (_reach(start, own, side) for side in (0, 1))
+    laws = [start.law, *(factor.law for factor in own if factor.value != 1)]
+    assumptions = dict.fromkeys(a for part in (start, *own) for a in part.assumptions)
+    return start.replace(
+        value=value,
+        low=None if start.low is None else value * math.exp(-down),
+        high=None if start.high is None else value * math.exp(up),
+        law=" x ".join(laws),
+        source="; ".join(dict.fromkeys([start.source, *(f.source for f in own if f.value != 1)])),
+        assumptions=tuple(assumptions),
+        kind=Kind(_weakest(own), start.kind.constant),
+    )
+
+
+def refuse_double_counting(factors: Sequence[Factor]) -> None:
+    """Raise UsageError where two factors of one quantity account for the same axis."""
+    for k, factor in enumerate(factors):
+        for other in factors[:k]:
+            shared = sorted(factor.axes & other.axes)
+            if shared and factor.quantity == other.quantity:
+                raise UsageError(
+                    f"The {factor.quantity} would be scaled twice with {' and '.join(shared)}: by {other.law!r} (x "
+                    f"{other.value:.4g}) and by {factor.law!r} (x {factor.value:.4g}). Choose one of them."
+                )
+
+
+def _reach(start: Prediction, factors: Sequence[Factor], side: int) -> float:
+    ends = [(start.value, (start.low, start.high)[side]), *((f.value, (f.low, f.high)[side]) for f in factors)]
+    return math.hypot(*(math.log(end / middle) for middle, end in ends if end is not None and end > 0))
+
+
+def _weakest(factors: Sequence[Factor]) -> Basis:
+    """The least trustworthy basis among the exponents used."""
+    order: tuple[Basis, ...] = ("published", "given", "fitted", "measured", "derived", "none")
+    used = {factor.kind.exponent for factor in factors if factor.value != 1} or {"derived"}
+    return next(basis for basis in order if basis in used)
+
+
+# The rules, axis by axis.
+
+
+def refuse_unknown_base(base: Scale, target: Scale) -> None:
+    """Raise UsageError where the target sets an axis that the base leaves open: there is no ratio to scale by."""
+    for axis in ("width", "depth", "batch", "tokens"):
+        if getattr(target, axis) is not None and getattr(base, axis) is None:
+            raise UsageError(
+                f"The target sets {axis}={getattr(target, axis):g}, but the base ({base}) does not say its own {axis}. "
+                f"Give the recipe a base with {axis}=..., in the target's unit."
+            )
+
+
+def width_and_depth(base: Scale, target: Scale, scheme: Scheme, *, depths: bool) -> list[Factor]:
+    """Under a transferring scheme the base LR stays: the plan's per-parameter multipliers carry width (and depth).
+
+    depths: whether the model has residual branches that the scheme's depth rule covers.
+    """
+    if scheme.global_lr:
+        raise UsageError(f"Scheme {scheme.name!r} has no transfer rule: its optimum moves. Use mup or completep.")
+    factors: list[Factor] = []
+    if base.width != target.width:
+        text = "the plan's multipliers carry the width"
+        factors.append(Factor.exact("learning rate", "width", 1.0, f"{scheme.name}: {text}", scheme.source, text))
+    if base.depth is not None and target.depth is not None and base.depth != target.depth:
+        if scheme.depth_alpha is None or not depths:
+            raise UsageError(
+                f"The target is {target.depth / base.depth:g} times deeper, but scheme {scheme.name!r} has no depth "
+                f"rule for this model. Use scheme='completep' (residual networks), or keep the depth."
+            )
+        text = f"residual branches x m_L^-{scheme.depth_alpha}"
+        factors.append(Factor.exact("learning rate", "depth", 1.0, f"{scheme.name}: {text}", scheme.source, text))
+    return factors
+
+
+def batch_factor(base: Scale, target: Scale, rule: str, *, noise_scale: float | None = None) -> list[Factor]:
+    """lr(B) under a named rule of batch_rules; none where the batch stays."""
+    if base.batch is None or target.batch is None or base.batch == target.batch:
+        return []
+    at = lr_at_batch(rule, 1.0, base.batch, target.batch, noise_scale=noise_scale)
+    return [Factor.between("learning rate", {"batch"}, 1.0, at)]
+
+
+def schedule_factor(base: Schedule, target: Schedule) -> list[Factor]:
+    """Another schedule or horizon: the convex bound's ratio with the measured shrinkage."""
+    same = base.steps == target.steps and base.name == target.name
+    if same:
+        return []
+    return [Factor.between("learning rate", {"tokens", "schedule"}, 1.0, transfer_lr(1.0, base, target).prediction)]
+
+
+def law_factor(law: Law, base: dict[str, float], target: dict[str, float], axes: Iterable[str]) -> Factor:
+    """A published law's ratio; axes: those that its inputs stand for (params: width and depth, tokens, batch)."""
+    ratio = law.ratio(base, target)
+    return Factor(
+        "learning rate", frozenset(axes), ratio, ratio, ratio, law.name, law.source, (), Kind("published", "none")
+    )
+
+
+def decayed(rule: str, base: DecaySettings, target: DecaySettings) -> Prediction:
+    """Weight decay at the target; `target.lr` is the composed rate, so that no factor of lr is applied again."""
+    return weight_decay_at(rule, base, target)

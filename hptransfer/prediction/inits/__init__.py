@@ -1,0 +1,1 @@
+"""Initial scales from signal propagation."""

@@ -1,0 +1,141 @@
+"""The user's own law: how the best learning rate of a sweep drifts with scale, extrapolated with an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from hptransfer.core.errors import UsageError
+from hptransfer.prediction.laws.sweep_table import SweepTable
+from hptransfer.prediction.provenance import Kind, Prediction
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class LrFit:
+    """ln lr* = intercept + sum_x exponents[x] (ln x - centre[x]), by ordinary least squares.
+
+    exponents with their t-intervals (the drift: 0 means that the rate transfers along x). residual: standard
+    deviation of ln lr* around the law. points: optima used; edges: optima left out because they lie at the edge of
+    their grid. spans: variable -> (smallest, largest) seen. level: of every interval. _cov: (p, p) over residual^2.
+    """
+
+    intercept: float
+    exponents: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    centre: dict[str, float]
+    residual: float
+    points: int
+    edges: int
+    spans: dict[str, tuple[float, float]]
+    level: float
+    _cov: Array
+
+    def predict(self, **target: float) -> Prediction:
+        """The best rate at a target scale, with the t-interval of a new optimum there.
+
+        Raises UsageError where a variable of the fit is missing or not positive.
+        """
+        row = [1.0]
+        for name in self.exponents:
+            if not target.get(name, 0) > 0:
+                raise UsageError(f"The fit needs {', '.join(self.exponents)}; {name}={target.get(name)!r} is no scale.")
+            row.append(math.log(target[name]) - self.centre[name])
+        x = np.array(row)
+        middle = float(x @ np.array([self.intercept, *self.exponents.values()]))
+        spread = self.residual * math.sqrt(1 + float(x @ self._cov @ x))
+        reach = self._t() * spread
+        return Prediction(
+            name="learning rate",
+            value=math.exp(middle),
+            low=math.exp(middle - reach),
+            high=math.exp(middle + reach),
+            unit="1",
+            law="power law of the own sweep's optima",
+            source=f"{self.points} optima, least squares, {self.level:.0%} t-interval of a new optimum",
+            assumptions=("the drift goes on as a power law", *self._notes(target)),
+            kind=Kind("measured", "measured"),
+        )
+
+    def octaves_per_doubling(self, name: str) -> float:
+        """Drift of log2 lr* when a variable doubles: its exponent."""
+        return self.exponents[name]
+
+    def _t(self) -> float:
+        return float(stats.t.ppf((1 + self.level) / 2, self.points - 1 - len(self.exponents)))
+
+    def _notes(self, target: Mapping[str, float]) -> tuple[str, ...]:
+        notes = [f"{self.edges} optima at the edge of their grid were left out"] if self.edges else []
+        for name, (low, high) in self.spans.items():
+            if name in target and not low <= target[name] <= high:
+                factor = max(target[name] / high, low / target[name])
+                held = "" if name in self.exponents else " and was never varied"
+                notes.append(f"{name} is {factor:.3g}x outside the sweep{held}: extrapolated")
+        return tuple(notes)
+
+
+def fit_sweep(table: SweepTable, *, over: Sequence[str] | None = None, level: float = 0.9) -> LrFit:
+    """The drift of a table's optima (parabola through the best rate and its neighbours in every cell).
+
+    Cells whose best rate is the smallest or largest tried are left out, and counted. over: the variables to use
+    (default: all of params, tokens, batch that vary). Raises UsageError as `fit_optima` does.
+    """
+    inside = [c for c in table.cells if not c.at_edge]
+    scales = [c.variables() for c in inside]
+    return fit_optima(scales, [c.best_lr for c in inside], over=over, level=level, edges=len(table.cells) - len(inside))
+
+
+def fit_optima(
+    scales: Sequence[Mapping[str, float]],
+    lrs: Sequence[float],
+    *,
+    over: Sequence[str] | None = None,
+    level: float = 0.9,
+    edges: int = 0,
+) -> LrFit:
+    """The power law through given optima: scales[i] (variable -> value > 0) has its best rate at lrs[i].
+
+    Raises UsageError with fewer than 3 optima, fewer than parameters + 1, values that are not positive, a variable
+    in `over` that does not vary, or variables that vary only together.
+    """
+    left_out = f" ({edges} lie at the edge of their grid; widen it)" if edges else ""
+    if len(lrs) < 3:
+        raise UsageError(f"A drift needs at least 3 optima inside their grids, but there are {len(lrs)}{left_out}.")
+    logs = {name: _logs(name, [s[name] for s in scales]) for name in scales[0] if all(name in s for s in scales)}
+    y = _logs("lr", lrs)
+    varying = [name for name, x in logs.items() if np.ptp(x) > 0.01]
+    names = list(over) if over is not None else varying
+    if not names or any(name not in varying for name in names):
+        raise UsageError(f"Asked to fit over {names or 'nothing'}, but the optima vary in {varying or 'nothing'} only.")
+    if len(y) < len(names) + 2:
+        raise UsageError(
+            f"{len(y)} optima cannot fit {len(names)} exponents and leave an error estimate{left_out}. Give at least "
+            f"{len(names) + 2}, or name fewer variables (over=...)."
+        )
+    centre = {name: float(logs[name].mean()) for name in names}
+    design = np.column_stack([np.ones(len(y)), *(logs[name] - centre[name] for name in names)])
+    if np.linalg.matrix_rank(design, tol=1e-3 * math.sqrt(len(y))) < design.shape[1]:
+        raise UsageError(f"{', '.join(names)} vary only together, so their exponents cannot be told apart. Name one.")
+    solution = np.linalg.lstsq(design, y, rcond=None)[0]
+    freedom = len(y) - design.shape[1]
+    residual = math.sqrt(float(np.sum((y - design @ solution) ** 2)) / freedom)
+    cov = np.linalg.inv(design.T @ design)
+    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * residual * np.sqrt(np.diag(cov))
+    exponents = {name: float(solution[i + 1]) for i, name in enumerate(names)}
+    intervals = {
+        name: (e - float(reach[i + 1]), e + float(reach[i + 1])) for i, (name, e) in enumerate(exponents.items())
+    }
+    spans = {name: (float(np.exp(x.min())), float(np.exp(x.max()))) for name, x in logs.items()}
+    return LrFit(float(solution[0]), exponents, intervals, centre, residual, len(y), edges, spans, level, cov)
+
+
+def _logs(name: str, values: Sequence[float]) -> Array:
+    x = np.asarray(values, dtype=np.float64)
+    if not np.all(np.isfinite(x) & (x > 0)):
+        raise UsageError(f"{name} must be positive and finite everywhere, but got {x[~(np.isfinite(x) & (x > 0))][0]}.")
+    return np.log(x)

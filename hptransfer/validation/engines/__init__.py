@@ -1,0 +1,1 @@
+"""How runs are done: one by one, in lanes, in several processes."""

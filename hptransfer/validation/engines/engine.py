@@ -1,0 +1,125 @@
+"""Which engine makes the runs: one at a time, or many as lanes of one; measured on an accelerator."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import torch
+
+from hptransfer.core.recipe import Scale
+from hptransfer.validation.engines.lanes import LanesUnsupported, train_lanes
+from hptransfer.validation.engines.pool import Engine, Task, loop_engine
+from hptransfer.validation.engines.trainer import Trainer, scale_of
+from hptransfer.validation.records.runs import Job, Run
+
+EngineName = Literal["auto", "loop", "lanes"]
+MAX_LANES = 64
+PROBE_STEPS = 8
+AGREEMENT = 1e-3
+"""Largest relative difference of a training loss after PROBE_STEPS steps at which lanes count as the same run."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The work of a sweep cut into tasks, the engine that does a task, and what is to be said about the choice."""
+
+    tasks: list[Task]
+    engine: Engine
+    notes: tuple[str, ...] = ()
+
+
+def plan_tasks(trainer: Trainer, jobs: Sequence[Job], *, engine: EngineName, workers: int) -> Made:
+    """Cut jobs, in order, into tasks: single ones for the loop, up to MAX_LANES alike ones for lanes.
+
+    "auto": the loop on CPU (the same bits on every machine with the same torch, and as fast there); on an accelerator
+    whatever a short probe finds faster per run. "lanes": lanes wherever they work. A scale at which they do not work
+    gets the loop, and a note says why.
+    """
+    if engine == "loop" or (engine == "auto" and trainer.device == "cpu"):
+        return Made([(job,) for job in jobs], loop_engine)
+    tasks: list[Task] = []
+    notes: list[str] = []
+    for scale, group in itertools.groupby(jobs, key=scale_of):
+        alike = list(group)
+        probe = measure(trainer, alike)
+        lanes = probe.reason is None and (engine == "lanes" or probe.lanes_seconds < probe.loop_seconds)
+        share = math.ceil(len(alike) / workers)
+        tasks += list(_alike(alike, min(probe.lanes, share))) if lanes else [(job,) for job in alike]
+        notes += [_note(scale, probe)] if probe.reason is not None else []
+    return Made(tasks, lanes_engine, tuple(notes))
+
+
+def lanes_engine(trainer: Trainer, task: Task) -> list[Run]:
+    """Train a task's jobs as lanes, or one by one where it holds a single job or lanes fail after all."""
+    if len(task) > 1:
+        try:
+            return train_lanes(trainer, task)
+        except LanesUnsupported:
+            pass
+    return loop_engine(trainer, task)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Seconds per run by either engine over PROBE_STEPS steps; how many lanes fit; why lanes do not work, if so."""
+
+    loop_seconds: float
+    lanes_seconds: float
+    lanes: int
+    reason: str | None
+
+
+def measure(trainer: Trainer, jobs: Sequence[Job]) -> Probe:
+    """Time both engines on the first jobs that are alike, and check that they agree."""
+    brief = _brief(trainer)
+    same = [job for job in jobs if (job.scheme, scale_of(job)) == (jobs[0].scheme, scale_of(jobs[0]))]
+    alike = [replace(job, steps=PROBE_STEPS) for job in same[:MAX_LANES]]
+    loop_seconds, single = _timed(partial(loop_engine, brief, (alike[0],)))
+    while True:
+        try:
+            lanes_seconds, several = _timed(partial(train_lanes, brief, alike))
+            break
+        except LanesUnsupported as error:
+            if "OutOfMemoryError" not in str(error) or len(alike) == 1:
+                return Probe(loop_seconds, math.inf, 1, str(error))
+            alike = alike[: len(alike) // 2]
+    alone, beside = single[0].train_loss, several[0].train_loss
+    agree = single[0].state == several[0].state and (alone == beside or abs(alone - beside) <= AGREEMENT * abs(alone))
+    reason = None if agree else f"a lane's loss is {beside:.6g} where the loop's is {alone:.6g}"
+    return Probe(loop_seconds, lanes_seconds / len(alike), len(alike), reason)
+
+
+def _brief(trainer: Trainer) -> Trainer:
+    """The trainer with a single validation batch."""
+    brief = Trainer(trainer.recipe, device=trainer.device, plan_options=trainer.plan_options)
+    brief.plans = trainer.plans
+    brief.recipe = trainer.recipe.replace(validation=lambda: list(trainer.recipe.validation())[:1])
+    return brief
+
+
+def _timed(make: Callable[[], list[Run]]) -> tuple[float, list[Run]]:
+    """Seconds of the second of two calls (the first one warms up), and its runs."""
+    make()
+    began = time.perf_counter()
+    runs = make()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began, runs
+
+
+def _alike(jobs: Sequence[Job], size: int) -> Iterator[Task]:
+    """Tasks of up to `size` jobs of one scheme each."""
+    for _, group in itertools.groupby(sorted(jobs, key=lambda job: job.scheme), key=lambda job: job.scheme):
+        members = list(group)
+        for start in range(0, len(members), size):
+            yield tuple(members[start : start + size])
+
+
+def _note(scale: Scale, probe: Probe) -> str:
+    return f"At {scale} runs were made one by one, not in lanes: {probe.reason}."

@@ -1,0 +1,159 @@
+"""Many runs trained as one: the same architecture in lanes along a new first axis, by torch.func.
+
+Lane k has its own weights, data, learning rate and optimizer state. The forward pass is the recipe's own loss, batched
+by vmap. One optimizer steps all lanes at the largest of their learning rates; since its update is proportional to the
+learning rate, lane k then goes lr_k / lr_max of the way. That holds for the elementwise optimizers below, whose state
+does not depend on the learning rate: p' = p - lr f(p, g, state), decoupled weight decay being part of f.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from hptransfer.core.loop import Divergence, finish, next_batch, schedule_factor, set_lrs, to_device
+from hptransfer.core.recipe import Batch, Recipe
+from hptransfer.validation.engines.trainer import Trainer, run_of, scale_of
+from hptransfer.validation.records.runs import Job, Run
+
+ELEMENTWISE = frozenset(
+    getattr(torch.optim, name)
+    for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adamax", "Adadelta")
+)
+"""Optimizers whose step on stacked weights is each lane's own step, and proportional to the learning rate."""
+
+
+class LanesUnsupported(Exception):
+    """This recipe cannot be trained in lanes; the text says why."""
+
+
+def train_lanes(trainer: Trainer, jobs: Sequence[Job]) -> list[Run]:
+    """The runs of jobs that differ in learning rate and seed only, trained together: the loop's, up to rounding.
+
+    Raises LanesUnsupported where the optimizer is not elementwise, an operation has no batching rule, or the model
+    draws random numbers as it trains (dropout: each lane would see other draws than the loop).
+    """
+    if trainer.recipe.optimizer not in ELEMENTWISE:
+        raise LanesUnsupported(f"{trainer.recipe.optimizer.__name__} is not known to step elementwise")
+    if len({(j.scheme, scale_of(j), j.steps) for j in jobs}) != 1:
+        raise LanesUnsupported("lanes must share scheme, scale and steps")
+    try:
+        with warnings.catch_warnings():  # vmap warns of operations that it runs lane by lane; a probe times them
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            return _Lanes(trainer, jobs).train()
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise LanesUnsupported(f"{type(error).__name__}: {first}") from error
+
+
+class _Loss(nn.Module):
+    """The recipe's loss as a module, so that functional_call can swap the model's weights for a lane's."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.recipe.loss(self.model, batch)
+
+
+class _Lanes:
+    def __init__(self, trainer: Trainer, jobs: Sequence[Job]) -> None:
+        self.jobs, self.device = list(jobs), trainer.device
+        self.recipe = trainer.recipe.replace(steps=jobs[0].steps)
+        models = [trainer.model(job) for job in jobs]
+        weights, buffers = stack_module_state(models)  # type: ignore[arg-type]
+        self.weights = {f"model.{name}": weight for name, weight in weights.items()}
+        self.buffers = {f"model.{name}": buffer for name, buffer in buffers.items()}
+        self.loss = _Loss(models[0], self.recipe)  # lane 0's modules and hooks; its weights are never used
+        top = max(job.lr for job in jobs)
+        self.optimizer = trainer.optimizer(self._stacked(trainer.groups(jobs[0], models[0], lr=top), weights))
+        self.share = torch.tensor([job.lr / top for job in jobs], dtype=torch.float64)
+
+    def _stacked(self, groups: list[dict[str, Any]], weights: dict[str, Tensor]) -> list[dict[str, Any]]:
+        """Lane 0's groups with each parameter replaced by the stack of all lanes' parameters."""
+        names = {id(parameter): name for name, parameter in self.loss.model.named_parameters()}
+        return [{**g, "params": [weights[names[id(p)]] for p in g["params"]]} for g in groups]
+
+    def train(self) -> list[Run]:
+        began = time.perf_counter()
+        gpus = [torch.device(self.device)] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=gpus):
+            losses, diverged = self._steps()
+            val_losses = self._evaluate()
+        seconds = (time.perf_counter() - began) / len(self.jobs)
+        return [
+            run_of(job, finish(own, val_loss=val, diverged=gone, seconds=seconds), engine="lanes")
+            for job, own, val, gone in zip(self.jobs, losses, val_losses, diverged, strict=True)
+        ]
+
+    def _steps(self) -> tuple[list[list[float]], list[bool]]:
+        """Training losses per lane, up to its divergence, and whether it diverged; stops when every lane has."""
+        judges = [Divergence(self.recipe.steps) for _ in self.jobs]
+        losses: list[list[float]] = [[] for _ in self.jobs]
+        diverged, waiting = [False] * len(self.jobs), []
+        streams = {seed: self.recipe.batches(scale_of(self.jobs[0]), seed) for seed in {j.seed for j in self.jobs}}
+        initial = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.loss.train()
+        for step in range(self.recipe.steps):
+            set_lrs(self.optimizer, initial, schedule_factor(self.recipe, step))
+            drawn = {seed: next_batch(self.recipe, stream, step) for seed, stream in streams.items()}
+            waiting.append(self._step(self._batch(drawn)))
+            if len(waiting) == 16 or step == self.recipe.steps - 1:
+                for values in torch.stack(waiting).tolist():
+                    for lane, value in enumerate(values):
+                        if not diverged[lane]:
+                            losses[lane].append(value)
+                            diverged[lane] = judges[lane](value)
+                waiting.clear()
+                if all(diverged):
+                    break
+        return losses, diverged
+
+    def _batch(self, drawn: dict[int, Batch]) -> tuple[Batch, Any]:
+        """The lanes' batches stacked along a new first axis, on the device, and their in_dims for vmap."""
+        flat = {seed: tree_flatten(batch) for seed, batch in drawn.items()}
+        spec = next(iter(flat.values()))[1]
+        leaves, dims = [], []
+        for column in zip(*(flat[job.seed][0] for job in self.jobs), strict=True):
+            stacks = isinstance(column[0], Tensor)
+            leaves.append(to_device(torch.stack(column), self.device) if stacks else column[0])
+            dims.append(0 if stacks else None)
+        return tree_unflatten(leaves, spec), tree_unflatten(dims, spec)
+
+    def _step(self, stacked: tuple[Batch, Any]) -> Tensor:
+        """One optimizer step of every lane; the losses before it, one per lane."""
+        batch, dims = stacked
+        losses = vmap(self._lane, in_dims=(0, 0, dims), randomness="error")(self.weights, self.buffers, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        before = [weight.detach().clone() for weight in self.weights.values()]
+        self.optimizer.step()
+        with torch.no_grad():
+            for weight, old in zip(self.weights.values(), before, strict=True):
+                share = self.share.to(weight).view(-1, *[1] * (weight.dim() - 1))
+                weight.copy_(torch.lerp(old, weight, share))
+        return losses.detach()
+
+    def _lane(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
+        return functional_call(self.loss, (weights, buffers), (batch,))
+
+    @torch.no_grad()
+    def _evaluate(self) -> list[float]:
+        """Validation loss per lane."""
+        self.loss.eval()
+        totals = [
+            vmap(self._lane, in_dims=(0, 0, None), randomness="error")(
+                self.weights, self.buffers, to_device(batch, self.device)
+            ).tolist()
+            for batch in self.recipe.validation()
+        ]
+        return [math.fsum(lane) / len(totals) for lane in zip(*totals, strict=True)] or [math.nan] * len(self.jobs)

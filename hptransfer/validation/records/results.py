@@ -1,0 +1,211 @@
+"""What a transfer check found: plain data, as JSON in a directory (verdict.json beside runs.jsonl)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.recipe import Axis
+from hptransfer.validation.codec import decode, encode
+from hptransfer.validation.records.runs import RUNS_FILE, Run, latest, read_runs
+
+SCHEMA = 2
+VERDICT_FILE = "verdict.json"
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best learning rate of one (scheme, size), where size is the width or the depth.
+
+    log2_lr, low, high: log2 of the optimal base LR with its 90% interval. loss, loss_low, loss_high: the loss
+    there. at_edge: the best LR of the grid is its first or its last, so the optimum may lie outside. seeds: how
+    many. All runs diverged: log2_lr and the interval are nan, loss is inf.
+    """
+
+    scheme: str
+    size: int
+    log2_lr: float
+    low: float
+    high: float
+    loss: float
+    loss_low: float
+    loss_high: float
+    at_edge: bool
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a scheme's optimum moved from the smallest to the largest size, in octaves (90% interval)."""
+
+    scheme: str
+    octaves: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Regret:
+    """The loss at the largest size at the smallest size's optimal LR, less that size's own best loss.
+
+    low, high: 90% interval. loss is inf where the transferred LR diverges. lr: the transferred LR.
+    """
+
+    scheme: str
+    loss: float
+    low: float
+    high: float
+    lr: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossGap:
+    """Tuned loss of the checked scheme less that of tuned SP at one size, with a 90% interval.
+
+    tolerance: what seed noise alone allows. ok: mup_minus_sp <= tolerance.
+    """
+
+    size: int
+    mup_minus_sp: float
+    low: float
+    high: float
+    tolerance: float
+    ok: bool
+
+    @property
+    def worse(self) -> bool:
+        """Whether it is more than the noise allows; where the noise is not known (one seed) nobody can tell."""
+        return not self.ok and not math.isnan(self.tolerance)
+
+
+@dataclass(frozen=True)
+class SizePair:
+    """Two neighbouring sizes at one learning rate: loss(large) - loss(small), with a 90% interval.
+
+    ok: the larger model is no worse within seed noise.
+    """
+
+    scheme: str
+    lr: float
+    small: int
+    large: int
+    difference: float
+    low: float
+    high: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """Everything a transfer check found, and what it was found with.
+
+    verdict, rule, reasons: the judgement, the rule that was used, and what decided it. axis: what grows, width or
+    depth; sizes: its values, ascending; base_size: the base's. lrs: the grid, the union where it was extended for one
+    (scheme, size). optima: of the scheme and of SP, per size.
+    plan: Plan.to_json() at the largest size. coord: CoordReport.to_json(), or None. environment: versions,
+    machine, device, date. command: the exact command line. against: the control scheme (SP), or None.
+    tolerance: allowed drift, octaves. notes: what the reader should know of how it ran.
+    """
+
+    recipe: str
+    scheme: str
+    verdict: Verdict
+    rule: str
+    reasons: tuple[str, ...]
+    axis: Axis
+    sizes: tuple[int, ...]
+    lrs: tuple[float, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    base_size: int | None
+    optima: tuple[Optimum, ...]
+    drifts: tuple[Drift, ...]
+    regrets: tuple[Regret, ...]
+    loss_gaps: tuple[LossGap, ...]
+    larger_is_better: tuple[SizePair, ...]
+    runs: tuple[Run, ...] = field(repr=False)
+    plan: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    coord: Mapping[str, Any] | None = field(default=None, repr=False)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    against: str | None = "sp"
+    tolerance: float = 0.5
+    fingerprint: str = ""
+    notes: tuple[str, ...] = ()
+
+    def optimum(self, scheme: str, size: int) -> Optimum:
+        """The optimum of one (scheme, size). Raises KeyError where it was not measured."""
+        for found in self.optima:
+            if (found.scheme, found.size) == (scheme, size):
+                return found
+        raise KeyError((scheme, size))
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain JSON data; inf and nan are the strings "inf", "-inf", "nan"."""
+        return {"schema": SCHEMA, **encode(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TransferResult:
+        """The inverse of to_json. Raises UsageError where the data is of another schema or does not fit."""
+        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+            found = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
+            raise UsageError(
+                f"A transfer result of schema {found!r}; this version reads schema {SCHEMA}. Run `hptransfer check` "
+                "again with the same --out: the runs that are there are not made again."
+            )
+        try:
+            return decode(cls, data)
+        except ValueError as error:
+            raise UsageError(f"Not a transfer result: {error}.") from error
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write verdict.json, and add to runs.jsonl the runs it does not hold yet. Returns the directory.
+
+        Raises UsageError where the directory cannot be written.
+        """
+        root = Path(directory)
+        verdict = {k: v for k, v in self.to_json().items() if k != "runs"}
+        verdict["keys"] = [run.key for run in self.runs]
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            known = latest(read_runs(root / RUNS_FILE)[0])
+            missing = [run.to_line() + "\n" for run in self.runs if known.get(run.key) != run]
+            if missing:
+                with open(root / RUNS_FILE, "a", encoding="utf-8") as file:
+                    file.writelines(missing)
+            text = json.dumps(verdict, indent=1, allow_nan=False)
+            (root / (VERDICT_FILE + ".part")).write_text(text + "\n", encoding="utf-8")
+            os.replace(root / (VERDICT_FILE + ".part"), root / VERDICT_FILE)
+        except OSError as error:
+            raise UsageError(f"Cannot write to {root}: {error}. Give a writable directory.") from error
+        return root
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> TransferResult:
+        """The result saved in a directory; a cut-off last line of runs.jsonl is noted.
+
+        Raises UsageError where verdict.json is missing or not one, or runs.jsonl holds a line that is not a run.
+        """
+        path = Path(directory) / VERDICT_FILE
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UsageError(f"No {VERDICT_FILE} in {directory}. Give a directory that `check --out` wrote.") from error
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read: {error}.") from error
+        result = cls.from_json({**data, "runs": []} if isinstance(data, dict) else data)
+        runs, notes = read_runs(Path(directory) / RUNS_FILE)
+        known, keys = latest(runs), data.get("keys", [])
+        lost = sum(key not in known for key in keys)
+        if lost:
+            notes.append(f"{lost} of the {len(keys)} runs of this result are not in {RUNS_FILE}.")
+        kept = tuple(known[key] for key in keys if key in known)
+        return dataclasses.replace(result, runs=kept, notes=(*result.notes, *notes))

@@ -1,0 +1,173 @@
+"""The verdict: PASS, FAIL or INCONCLUSIVE by a fixed rule, with what decided it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from hptransfer.core.recipe import Axis
+from hptransfer.validation.records.results import Drift, LossGap, Optimum, Regret, Verdict
+from hptransfer.validation.verdict.comparisons import drift_between
+from hptransfer.validation.verdict.optimum import Fit, optima
+
+REGRET_TOLERANCE = 0.01
+MIN_SEEDS = 3
+
+RULE = """\
+PASS needs all of: at least {seeds} seeds; no optimum of {scheme} at an edge of its grid; the optimal learning rate \
+moves by at most {tolerance:g} octaves from the smallest to the largest {axis}, known to better than {tolerance:g} \
+octaves (half of its 90% interval); no {axis}'s optimum is significantly further than that from the smallest {axis}'s; \
+the transferred learning rate costs at most {regret:.0%} of the largest {axis}'s tuned loss, or no more than seed \
+noise; and at every {axis} from the base on the tuned loss is no worse than that of tuned {control}, within seed \
+noise. FAIL: all runs of {scheme} diverge at some {axis}, or one of these is violated beyond its 90% interval. Else \
+INCONCLUSIVE."""
+
+Status = Literal["ok", "bad", "unknown"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part of the rule: whether it holds, and a sentence with the numbers."""
+
+    status: Status
+    text: str
+
+
+def rule_text(scheme: str, control: str | None, tolerance: float, *, axis: Axis = "width") -> str:
+    """The rule as applied, in words."""
+    return RULE.format(
+        scheme=scheme,
+        control=control or "nothing",
+        tolerance=tolerance,
+        regret=REGRET_TOLERANCE,
+        seeds=MIN_SEEDS,
+        axis=axis,
+    )
+
+
+def verdict_of(findings: Sequence[Finding]) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict, and the sentences that decided it (all of them for a PASS)."""
+    bad = tuple(f.text for f in findings if f.status == "bad")
+    unknown = tuple(f.text for f in findings if f.status == "unknown")
+    if bad:
+        return "FAIL", bad + unknown
+    if unknown:
+        return "INCONCLUSIVE", unknown
+    return "PASS", tuple(f.text for f in findings)
+
+
+def judge_seeds(seeds: int) -> list[Finding]:
+    """Too few seeds allow no interval worth the name."""
+    if seeds >= MIN_SEEDS:
+        return []
+    return [Finding("unknown", f"{seeds} seed{'s' * (seeds > 1)}: at least {MIN_SEEDS} are needed for an interval.")]
+
+
+def judge_optima(optima: Sequence[Optimum], *, axis: Axis = "width") -> list[Finding]:
+    """Optima of the checked scheme: there must be one at every size, inside its grid."""
+    findings = []
+    for optimum in optima:
+        where = f"{optimum.scheme} at {axis} {optimum.size}"
+        if not math.isfinite(optimum.log2_lr):
+            findings.append(Finding("bad", f"{where}: every run diverged."))
+        elif optimum.at_edge:
+            text = f"{where}: the best learning rate, 2^{optimum.log2_lr:.2f}, lies at the edge of the grid."
+            findings.append(Finding("unknown", text + " Widen lrs."))
+    return findings
+
+
+def judge_drift(drift: Drift, *, sizes: tuple[int, int], tolerance: float, axis: Axis = "width") -> Finding:
+    """The drift over the whole range of sizes, against the tolerance in octaves."""
+    half = drift.high - drift.octaves
+    text = (
+        f"{drift.scheme}: the optimal learning rate moves by {drift.octaves:+.2f} octaves "
+        f"[{drift.low:+.2f}, {drift.high:+.2f}] from {axis} {sizes[0]} to {sizes[1]}; {tolerance:g} are allowed"
+    )
+    if drift.low > tolerance or drift.high < -tolerance:
+        return Finding("bad", text + ".")
+    if not math.isfinite(half):
+        return Finding("unknown", text + ", but its noise is not known.")
+    if half > tolerance:
+        return Finding("unknown", text + ", but the interval is too wide to tell: give more seeds or steps.")
+    if abs(drift.octaves) > tolerance:
+        return Finding("unknown", text + ", and the interval reaches into what is allowed: give more seeds.")
+    return Finding("ok", text + ".")
+
+
+def judge_between(drift: Drift, *, size: int, tolerance: float, axis: Axis = "width") -> list[Finding]:
+    """A size in between must not lie significantly further from the smallest than the tolerance."""
+    if not (drift.low > tolerance or drift.high < -tolerance):
+        return []
+    text = f"{drift.scheme} at {axis} {size}: the optimum lies {drift.octaves:+.2f} octaves from the smallest {axis}'s"
+    return [Finding("bad", f"{text} [{drift.low:+.2f}, {drift.high:+.2f}]; {tolerance:g} are allowed.")]
+
+
+def judge_regret(regret: Regret, *, size: int, tuned: float, axis: Axis = "width") -> Finding:
+    """The cost of the transferred learning rate, against a hundredth of the tuned loss and against seed noise."""
+    if not math.isfinite(regret.loss):
+        status: Status = "bad" if regret.loss == math.inf else "unknown"
+        how = "diverges" if status == "bad" else "could not be measured"
+        return Finding(
+            status, f"{regret.scheme}: the transferred learning rate {regret.lr:.4g} {how} at {axis} {size}."
+        )
+    allowed = REGRET_TOLERANCE * abs(tuned)
+    text = (
+        f"{regret.scheme}: the transferred learning rate {regret.lr:.4g} costs {regret.loss:+.4f} "
+        f"[{regret.low:+.4f}, {regret.high:+.4f}] at {axis} {size}, whose tuned loss is {tuned:.4f}"
+    )
+    if regret.low > allowed:
+        return Finding("bad", text + ".")
+    if regret.loss <= allowed or regret.low <= 0:
+        return Finding("ok", text + ".")
+    return Finding(
+        "unknown", text + f"; more than {allowed:.4f} is not ruled out." if math.isfinite(regret.low) else text
+    )
+
+
+def judge_gaps(gaps: Sequence[LossGap], control: Sequence[Optimum], *, axis: Axis = "width") -> list[Finding]:
+    """Tuned against tuned control, at every size from the base on."""
+    edges = {optimum.size for optimum in control if optimum.at_edge}
+    findings = []
+    for gap in gaps:
+        text = (
+            f"{axis.capitalize()} {gap.size}: tuned loss less that of tuned {control[0].scheme} is "
+            f"{gap.mup_minus_sp:+.4f}; seed noise allows {gap.tolerance:.4f}"
+        )
+        if not gap.ok and math.isnan(gap.tolerance):
+            findings.append(Finding("unknown", text + "."))
+        elif not gap.ok:
+            findings.append(Finding("bad", text + "."))
+        elif gap.size in edges and math.isfinite(gap.mup_minus_sp):
+            findings.append(
+                Finding("unknown", text + f", but {control[0].scheme}'s optimum lies at the edge of its grid.")
+            )
+        else:
+            findings.append(Finding("ok", text + "."))
+    return findings
+
+
+def findings(
+    fits: Sequence[Fit],
+    control: Sequence[Fit],
+    tolerance: float,
+    *,
+    drift: Drift,
+    regret: Regret | None,
+    gaps: Sequence[LossGap],
+) -> list[Finding]:
+    """Every part of the rule on the checked scheme's fits (by ascending size) and the control's."""
+    best, axis = optima(fits), fits[0].curve.axis
+    found = [*judge_seeds(best[0].seeds), *judge_optima(best, axis=axis)]
+    inside = [fit for fit in fits if fit.edge == 0]
+    if fits[0].edge == 0:
+        for fit in (fit for fit in inside[1:] if fit is not fits[-1]):
+            moved = drift_between(fits[0], fit, fits)
+            found += judge_between(moved, size=fit.curve.size, tolerance=tolerance, axis=axis)
+    if fits[0].edge == fits[-1].edge == 0:
+        ends = fits[0].curve.size, fits[-1].curve.size
+        found.append(judge_drift(drift, sizes=ends, tolerance=tolerance, axis=axis))
+    if regret is not None and fits[-1].found:
+        found.append(judge_regret(regret, size=fits[-1].curve.size, tuned=fits[-1].loss, axis=axis))
+    return [*found, *judge_gaps(gaps, optima(control), axis=axis)]

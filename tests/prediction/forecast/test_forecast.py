@@ -1,0 +1,149 @@
+"""The derivation is whole, multiplies out, refuses what it cannot know, and survives its file."""
+
+import json
+import math
+import re
+
+import pytest
+from cases_forecast import BASE, CURVE, SETTINGS, START, TARGET, made
+
+from hptransfer.core.errors import UsageError
+from hptransfer.core.recipe import Scale
+from hptransfer.prediction.forecast.forecast import Forecast, Rules, schedule_of
+from hptransfer.prediction.schedules.schedule import constant, linear
+
+
+def factors(found: Forecast):
+    return [s.prediction for s in found.steps if s.prediction and s.title.startswith("Factor")]
+
+
+def test_the_factors_multiply_to_the_learning_rate():
+    found = made()
+    assert found.learning_rate.value == pytest.approx(
+        START.value * math.prod(f.value for f in factors(found)), rel=1e-12
+    )
+    assert found.steps[0].prediction == START
+    assert found.advised_lr <= found.learning_rate.value
+
+
+def test_the_batch_factor_is_the_square_root_for_adam():
+    assert next(f for f in factors(made()) if "sqrt" in f.law).value == pytest.approx(math.sqrt(64 / 16))
+
+
+def test_every_step_is_numbered_and_every_factor_is_in_the_text():
+    found = made()
+    text = str(found)
+    assert [int(n) for n in re.findall(r"^(\d+)\. ", text, re.M)] == list(range(1, len(found.steps) + 1))
+    for axis in ("width", "depth", "batch", "schedule and tokens"):
+        assert f"Factor for {axis}" in text
+    for factor in factors(found):
+        assert factor.law in text and factor.source in text and f"{factor.value:.4g}" in text
+
+
+def test_decay_keeps_the_timescale_in_fractions_of_the_run():
+    found = made()
+    assert found.weight_decay is not None
+
+    def per_run(lr: float, decay: float, scale: Scale) -> float:  # lr x wd x steps: 2405.13698
+        assert scale.tokens and scale.batch
+        return lr * decay * scale.tokens / scale.batch
+
+    assert per_run(found.advised_lr, found.weight_decay.value, TARGET) == pytest.approx(
+        per_run(START.value, SETTINGS.weight_decay, BASE), rel=1e-9
+    )
+
+
+def test_betas_keep_their_half_life_in_samples():
+    assert made().betas == pytest.approx((0.9**4, 0.95**4))
+
+
+@pytest.mark.parametrize("axis", ["width", "depth", "batch", "tokens"])
+def test_a_target_on_an_axis_that_the_base_leaves_open_is_refused(axis):
+    with pytest.raises(UsageError, match=f"sets {axis}=.*does not say its own {axis}"):
+        made(base=BASE.with_(**{axis: None}))
+
+
+def test_a_deeper_target_needs_a_depth_rule():
+    with pytest.raises(UsageError, match="no depth rule"):
+        made(rules=Rules(scheme="mup"))
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(UsageError):
+        made(rules=Rules(batch="guess"))
+    with pytest.raises(UsageError):
+        made(rules=Rules(decay="guess"))
+
+
+def test_the_rate_can_be_kept_over_schedules():
+    found = made(rules=Rules(schedule="keep"), target=TARGET.with_(batch=16, width=64, depth=2))
+    assert found.learning_rate.value == START.value
+
+
+def test_the_figures_data_are_kept_and_thinned():
+    found = made(target_schedule=linear(10_000))
+    assert len(found.schedule_factors) <= 200
+    assert found.schedule_factors[0][1] == 1.0 and found.schedule_factors[-1][1] == pytest.approx(1e-4)
+    assert found.base_curve == CURVE and found.cliff == (-6.0, -5.0)
+    assert len(made(target_schedule=constant(1)).schedule_factors) == 1
+
+
+def test_a_forecast_survives_its_file(tmp_path):
+    found = made()
+    found.save(tmp_path / "prediction.json")
+    text = (tmp_path / "prediction.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert Forecast.load(tmp_path / "prediction.json") == found
+    old = {k: v for k, v in found.to_json().items() if k not in ("base_curve", "cliff", "schedule_factors")}
+    assert Forecast.from_json(old).learning_rate == found.learning_rate  # files from before the figures
+
+
+def test_files_that_are_no_forecast_are_refused(tmp_path):
+    path = tmp_path / "prediction.json"
+    with pytest.raises(UsageError, match="cannot be read"):
+        Forecast.load(path)
+    whole = json.dumps(made().to_json())
+    for text in (
+        whole[: len(whole) // 2],
+        "",
+        "\x00",
+        "[]",
+        "3",
+        '"x"',
+        "null",
+        "{}",
+        '{"format": 1}',
+        '{"format": 9}',
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError):
+            Forecast.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": None},
+        {"advised_lr": "much"},
+        {"steps": [1]},
+        {"target": {"width": -1}},
+        {"base": {"breadth": 1}},
+        {"rules": 5},
+        {"loss": 2.0},
+        {"base_curve": [[1]]},
+        {"extra": 1},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_a_field_of_the_wrong_kind_is_refused(change):
+    with pytest.raises(UsageError):
+        Forecast.from_json(made().to_json() | change)
+
+
+def test_an_unwritable_path_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="cannot be written"):
+        made().save(tmp_path / "missing" / "prediction.json")
+
+
+def test_a_recipes_schedule_is_sampled_at_the_middle_of_each_step():
+    assert schedule_of(lambda progress: progress, 4).factors.tolist() == [0.125, 0.375, 0.625, 0.875]
