@@ -6,7 +6,7 @@ import os
 import stat
 
 import pytest
-from tests.validation.test_results import FAILED, GONE, RUN
+from tests.validation.records.test_results import FAILED, GONE, RUN
 
 from hptransfer.core.errors import UsageError
 from hptransfer.validation.records import log

@@ -14,7 +14,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from tests.validation.test_results import FAILED, GONE, RUN
+from tests.validation.records.test_results import FAILED, GONE, RUN
 
 from hptransfer.core.errors import UsageError
 from hptransfer.validation.engines.trainer import Trainer

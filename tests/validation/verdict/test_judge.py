@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from tests.validation.test_results import RUN
+from tests.validation.records.test_results import RUN
 
 from hptransfer.validation.records.results import Drift, LossGap, Optimum, Regret
 from hptransfer.validation.records.runs import Run

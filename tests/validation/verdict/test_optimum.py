@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.validation.test_results import RUN
+from tests.validation.records.test_results import RUN
 
 from hptransfer.validation.verdict.comparisons import drift_between
 from hptransfer.validation.verdict.optimum import (
