@@ -18,6 +18,7 @@ Law = Literal[
     "view",  # entries of its first operand: rearranged, chosen, masked, averaged over a window
     "power",  # a function of one operand with f(t x) = t^degree f(x) for t > 0
     "bend",  # a function without such a law: what enters must have entries of order one
+    "clamp",  # a bend at its bounds alone
     "join",  # operands added or put side by side: they must be of one scale
     "write",  # one operand's entries written into another
     "product",
@@ -27,6 +28,7 @@ Law = Literal[
     "recurrent",
     "lookup",  # rows of its first operand, chosen by another
     "sum",
+    "scan",  # running sums
     "mean",
     "norm",  # (sum of |x|^p)^(1/p)
     "spread",  # standard deviation (degree 1) or variance (degree 2)
@@ -59,10 +61,10 @@ class Op:
     factors: positions of the operands multiplied with each other, or of a table and its index; weight, bias: positions
     of operands that scale the result together; summand: position of an operand that is added or written.
     zero: at zero its value is zero with a slope (odd) or without (flat), or it has no slope there (singular).
-    adds: closes a residual branch; combines: parameters joined by it are still one weight; listed: its operands stand
-    in a list; like: its second operand lends only its shape or type; copies: the result is the operand's own values;
-    may_copy: a view where the memory allows it; resizes: an image's last axes; transposed: of a convolution;
-    zeros: the result is zero.
+    adds: closes a residual branch; mixes: in which proportion it adds its first operands; combines: parameters that it
+    joins are still one weight; listed: its operands stand in a list; like: its second operand lends only its shape or
+    type; copies: the result is the operand's own values; may_copy: a view where the memory allows it; fill: position of
+    a number that it writes; resizes: an image's last axes; transposed: of a convolution; zeros: the result is zero.
     """
 
     law: Law
@@ -76,6 +78,8 @@ class Op:
     positive: bool = False
     zero: Literal["", "odd", "flat", "singular"] = ""
     adds: bool = False
+    mixes: Literal["", "minus", "reversed", "between", "product", "quotient"] = ""
+    fill: int | None = None
     combines: bool = False
     listed: bool = False
     like: bool = False
@@ -89,12 +93,12 @@ class Op:
     def passes(self) -> bool:
         """A positive scale of the first operand is the result's, and nothing else in it scales."""
         chosen = self.law == "lookup" and self.weight is None
-        return self.law in {"view", "sum", "mean"} or chosen or (self.law == "power" and self.degree == 1)
+        return self.law in {"view", "sum", "scan", "mean"} or chosen or (self.law == "power" and self.degree == 1)
 
     @property
     def pointwise(self) -> bool:
         """A function of each entry (or of a row) that keeps the layout but not the scale."""
-        return self.law in {"power", "bend", "softmax"} and self.layout == "same"
+        return self.law in {"power", "bend", "clamp", "softmax"} and self.layout == "same"
 
     @property
     def bookkeeping(self) -> bool:
@@ -128,7 +132,8 @@ _TABLE: dict[str, Op] = {
     **_rows(Op("fresh", zeros=True), "zeros_like new_zeros zeros"),
     "output": Op("end"),
     # rearrangements
-    **_rows(_CAST, "clone alias detach lift_fresh_copy lift_fresh dropout feature_dropout native_dropout requires_grad"),
+    **_rows(_CAST, "clone alias detach lift_fresh_copy lift_fresh dropout feature_dropout native_dropout "
+            "requires_grad"),
     **_rows(replace(_CAST, may_copy=True), "contiguous to _to_copy float half bfloat16 double"),
     "type_as": replace(_CAST, may_copy=True, like=True),
     **_rows(_SAME, "slice narrow chunk split split_with_sizes tensor_split unsafe_split unsafe_chunk flip roll neg "
@@ -147,12 +152,14 @@ _TABLE: dict[str, Op] = {
     "getitem": replace(_VIEW, layout="pick"),
     **_rows(replace(_VIEW, layout="repeat"), "expand repeat broadcast_to tile"),
     "expand_as": replace(_VIEW, layout="repeat", like=True),
-    **_rows(_VIEW, "as_strided pad constant_pad_nd masked_fill masked_select diagonal diag_embed diag take_along_dim "
-            "sort topk kthvalue median unfold im2col col2im fold pixel_shuffle pixel_unshuffle channel_shuffle cumsum "
+    **_rows(_VIEW, "as_strided masked_select diagonal diag_embed diag take_along_dim "
+            "sort topk kthvalue median unfold im2col col2im fold pixel_shuffle pixel_unshuffle channel_shuffle "
             "grid_sampler grid_sampler_2d grid_sampler_3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices "
             "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
             "_adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d reflection_pad1d "
             "reflection_pad2d replication_pad1d replication_pad2d replication_pad3d rot90"),
+    "pad": replace(_VIEW, fill=3),
+    **_rows(replace(_VIEW, fill=2), "constant_pad_nd masked_fill"),
     "zero": Op("view", zeros=True),
     **_rows(Op("view", layout="same", resizes=True),
             "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
@@ -177,16 +184,20 @@ _TABLE: dict[str, Op] = {
             "softshrink sinc"),
     **_rows(replace(_BEND, positive=True), "exp exp2 softplus sigmoid hardsigmoid relu6"),
     **_rows(replace(_BEND, zero="singular"), "log log2 log10"),
+    **_rows(Op("clamp", layout="same"), "clamp clamp_min clamp_max clip"),
     **_rows(_BEND, "cos tan cosh sinh acos asin acosh atanh logsigmoid log_sigmoid log_sigmoid_forward hardtanh round "
-            "floor ceil trunc threshold erfinv logit frac nan_to_num clamp clamp_min clamp_max clip log_softmax "
+            "floor ceil trunc threshold erfinv logit frac nan_to_num log_softmax "
             "_log_softmax logcumsumexp"),
     **_rows(Op("bend"), "glu logsumexp prod cumprod linalg_det linalg_inv linalg_inv_ex linalg_solve matrix_exp "
             "linalg_matrix_exp polar"),
     **_rows(Op("softmax", layout="same", positive=True), "softmax _softmax _safe_softmax"),
     # operands of one scale
-    **_rows(replace(_JOIN, adds=True, combines=True), "add sub rsub"),
-    "lerp": replace(_JOIN, adds=True),
-    **_rows(replace(_JOIN, adds=True, factors=(1, 2), summand=0), "addcmul addcdiv"),
+    "add": replace(_JOIN, adds=True, combines=True),
+    "sub": replace(_JOIN, adds=True, combines=True, mixes="minus"),
+    "rsub": replace(_JOIN, adds=True, combines=True, mixes="reversed"),
+    "lerp": replace(_JOIN, adds=True, mixes="between"),
+    "addcmul": replace(_JOIN, adds=True, factors=(1, 2), summand=0, mixes="product"),
+    "addcdiv": replace(_JOIN, adds=True, factors=(1, 2), summand=0, mixes="quotient"),
     **_rows(replace(_JOIN, combines=True, listed=True), "cat stack"),
     **_rows(replace(_JOIN, combines=True), "where maximum minimum"),
     **_rows(_JOIN, "fmax fmin fmod remainder complex"),
@@ -217,6 +228,7 @@ _TABLE: dict[str, Op] = {
     "gather": Op("lookup", factors=(0, 2)),
     # reductions
     **_rows(Op("sum"), "sum nansum trace"),
+    **_rows(Op("scan"), "cumsum"),
     **_rows(Op("mean"), "mean nanmean"),
     **_rows(Op("norm", positive=True, zero="flat"), "norm linalg_vector_norm linalg_norm linalg_matrix_norm"),
     **_rows(Op("spread", positive=True, zero="flat"), "std std_mean"),

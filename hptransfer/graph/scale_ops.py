@@ -7,7 +7,7 @@ import math
 from torch import Tensor, fx
 
 from hptransfer.graph.axes import RESHAPES, SAME
-from hptransfer.graph.graph import op
+from hptransfer.graph.ops import op
 
 PASSES = (
     SAME

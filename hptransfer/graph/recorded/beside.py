@@ -15,9 +15,9 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.utils import _pytree as pytree
 
 from hptransfer.core.errors import UsageError
-from hptransfer.graph.graph import Graph, module_path, op
-from hptransfer.graph.readings.attention import PRODUCTS
-from hptransfer.graph.readings.residual import Branch, residual_branches
+from hptransfer.graph.graph import Graph, module_path
+from hptransfer.graph.ops import law, op
+from hptransfer.graph.streams import Branch, residual_streams
 
 
 def siblings_of_unreached(model: nn.Module, graph: Graph, ran: Set[str]) -> dict[str, str]:
@@ -79,7 +79,7 @@ def _inside(path: str, outer: Iterable[str]) -> bool:
 
 def _refuse_layers(unreached: str, called: list[str], graph: Graph) -> None:
     """Entries that close a residual branch, or stand in different ones, are layers and no experts."""
-    branches = residual_branches(graph)
+    branches = residual_streams(graph).branches
     closing = any(_closes(branch, path) for branch in branches for path in called)
     holding = {frozenset(i for i, b in enumerate(branches) if _holds(b, path)) for path in called}
     if closing or len(holding) > 1:
@@ -109,7 +109,7 @@ def _places(path: str, graph: Graph) -> set[str]:
     found, seen = set[str](), set(pending)
     while pending:
         node, reader = pending.pop()
-        if op(reader) in _PRODUCTS or op(reader).startswith("conv"):
+        if law(reader) in {"contract", "attention"}:
             found |= {f"{op(reader)} {at}" for at, operand in enumerate(reader.args) if operand is node}
         elif reader.op == "output":
             found.add("output")
@@ -118,9 +118,6 @@ def _places(path: str, graph: Graph) -> set[str]:
             seen |= fresh
             pending += fresh
     return found
-
-
-_PRODUCTS = PRODUCTS | {"linear", "addmm", "mm", "mv", "scaled_dot_product_attention"}
 
 
 def _closes(branch: Branch, path: str) -> bool:
