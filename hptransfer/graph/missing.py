@@ -7,8 +7,9 @@ every op gets the factor that all its readers agree on; the first op on the way 
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import fx
@@ -58,55 +59,24 @@ def missing_factors(sizes: Sizes) -> tuple[list[Missing], Analysis]:
     return sorted(lacking, key=lambda one: sizes.target.order[one.node]), analysis
 
 
+@dataclass(frozen=True)
+class _Reach:
+    """What a factor t on one op would change: need: the t that all readers agree on, None where none minds, DISAGREE;
+    nodes: those whose entries would change; edges: where it would end and is missing.
+    """
+
+    need: float | None
+    nodes: frozenset[fx.Node]
+    edges: tuple[Edge, ...]
+
+
 @dataclass
 class _Sweep:
     """One pass: as many factors as do not depend on each other."""
 
     analysis: Analysis
     done: set[Edge | fx.Node]
-    needs: dict[fx.Node, float | None] = field(default_factory=dict[fx.Node, float | None])
     covered: set[fx.Node] = field(default_factory=set[fx.Node])
-
-    def __post_init__(self) -> None:
-        for node in reversed(self.analysis.sizes.target.nodes):
-            self.needs[node] = self.need(node)
-
-    def need(self, node: fx.Node) -> float | None:
-        """The factor that all readers of a node agree on; None where no scale matters to any of them."""
-        asked = [n for user in users(node) if (n := self.asked(node, user)) is not None]
-        if not asked:
-            return None
-        return asked[0] if all(math.isclose(n, asked[0], rel_tol=1e-6) for n in asked) else DISAGREE
-
-    def asked(self, node: fx.Node, user: fx.Node) -> float | None:
-        edge = (node, user)
-        if edge in self.analysis.missing:
-            direct = edge in self.done or not self.analysis.scales[node].deviates
-            return 1.0 if direct else self.analysis.missing[edge]
-        if edge in self.analysis.resets or edge in self.analysis.deferred:
-            return None
-        degree = self.degree(node, user)
-        behind = self.needs.get(user)
-        if degree is None:
-            return 1.0
-        return None if degree == 0 or behind is None else behind ** (1 / degree)
-
-    def degree(self, node: fx.Node, user: fx.Node) -> float | None:
-        """k, where a factor t on the operand is t^k on the result; None where nothing may change."""
-        known = row(user)
-        if known is None or user in self.analysis.settled:
-            return None
-        if known.law in {"index", "fresh"}:
-            return 0.0
-        if known.law in {"power", "spread"}:
-            return known.degree
-        if known.law == "quotient":
-            return float((user.args[0] is node) - (user.args[1] is node))
-        if known.law in {"product", "contract"} and user not in self.analysis.sizes.weights:
-            return float(sum(factor is node for factor in factors_of(user)))
-        if known.law == "attention":
-            return 1.0 if user.args[2] is node else None
-        return 1.0 if known.law in _ONWARD else None
 
     def lacking(self) -> Iterator[Missing]:
         for node in self.analysis.sizes.target.nodes:
@@ -123,44 +93,83 @@ class _Sweep:
 
     def direct(self, node: fx.Node) -> Iterator[Missing]:
         """Edges whose operand is as it should be, but for a residual branch's depth."""
-        for user in users(node):
-            edge = (node, user)
-            if edge in self.analysis.missing and edge not in self.done and not self.analysis.scales[node].deviates:
-                yield Missing((node,), (user,), self.analysis.missing[edge], user, "edge")
+        if not self.analysis.scales[node].deviates:
+            yield from (self.on_edge((node, user)) for user in users(node) if self.is_open((node, user)))
+
+    def is_open(self, edge: Edge) -> bool:
+        return edge in self.analysis.missing and edge not in self.done
+
+    def on_edge(self, edge: Edge) -> Missing:
+        return Missing(edge[:1], edge[1:], self.analysis.missing[edge], edge[1], "edge")
 
     def of_node(self, node: fx.Node) -> Iterator[Missing]:
-        need = self.needs[node]
-        if need is None or math.isclose(need, 1.0, rel_tol=1e-6):
+        reach = self.reach(node)
+        if reach.need is None or math.isclose(reach.need, 1.0, rel_tol=1e-6):
             return
-        if math.isnan(need):
-            yield from (part for user in users(node) if (part := self.on_edge(node, user)) is not None)
+        if math.isnan(reach.need):  # each reader that minds on its own; others follow further on
+            yield from (self.on_edge((node, user)) for user in users(node) if self.is_open((node, user)))
             return
-        region, parts, apart = self.region(node)
-        if not apart:
-            self.covered |= region
-            whole = self.whole(node, need)
-            yield replace(whole, parts=parts) if parts != (whole,) else whole
+        if not any(n in self.covered and law(n) != "join" for n in reach.nodes):
+            self.covered |= reach.nodes
+            whole, parts = self.whole(node, reach.need), tuple(self.on_edge(edge) for edge in reach.edges)
+            yield replace(whole, parts=parts)
 
-    def on_edge(self, node: fx.Node, user: fx.Node) -> Missing | None:
-        edge = (node, user)
-        if edge not in self.analysis.missing or edge in self.done:
-            return None
-        return Missing((node,), (user,), self.analysis.missing[edge], user, "edge")
-
-    def region(self, node: fx.Node) -> tuple[set[fx.Node], tuple[Missing, ...], bool]:
-        """(what a factor on this op reaches, the edges where it ends, whether it meets another factor on its way)."""
-        region, edges, apart = {node}, list[Missing](), False
-        pending = [node]
+    def reach(self, start: fx.Node) -> _Reach:
+        """Follow t^degree from op to op, in order: x / |x| has degree 0 in x, and nothing behind it changes."""
+        degrees, order = {start: 1.0}, self.analysis.sizes.target.order
+        pending, seen = [(order[user], user) for user in users(start)], set(users(start))
+        asked, edges = list[float](), list[Edge]()
+        heapq.heapify(pending)
         while pending:
-            current = pending.pop()
-            for user in users(current):
-                if (edge := self.on_edge(current, user)) is not None:
-                    edges.append(edge)
-                elif self.asked(current, user) is not None and user not in region:
-                    apart = apart or (user in self.covered and law(user) != "join")
-                    region.add(user)
-                    pending.append(user)
-        return region, tuple(edges), apart
+            _, node = heapq.heappop(pending)
+            operands = [a for a in node.all_input_nodes if degrees.get(a) and self.minds((a, node))]
+            degree = self.degree(node, degrees) if operands else 0.0
+            missing = [(a, node) for a in operands if self.is_open((a, node))]
+            edges += missing
+            asked += [self.analysis.missing[edge] ** (1 / degrees[edge[0]]) for edge in missing]
+            if degree is None:
+                asked += [1.0] * (len(operands) - len(missing))
+            elif degree and not missing:
+                degrees[node] = degree
+                pending_users = [user for user in users(node) if user not in seen]
+                seen.update(pending_users)
+                for user in pending_users:
+                    heapq.heappush(pending, (order[user], user))
+        agree = all(math.isclose(t, asked[0], rel_tol=1e-6) for t in asked)
+        need = None if not asked else asked[0] if agree else DISAGREE
+        return _Reach(need, frozenset(degrees), tuple(edges))
+
+    def minds(self, edge: Edge) -> bool:
+        return edge not in self.analysis.resets and edge not in self.analysis.deferred
+
+    def degree(self, node: fx.Node, degrees: Mapping[fx.Node, float]) -> float | None:
+        """k, where a result is multiplied by t^k if its operands are by t to these; None where it must not be."""
+        known = row(node)
+        first = degrees.get(node.args[0], 0.0) if node.args and isinstance(node.args[0], fx.Node) else 0.0
+        if known is None or node in self.analysis.settled:
+            return None
+        if known.law in {"index", "fresh"}:
+            return 0.0
+        if known.law in {"power", "spread"}:
+            return known.degree * first
+        if known.law == "quotient":
+            return first - degrees.get(node.args[1], 0.0) if isinstance(node.args[1], fx.Node) else first
+        if known.law in {"product", "contract"} and node not in self.analysis.sizes.weights:
+            return sum(degrees.get(factor, 0.0) for factor in factors_of(node) if isinstance(factor, fx.Node))
+        if known.law == "attention":
+            value = node.args[2]
+            return degrees.get(value, 0.0) if isinstance(value, fx.Node) else 0.0
+        if known.law in {"join", "write"}:
+            return self.joint(node, degrees)
+        return first if known.law in _ONWARD else None
+
+    def joint(self, node: fx.Node, degrees: Mapping[fx.Node, float]) -> float | None:
+        """Summands scale together, or where they deviate together each by a factor of its own."""
+        counted = [t for t in node.all_input_nodes if not self.analysis.scales[t].free and t in self.analysis.learned]
+        held = {degrees.get(term, 0.0) for term in counted}
+        if len(held) == 1:
+            return held.pop()
+        return max(held, key=abs, default=0.0) if self.analysis.scales[node].deviates else None
 
     def whole(self, node: fx.Node, need: float) -> Missing:
         """The factor where the deviation arises: a product's on both its factors."""
@@ -189,4 +198,4 @@ class _Sweep:
         return node is end
 
 
-_ONWARD = {"view", "join", "write", "lookup", "sum", "scan", "mean", "norm", "extreme", "transform", "clamp"}
+_ONWARD = {"view", "lookup", "sum", "scan", "mean", "norm", "extreme", "transform", "clamp"}

@@ -83,12 +83,15 @@ def summands(node: fx.Node) -> list[fx.Node]:
 
 @dataclass
 class _Facts:
-    """bit: of one node; above: ancestors and itself; weighted: those that a weight stands between; line: see above."""
+    """bit: of one node; above: ancestors and itself; weighted: those that a weight stands between; line: see above, and
+    since: the part of it since the last norm or other function of each entry, which a branch must read.
+    """
 
     bit: int
     above: int
     weighted: int
     line: int
+    since: int
     stream: int | None = None
 
 
@@ -119,7 +122,7 @@ class _Walk:
         weighted = reduce(or_, (p.weighted for p in parents), 0)
         if self.is_weighted(node):
             weighted |= above & ~bit
-        facts = _Facts(bit, above, weighted, bit)
+        facts = _Facts(bit, above, weighted, bit, bit)
         if node in self.from_inputs:
             self.carry(node, facts)
         return facts
@@ -133,10 +136,11 @@ class _Walk:
         closing = self.closing(carried) if len(carried) > 1 else None
         streams = [s for c in carried if (s := self.facts[c].stream) is not None]
         facts.line = reduce(or_, (self.facts[c].line for c in carried), facts.bit)
+        facts.since |= 0 if _bends(node) else reduce(or_, (self.facts[c].since for c in carried), 0)
         facts.stream = max(streams) if streams else None
         if closing is not None:
             stream, ends = closing
-            facts.line = self.facts[stream].line | facts.bit
+            facts.line, facts.since = self.facts[stream].line | facts.bit, self.facts[stream].since | facts.bit
             facts.stream = self.stream_of(stream)
             self.confirm(facts)
             for end in ends:
@@ -191,9 +195,9 @@ class _Walk:
     def closing(self, carried: Sequence[fx.Node]) -> tuple[fx.Node, list[fx.Node]] | None:
         """(stream, branches' ends): the summand from whose line a weight computed others."""
         for stream in carried:
-            line = self.facts[stream].line
+            line, since = self.facts[stream].line, self.facts[stream].since
             # what carries the same stream on (its start, added in again; a skip) is no branch of it
-            ends = [c for c in carried if self.facts[c].weighted & line and not self.facts[c].line & line]
+            ends = [c for c in carried if self.facts[c].weighted & since and not self.facts[c].line & line]
             if ends:
                 return stream, ends
         return None
@@ -203,7 +207,7 @@ class _Walk:
         return known if known is not None else len({branch.stream for branch in self.branches})
 
     def branch(self, add: fx.Node, stream: fx.Node, end: fx.Node, index: int) -> Branch:
-        start = self.graph.nodes[(self.facts[stream].line & self.facts[end].weighted).bit_length() - 1]
+        start = self.graph.nodes[(self.facts[stream].since & self.facts[end].weighted).bit_length() - 1]
         inside = between(self.graph, start, end)
         parameters = frozenset().union(*(self.read.get(n, frozenset()) for n in inside))
         parameters |= self.beside(inside, parameters)
@@ -243,6 +247,11 @@ class _Walk:
             if len(parents) != 1:
                 return
             node = parents[0]
+
+
+def _bends(node: fx.Node) -> bool:
+    known = row(node)
+    return known is not None and (known.pointwise or known.law == "normalise")
 
 
 def layer_of(name: str) -> str:

@@ -7,12 +7,12 @@ import random
 import pytest
 import torch
 from cases_models import CONTEXT, VOCAB, Shape, Transformer, seeded
+from cases_products import products
 from oracles_flow import output_of, run_graph
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from hptransfer.graph.graph import Graph, op, users
-from hptransfer.graph.readings.attention import attentions
 from hptransfer.graph.readings.scale_flow import Holders, NotAbsorbed, ScaleFlow
 from hptransfer.graph.trace import trace
 
@@ -143,16 +143,16 @@ def test_attention_logits_are_held_by_q_and_k(shape: Shape) -> None:
     model = seeded(Transformer, shape)
     tokens = torch.arange(4 * CONTEXT).view(4, CONTEXT) % VOCAB
     graph = trace(model, (tokens,))
-    (site,) = attentions(graph)
-    held = ScaleFlow(graph).holders([site.query, site.key_node], consumers=[site.consumer])
+    site = products(graph)[0]
+    held = ScaleFlow(graph).holders([site.left, site.right], consumers=[site.consumer])
     assert isinstance(held, Holders)
-    assert_same_as_multiplied(model, tokens, [site.query, site.key_node], {site.consumer}, graph, held)
+    assert_same_as_multiplied(model, tokens, [site.left, site.right], {site.consumer}, graph, held)
 
 
 def test_fused_projection_is_compensated_by_the_output_projection() -> None:
     graph = trace(seeded(Transformer, Shape(8, fused_qkv=True)), (torch.zeros(4, CONTEXT, dtype=torch.int64),))
-    (site,) = attentions(graph)
-    held = ScaleFlow(graph).holders([site.query, site.key_node], consumers=[site.consumer])
+    site = products(graph)[0]
+    held = ScaleFlow(graph).holders([site.left, site.right], consumers=[site.consumer])
     prefix = "blocks.0.attention"
     assert held == Holders(
         frozenset({f"{prefix}.qkv.weight", f"{prefix}.qkv.bias"}), frozenset({f"{prefix}.out.weight"})

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import hptransfer as hpt
 from hptransfer.core.errors import UsageError
-from hptransfer.graph.readings.residual import residual_branches
 from hptransfer.graph.recorded.run import recorded_graph
+from hptransfer.graph.streams import residual_streams
 from hptransfer.graph.trace import trace
 
 TOKENS = torch.arange(2 * CONTEXT).view(2, CONTEXT) % 17
@@ -71,7 +71,7 @@ def test_routed_experts_plan_as_experts_that_all_run() -> None:
 
 def test_what_was_written_in_place_is_read_afterwards() -> None:
     graph = recorded_graph(Experts(8, routed=True), (TOKENS,), {})
-    (branch,) = residual_branches(graph)
+    (branch,) = residual_streams(graph).branches
     assert {f"experts.{i}.2.weight" for i in range(4)} <= branch.parameters
 
 

@@ -9,13 +9,13 @@ import math
 import pytest
 import torch
 from cases_models import Shape, Transformer, batches, losses, seeded
+from cases_products import is_logits, products
 from torch import nn
 
 import hptransfer as hpt
-from hptransfer.graph.graph import op
-from hptransfer.graph.readings.attention import attentions
-from hptransfer.graph.readings.residual import residual_branches
+from hptransfer.graph.ops import op
 from hptransfer.graph.readings.scale_flow import ScaleFlow
+from hptransfer.graph.streams import residual_streams
 from hptransfer.graph.trace import trace
 from hptransfer.parametrization.multipliers.placement import Multiplier, place
 from hptransfer.parametrization.multipliers.shift import absorb
@@ -54,14 +54,11 @@ def absorbed(model: nn.Module, cls, options, *, branch: float = BRANCH) -> hpt.P
     graph = trace(model, (tokens,))
     head = next(n for n in reversed(graph.nodes) if op(n) == "linear")
     wanted = [
-        *(
-            Multiplier((s.query, s.key_node), (s.consumer,), math.sqrt(ATTENTION), "attention")
-            for s in attentions(graph)
-        ),
-        *(Multiplier((b.end,), (b.add,), branch, "branch") for b in residual_branches(graph) if branch != 1),
+        *(Multiplier(s[:2], s[2:], math.sqrt(ATTENTION), "attention") for s in products(graph) if is_logits(s)),
+        *(Multiplier((b.end,), (b.add,), branch, "branch") for b in residual_streams(graph).branches if branch != 1),
         Multiplier((head.args[0],), (head,), LOGITS, "logits"),
     ]
-    placed = [place(multiplier, ScaleFlow(graph)) for multiplier in wanted]
+    placed = [one for multiplier in wanted for one in place(multiplier, ScaleFlow(graph))]
     rows = dict(plan.rows)
     for one in placed:
         for name, theta in one.factors.items():

@@ -8,14 +8,14 @@ from cases_models import CONTEXT, Shape, Transformer, seeded
 from torch import Tensor, nn
 
 import hptransfer as hpt
-from hptransfer.graph.readings.residual import post_norm_streams, residual_branches, stream_depths
+from hptransfer.graph.streams import Streams, residual_streams
 from hptransfer.graph.trace import trace
 
 TOKENS = torch.zeros(2, CONTEXT, dtype=torch.int64)
 
 
-def branches(model: nn.Module, *inputs: Tensor):
-    return residual_branches(trace(model, inputs or (TOKENS,)))
+def streams(model: nn.Module, *inputs: Tensor) -> Streams:
+    return residual_streams(trace(model, inputs or (TOKENS,)))
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def branches(model: nn.Module, *inputs: Tensor):
     ids=str,
 )
 def test_one_stream_with_one_branch_per_sublayer(shape: Shape, per_block: int) -> None:
-    found = branches(seeded(Transformer, shape, branch=0.5))
-    assert stream_depths(found) == {0: 3 * per_block}
-    inside = {name for b in found for name in b.parameters}
+    found = streams(seeded(Transformer, shape, branch=0.5))
+    assert found.depths == {0: 3 * per_block}
+    inside = {name for b in found.branches for name in b.parameters}
     expected = {n for n, _ in seeded(Transformer, shape).named_parameters() if n.startswith("blocks")}
     # a post-norm stands on the stream, not in a branch
     assert inside == {n for n in expected if not (shape.post_norm and ".norm_" in n)}
@@ -41,10 +41,10 @@ def test_one_stream_with_one_branch_per_sublayer(shape: Shape, per_block: int) -
 @pytest.mark.parametrize("norm", ["layer", "layer-plain"])
 def test_post_norm_is_told_from_a_pre_norm_stack_with_a_final_norm(depth: int, norm: str) -> None:
     """The final norm follows the last add of every pre-norm stack, even one with a single block."""
-    pre = branches(seeded(Transformer, Shape(8, depth=depth, norm=norm)))
-    post = branches(seeded(Transformer, Shape(8, depth=depth, norm=norm, post_norm=True)))
-    assert [b.post_norm for b in pre] == [False] * 2 * depth and post_norm_streams(pre) == set()
-    assert all(b.post_norm for b in post[:-1]) and post_norm_streams(post) == ({0} if depth > 0 else set())
+    pre = streams(seeded(Transformer, Shape(8, depth=depth, norm=norm)))
+    post = streams(seeded(Transformer, Shape(8, depth=depth, norm=norm, post_norm=True)))
+    assert [b.post_norm for b in pre.branches] == [False] * 2 * depth and pre.post_norm == set()
+    assert all(b.post_norm for b in post.branches[:-1]) and post.post_norm == {0}
 
 
 def test_a_norm_at_the_branch_s_end_is_not_post_norm() -> None:
@@ -60,7 +60,7 @@ def test_a_norm_at_the_branch_s_end_is_not_post_norm() -> None:
                 x = x + norm(torch.relu(layer(x)))
             return x
 
-    found = branches(Net(), torch.randn(2, 8))
+    found = streams(Net(), torch.randn(2, 8)).branches
     assert len(found) == 3 and not any(b.post_norm for b in found)
 
 
@@ -83,7 +83,7 @@ class Stages(nn.Module):
 
 
 def test_stages_are_streams_of_their_own_depth() -> None:
-    assert stream_depths(branches(Stages(2), torch.randn(1, 4, 8, 8))) == {0: 2, 1: 4}
+    assert streams(Stages(2), torch.randn(1, 4, 8, 8)).depths == {0: 2, 1: 4}
 
 
 def test_sums_that_are_no_residual_branches_are_left_out() -> None:
@@ -95,7 +95,7 @@ def test_sums_that_are_no_residual_branches_are_left_out() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.a(x) + self.b(x) + torch.relu(x) + 1.0
 
-    assert branches(Net(), torch.randn(2, 4)) == []
+    assert streams(Net(), torch.randn(2, 4)).branches == ()
 
 
 def test_depth_ratios_reach_lr_init_and_eps_of_branches_only() -> None:

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 from cases_models import CONTEXT, Shape, Transformer, batches, losses, seeded
+from hptransfer.graph.readings.attention import attentions, unscaled_products
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hptransfer as hpt
-from hptransfer.graph.readings.attention import attentions, unscaled_products
 from hptransfer.graph.trace import trace
 
 TOKENS = torch.zeros(2, CONTEXT, dtype=torch.int64)
