@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hptransfer.core.errors import UsageError
-from hptransfer.graph.graph import Graph, module_path, op
+from hptransfer.graph.graph import Graph, module_path
+from hptransfer.graph.ops import op
 from hptransfer.graph.readings.attention import attentions
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.readings.residual import residual_branches

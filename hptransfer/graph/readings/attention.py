@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from hptransfer.graph.graph import Graph, module_path, number, op, sequence, shape, users
+from hptransfer.graph.graph import Graph, module_path, number, sequence, shape, users
+from hptransfer.graph.operands import PASSES
+from hptransfer.graph.ops import op
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.readings.scale_flow import ScaleFlow
-from hptransfer.graph.scale_ops import PASSES
 from hptransfer.graph.uses import depends_on_inputs
 
 PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum"}

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from hptransfer.graph.graph import Graph, module_path, op, operand, shape, users
+from hptransfer.graph.graph import Graph, module_path, operand, shape, users
+from hptransfer.graph.operands import CONTRACTIONS, PASSES, WEIGHTED
+from hptransfer.graph.ops import op
 from hptransfer.graph.readings.constants import constants
-from hptransfer.graph.scale_ops import CONTRACTIONS, PASSES, WEIGHTED
 from hptransfer.graph.uses import depends_on_inputs
 
 NORM_OPS = {"layer_norm", "rms_norm", "batch_norm", "group_norm", "native_layer_norm", "_fused_rms_norm"}

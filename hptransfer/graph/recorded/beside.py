@@ -15,8 +15,8 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.utils import _pytree as pytree
 
 from hptransfer.core.errors import UsageError
-from hptransfer.graph.graph import Graph, module_path, op
-from hptransfer.graph.readings.attention import PRODUCTS
+from hptransfer.graph.graph import Graph, module_path
+from hptransfer.graph.ops import law, op
 from hptransfer.graph.readings.residual import Branch, residual_branches
 
 
@@ -109,7 +109,7 @@ def _places(path: str, graph: Graph) -> set[str]:
     found, seen = set[str](), set(pending)
     while pending:
         node, reader = pending.pop()
-        if op(reader) in _PRODUCTS or op(reader).startswith("conv"):
+        if law(reader) in {"contract", "attention"}:
             found |= {f"{op(reader)} {at}" for at, operand in enumerate(reader.args) if operand is node}
         elif reader.op == "output":
             found.add("output")
@@ -118,9 +118,6 @@ def _places(path: str, graph: Graph) -> set[str]:
             seen |= fresh
             pending += fresh
     return found
-
-
-_PRODUCTS = PRODUCTS | {"linear", "addmm", "mm", "mv", "scaled_dot_product_attention"}
 
 
 def _closes(branch: Branch, path: str) -> bool:

@@ -12,7 +12,8 @@ from torch import fx
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.rules import Scheme
-from hptransfer.graph.graph import Graph, op, operand, shape, users
+from hptransfer.graph.graph import Graph, operand, shape, users
+from hptransfer.graph.ops import op
 from hptransfer.graph.readings.attention import Attention, Product, Softmax, attentions, softmaxes, unscaled_products
 from hptransfer.graph.readings.constants import Constant, constants
 from hptransfer.graph.readings.residual import post_norm_streams, residual_branches, stream_depths

@@ -12,7 +12,7 @@ from cases_models import Shape, Transformer, batches, losses, seeded
 from torch import nn
 
 import hptransfer as hpt
-from hptransfer.graph.graph import op
+from hptransfer.graph.ops import op
 from hptransfer.graph.readings.attention import attentions
 from hptransfer.graph.readings.residual import residual_branches
 from hptransfer.graph.readings.scale_flow import ScaleFlow
