@@ -149,7 +149,8 @@ TABLE: dict[str, Op] = {
     **_rows(replace(_CAST, may_copy=True), "contiguous to _to_copy float half bfloat16 double"),
     "type_as": replace(_CAST, may_copy=True, like=True),
     **_rows(_SAME, "slice narrow chunk split split_with_sizes tensor_split unsafe_split unsafe_chunk flip roll neg "
-            "repeat_interleave tril triu conj resolve_conj resolve_neg _conj real imag"),
+            "repeat_interleave tril triu conj resolve_conj resolve_neg _conj real "
+            "imag nan_to_num"),
     "view_as_complex": replace(_VIEW, layout="pair"),
     "view_as_real": replace(_VIEW, layout="unpair"),
     **_rows(_RESHAPE, "view _unsafe_view unflatten _reshape_alias"),
@@ -191,17 +192,18 @@ TABLE: dict[str, Op] = {
     "sqrt": replace(_POWER, degree=0.5, positive=True, zero="singular"),
     "rsqrt": replace(_POWER, degree=-0.5, positive=True, zero="singular"),
     "reciprocal": replace(_POWER, degree=-1.0, zero="singular"),
-    **_rows(replace(_POWER, degree=0.0), "sign sgn angle"),
+    **_rows(replace(_POWER, degree=0.0, zero="flat"), "sign sgn angle"),
     "pow": replace(_POWER, consumes="elementwise"),
     **_rows(replace(_BEND, zero="odd"),
-            "tanh sin silu gelu elu selu celu mish hardswish erf atan arctan asinh expm1 log1p softsign hardshrink "
-            "softshrink sinc"),
-    **_rows(replace(_BEND, positive=True), "exp exp2 softplus sigmoid hardsigmoid relu6"),
-    **_rows(replace(_BEND, zero="singular"), "log log2 log10"),
+            "tanh sin silu gelu elu selu celu mish hardswish erf atan arctan asinh expm1 log1p tan sinh asin atanh "
+            "erfinv frac hardtanh"),
+    **_rows(replace(_BEND, zero="flat"), "hardshrink softshrink round floor ceil trunc"),
+    **_rows(replace(_BEND, positive=True), "exp exp2 softplus sigmoid hardsigmoid cosh"),
+    "relu6": replace(_BEND, positive=True, zero="flat"),
+    "acosh": replace(_BEND, positive=True, zero="singular"),
+    **_rows(replace(_BEND, zero="singular"), "log log2 log10 logit"),
     **_rows(Op("clamp", layout="same"), "clamp clamp_min clamp_max clip"),
-    **_rows(_BEND, "cos tan cosh sinh acos asin acosh atanh logsigmoid log_sigmoid log_sigmoid_forward hardtanh round "
-            "floor ceil trunc threshold erfinv logit frac nan_to_num log_softmax "
-            "_log_softmax logcumsumexp"),
+    **_rows(_BEND, "cos sinc acos log_sigmoid log_sigmoid_forward threshold log_softmax _log_softmax logcumsumexp"),
     **_rows(Op("bend"), "glu logsumexp prod cumprod linalg_det linalg_inv linalg_inv_ex linalg_solve matrix_exp "
             "linalg_matrix_exp polar"),
     **_rows(Op("softmax", layout="same", positive=True), "softmax _softmax _safe_softmax"),
