@@ -17,7 +17,8 @@ activations and their change in one step have entries of order 1. Written for on
 
 A quantity that grows with neither fan drops out, so roles need no table: an embedding or a gain has i fixed, a readout
 o. Depth (CompleteP, Dey et al. 2025, 2505.01618): a branch multiplied by L^-alpha has delta ~ L^-alpha, and L updates
-add up: sign, relative and spectral lr = L^(alpha-1), gradient lr = L^(2 alpha-1), eps = L^-alpha.
+add up: sign, relative and spectral lr = L^(alpha-1), gradient lr = L^(2 alpha-1), eps = L^-alpha. What acts on the
+stream itself is not multiplied: alpha = 0 there.
 """
 
 from __future__ import annotations
@@ -129,16 +130,20 @@ def gradient_scale(scheme: Scheme) -> Power:
     return Power(fan_out=scheme.readout_init if scheme.readout_init > -1 else Fraction(-1))
 
 
-def rule_for(role: Role, geometry: Geometry, scheme: Scheme, *, in_branch: bool = False) -> Rule:
+def rule_for(
+    role: Role, geometry: Geometry, scheme: Scheme, *, in_branch: bool = False, on_stream: bool = False
+) -> Rule:
     """The rule of a parameter from its role, the optimizer's geometry and the scheme's choices.
 
-    in_branch: the parameter is used inside a residual branch (depth rules apply).
+    in_branch: the parameter is used inside a residual branch (depth rules apply). on_stream: it acts on the stream
+    itself in every layer (a gain behind the add, a learned scalar), where no L^-alpha stands before its update.
     """
     if scheme.global_lr or role.kind == "unused":
         return Rule(Power(), Power(), Power())
     delta = gradient_scale(scheme)
     init = Power(fan_in=scheme.readout_init if role.kind == "readout" else -HALF)
-    alpha = scheme.depth_alpha if in_branch and scheme.depth_alpha is not None else None
+    acts = on_stream and not in_branch and scheme.depth_alpha is not None
+    alpha = Fraction(0) if acts else scheme.depth_alpha if in_branch else None
     lr, eps = _update(geometry, role, scheme, delta, init), delta
     if scheme.kernel:
         lr = lr * Power(fan_out=-1 - scheme.readout_init)

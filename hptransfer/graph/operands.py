@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from hptransfer.graph.graph import sequence
-from hptransfer.graph.ops import Op, facts, names_of
+from hptransfer.graph.ops import Op, facts
 
 
 def argument(node: fx.Node, where: int | str | None, default: Any = None) -> Any:
@@ -34,11 +34,6 @@ def _names(node: fx.Node) -> Sequence[str]:
 def operands_of(node: fx.Node) -> list[object]:
     """What an op contracts with each other, looks up in one another or multiplies; [] for any other op."""
     return [item for at in facts(node).factors for item in sequence(argument(node, at))]
-
-
-def factors_of(node: fx.Node) -> list[object]:
-    """The operands that an op multiplies with each other; [] for any other op. Of attention: queries and keys."""
-    return operands_of(node) if facts(node).law in {"product", "contract", "attention", "join"} else []
 
 
 def passes(node: fx.Node) -> bool:
@@ -67,9 +62,3 @@ def is_convolution(node: fx.Node) -> bool:
 def is_transposed(node: fx.Node) -> bool:
     """True for a transposed convolution."""
     return facts(node).transposed or bool(argument(node, "transposed", False))
-
-
-# Sets of names for readings/attention.py and readings/residual.py alone: they go with those files.
-PASSES = names_of(lambda known: known.passes and known.fill is None)
-CONTRACTIONS = names_of(lambda known: known.consumes == "matmul")
-WEIGHTED = names_of(lambda known: known.law == "contract" and known.weight is not None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -44,11 +43,6 @@ def facts(node: fx.Node) -> Op:
 def law(node: fx.Node) -> str:
     """The law of a node's op, "" where it has no row."""
     return facts(node).law
-
-
-def names_of(chosen: Callable[[Op], bool]) -> frozenset[str]:
-    """The ops with such a row, in-place forms included."""
-    return frozenset(form for name, known in TABLE.items() if chosen(known) for form in (name, f"{name}_"))
 
 
 def exponent(node: fx.Node) -> float:

@@ -10,7 +10,7 @@ from torch import nn
 from hptransfer.core.errors import UsageError
 from hptransfer.graph.export.export import exported_program, graph_of
 from hptransfer.graph.graph import Graph, users
-from hptransfer.graph.ops import facts
+from hptransfer.graph.ops import law
 from hptransfer.graph.recorded.run import recorded_graph
 
 
@@ -46,9 +46,8 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _refuse_without_inputs(model: nn.Module, graph: Graph) -> None:
     """Products of activations are told from weights by their dependence on inputs; with none, all would be weights."""
-    rows = [facts(node) for node in graph.nodes]
-    products = any(k.law in {"softmax", "attention"} or (k.law == "contract" and k.weight is None) for k in rows)
-    if products and not any(users(node) for node in graph.inputs):
+    multiplies = any(law(node) in {"contract", "attention", "softmax"} for node in graph.nodes)
+    if multiplies and not any(users(node) for node in graph.inputs):
         raise UsageError(
             f"no op of {type(model).__name__} depends on the example inputs, so that activations cannot be told from "
             f"weights; let its forward take them as arguments, as tensors or in containers or objects that hold them."

@@ -10,20 +10,15 @@ from hptransfer.core.rules import Rule, Scheme, init_ratio, rule_for
 from hptransfer.graph.graph import Graph
 from hptransfer.graph.readings.outputs import output_uses
 from hptransfer.graph.readings.scale_flow import ScaleFlow
+from hptransfer.graph.uses import Use
 from hptransfer.parametrization.compare import Comparison
 from hptransfer.parametrization.finetune import fine_tune
 from hptransfer.parametrization.init.unit import UnitForward, unit_branches
 from hptransfer.parametrization.init.zero import zero_readouts
-from hptransfer.parametrization.multipliers.placement import Absorbed, Hook, Multiplier, pieces, place
+from hptransfer.parametrization.multipliers.depth import Depth, depth_of
+from hptransfer.parametrization.multipliers.placement import Absorbed, Hook, Multiplier, place
 from hptransfer.parametrization.multipliers.shift import absorb
-from hptransfer.parametrization.multipliers.wanted import (
-    Values,
-    attention_multipliers,
-    constant_multipliers,
-    depth_of,
-    tied_readout_multipliers,
-    unscaled_notes,
-)
+from hptransfer.parametrization.multipliers.wanted import Values, lacking_multipliers, tied_readout_multipliers
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.row import Row
 
@@ -57,26 +52,32 @@ class Builder:
 
     def rows(self) -> dict[str, Row]:
         """Every parameter's row, multipliers absorbed, weight decay not yet settled."""
-        roles, depth = self.roles, depth_of(*self.graphs, self.scheme)
+        roles = self.roles
         if self.tuned is not None and not self.scheme.global_lr:
             self.notes.append(self.tuned.note)
             return {name: self.row(name, self.rule(name, role), 1.0) for name, role in roles.items()}
+        depth = depth_of(*self.graphs, self.scheme, refuse=self.options.depth == "error")
         self.notes += depth.notes
-        rules = {name: self.rule(name, role, name in depth.in_branch) for name, role in roles.items()}
-        rows = {name: self.row(name, rules[name], depth.in_branch.get(name, 1.0)) for name in roles}
+        rules = {name: self.rule(name, role, depth) for name, role in roles.items()}
+        ratios = {**depth.on_stream, **depth.in_branch}
+        rows = {name: self.row(name, rules[name], ratios.get(name, 1.0)) for name in roles}
         if self.scheme.global_lr:
             return rows
-        self.notes += unscaled_notes(*self.graphs)
         flow, refuse = ScaleFlow(self.graphs[0]), self.options.unplaced == "error"
-        own = constant_multipliers(*self.graphs, flow, skip=depth.own_constants, given=self.constants)
-        for multiplier in (*own, *self.asked_for(), *depth.multipliers):
-            for piece in pieces(multiplier, flow):
-                self.apply(place(piece, flow, refuse=refuse), rows)
+        for multiplier in (*self.lacking(depth), *self.asked_for()):
+            for placed in place(multiplier, flow, refuse=refuse):
+                self.apply(placed, rows)
         return rows
 
+    def lacking(self, depth: Depth) -> tuple[Multiplier, ...]:
+        """The factors that the forward lacks."""
+        uses = [use for its in self.compared.uses.values() for use in its if isinstance(use, Use)]
+        lacking = lacking_multipliers(*self.graphs, uses, self.scheme, depth, self.constants)
+        self.notes += lacking.notes
+        return lacking.multipliers
+
     def asked_for(self) -> Iterator[Multiplier]:
-        """The multipliers of the scheme's width rules."""
-        yield from attention_multipliers(*self.graphs, self.scheme)
+        """The multipliers of the scheme's rules for readouts and of a unit forward."""
         if self.unit is None:
             yield from tied_readout_multipliers(self.compared.tied, self.tied_factors())
             return
@@ -100,8 +101,9 @@ class Builder:
         matrix = name in self.compared.inner and self.compared.parameters[name].dim() == 2
         return self.optimizers["hidden" if matrix and "hidden" in self.optimizers else "rest"]
 
-    def rule(self, name: str, role: Role, in_branch: bool = False) -> Rule:
-        return rule_for(role, self.trained_by(name).geometry, self.scheme, in_branch=in_branch)
+    def rule(self, name: str, role: Role, depth: Depth | None = None) -> Rule:
+        where = {} if depth is None else {"in_branch": name in depth.in_branch, "on_stream": name in depth.on_stream}
+        return rule_for(role, self.trained_by(name).geometry, self.scheme, **where)
 
     def tied_factors(self) -> dict[str, float]:
         """Tied embedding -> multiplier of its readout: the ratio of the two roles' initial stds (1/m for muP)."""

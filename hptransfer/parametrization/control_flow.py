@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hptransfer.core.errors import UsageError
+from hptransfer.graph.arithmetic import factors_of
 from hptransfer.graph.graph import Graph, module_path
-from hptransfer.graph.ops import op
-from hptransfer.graph.readings.attention import attentions
+from hptransfer.graph.ops import law, op
+from hptransfer.graph.pairs import Counterparts
 from hptransfer.graph.readings.constants import constants
-from hptransfer.graph.readings.residual import residual_branches
-from hptransfer.parametrization.names import Counterparts
+from hptransfer.graph.streams import residual_streams
+from hptransfer.graph.uses import depends_on_inputs
 
 Sites = Mapping[str, list[Any]]
 """Module path -> what a plan compares there, in execution order."""
@@ -56,12 +57,15 @@ def _constants(graph: Graph) -> Sites:
     return _by_module((c.module, (c.op, c.ordinal, c.value or c.unread)) for c in constants(graph))
 
 
-def _attentions(graph: Graph) -> Sites:
-    return _by_module((site.module, site.scale * site.head_dim) for site in attentions(graph))
+def _products(graph: Graph) -> Sites:
+    """Products of two activations, attention's among them."""
+    live = depends_on_inputs(graph)
+    factors = {node: factors_of(node) for node in graph.nodes if law(node) in {"contract", "attention"}}
+    return _by_module((module_path(n), op(n)) for n, both in factors.items() if all(factor in live for factor in both))
 
 
 def _branches(graph: Graph) -> Sites:
-    return _by_module((branch.module, branch.stream) for branch in residual_branches(graph))
+    return _by_module((branch.module, branch.stream) for branch in residual_streams(graph).branches)
 
 
 def _by_module(sites: Iterable[tuple[str, Any]]) -> Sites:
@@ -86,6 +90,6 @@ def _same_factors(ours: list[Any], theirs: list[Any]) -> bool:
 
 _COMPARED: tuple[tuple[str, Callable[[Graph], Sites], Callable[[list[Any], list[Any]], bool]], ...] = (
     ("constants", _constants, _same_factors),
-    ("attention products", _attentions, _same_number),
+    ("products of activations", _products, _same_number),
     ("residual branches", _branches, _same_number),
 )

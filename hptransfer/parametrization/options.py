@@ -37,6 +37,8 @@ class Options:
     bottleneck_init: of a trained matrix that contracts the width to a fixed rank inside a pretrained model (LoRA's A):
     "fan-in", n^-1/2 as PEFT draws it (LoRA+), or "readout", n^-1 as its fans say, see docs/limits.
     unplaced: "error" refuses a plan of which a forward multiplier has no place; "note" goes on without it.
+    depth: "error" refuses a plan under a scheme with a depth rule of which a layer that the base lacks stands in no
+    residual branch; "note" leaves such layers without one.
     batch, duration, decay_horizon: rules for batch size and tokens, see hptransfer.core.horizon.
     """
 
@@ -47,6 +49,7 @@ class Options:
     eps: Literal["scaled", "fixed"] = "scaled"
     unused: Literal["error", "keep"] = "error"
     unplaced: Literal["error", "note"] = "error"
+    depth: Literal["error", "note"] = "error"
     weights: Literal["initial", "pretrained"] | None = None
     bottleneck_init: Literal["fan-in", "readout"] = "fan-in"
     batch: str = "default"
@@ -62,6 +65,7 @@ class Options:
             "eps": ("scaled", "fixed"),
             "unused": ("error", "keep"),
             "unplaced": ("error", "note"),
+            "depth": ("error", "note"),
             "weights": (None, "initial", "pretrained"),
             "bottleneck_init": ("fan-in", "readout"),
         }

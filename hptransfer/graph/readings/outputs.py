@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx
 
+from hptransfer.graph.arithmetic import factors_of
 from hptransfer.graph.graph import Graph, users
-from hptransfer.graph.operands import factors_of
 from hptransfer.graph.ops import facts, law
-from hptransfer.graph.readings.residual import residual_branches
 from hptransfer.graph.readings.vanishing import keeps_zero
+from hptransfer.graph.streams import residual_streams
 from hptransfer.graph.uses import Unsettled, Use, around_weights
 
 Uses = Mapping[str, Sequence[Use | Unsettled]]
@@ -24,7 +24,7 @@ def output_uses(graph: Graph, uses: Uses) -> dict[str, list[Use]]:
     """
     own = {name: [use for use in found if isinstance(use, Use)] for name, found in uses.items()}
     reads, behind, before = around_weights(graph, (use for found in own.values() for use in found))
-    in_branch = frozenset().union(*(branch.parameters for branch in residual_branches(graph)))
+    in_branch = frozenset().union(*(branch.parameters for branch in residual_streams(graph).branches))
 
     def last(use: Use) -> bool:
         return use.node in reads and use.node not in before and use.operand in behind and "contracted" in use.axes

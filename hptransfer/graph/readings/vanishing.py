@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from hptransfer.graph.arithmetic import factors_of
 from hptransfer.graph.graph import Graph, module_path, shape, users
-from hptransfer.graph.operands import factors_of, passes
+from hptransfer.graph.operands import passes
 from hptransfer.graph.ops import Op, facts, op
 from hptransfer.graph.uses import depends_on_inputs
 

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from hptransfer.core.errors import UsageError
 from hptransfer.graph.graph import Graph, module_path
 from hptransfer.graph.ops import law, op
-from hptransfer.graph.readings.residual import Branch, residual_branches
+from hptransfer.graph.streams import Branch, residual_streams
 
 
 def siblings_of_unreached(model: nn.Module, graph: Graph, ran: Set[str]) -> dict[str, str]:
@@ -79,7 +79,7 @@ def _inside(path: str, outer: Iterable[str]) -> bool:
 
 def _refuse_layers(unreached: str, called: list[str], graph: Graph) -> None:
     """Entries that close a residual branch, or stand in different ones, are layers and no experts."""
-    branches = residual_branches(graph)
+    branches = residual_streams(graph).branches
     closing = any(_closes(branch, path) for branch in branches for path in called)
     holding = {frozenset(i for i, b in enumerate(branches) if _holds(b, path)) for path in called}
     if closing or len(holding) > 1:

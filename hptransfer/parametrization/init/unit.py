@@ -29,8 +29,8 @@ from hptransfer.graph.graph import Graph, shape
 from hptransfer.graph.operands import is_convolution
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.readings.outputs import output_uses
-from hptransfer.graph.readings.residual import Branch, post_norm_streams, residual_branches, stream_depths
 from hptransfer.graph.readings.scale_flow import ScaleFlow
+from hptransfer.graph.streams import Branch, residual_streams
 from hptransfer.graph.uses import Use, parameter_uses
 from hptransfer.parametrization.interop.mup import constant_width_mults
 from hptransfer.parametrization.measure import rms
@@ -95,9 +95,8 @@ def with_unit(row: Row, unit: UnitForward, own: float) -> Row:
 
 def unit_branches(graph: Graph) -> list[Branch]:
     """The residual branches that a unit forward scales: not those with a factor of the code's own, nor post-norm."""
-    branches, own = residual_branches(graph), {c.node for c in constants(graph) if c.value != 1.0}
-    post = post_norm_streams(branches)
-    return [branch for branch in branches if branch.stream not in post and not branch.constants & own]
+    streams, scaled = residual_streams(graph), {c.node for c in constants(graph) if c.value != 1.0}
+    return [b for b in streams.branches if b.stream not in streams.post_norm and not b.constants & scaled]
 
 
 @dataclass
@@ -123,9 +122,9 @@ class _Measuring:
                 self.at.setdefault(use.node, []).append(use)
         self.outputs = {use.node for own in output_uses(graph, uses).values() for use in own}
         self.own = {name: rms(self.made.given[node]) for name, node in graph.parameters.items()}
-        branches = residual_branches(graph)
-        self.depths, self.branch_at = stream_depths(branches), {b.add: b for b in unit_branches(graph)}
-        others = [branch for branch in branches if branch not in self.branch_at.values()]
+        streams = residual_streams(graph)
+        self.depths, self.branch_at = streams.depths, {b.add: b for b in unit_branches(graph)}
+        others = [branch for branch in streams.branches if branch not in self.branch_at.values()]
         where = sorted({branch.module or "the root module" for branch in others})
         if where:
             self.notes.append(f"unit forward: residual branches in {', '.join(where[:3])} keep their own proportions")

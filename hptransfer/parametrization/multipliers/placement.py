@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import fx
@@ -10,7 +10,7 @@ from torch import fx
 from hptransfer.core.errors import UsageError
 from hptransfer.graph.graph import Graph, module_path, users
 from hptransfer.graph.ops import facts
-from hptransfer.graph.readings.scale_flow import STAND_IN, Holders, ScaleFlow
+from hptransfer.graph.readings.scale_flow import STAND_IN, Holders, NotAbsorbed, ScaleFlow
 
 
 @dataclass(frozen=True)
@@ -55,38 +55,57 @@ class Absorbed:
     compensated: frozenset[str] = frozenset()
 
 
-def pieces(multiplier: Multiplier, flow: ScaleFlow) -> tuple[Multiplier, ...]:
-    """The multiplier whole where parameters can hold it so, else its parts."""
-    whole = isinstance(flow.holders(multiplier.targets, consumers=multiplier.consumers), Holders)
-    return (multiplier,) if whole or not multiplier.parts else multiplier.parts
+def place(multiplier: Multiplier, flow: ScaleFlow, *, refuse: bool = True) -> tuple[Absorbed, ...]:
+    """Put a multiplier on parameters that can hold it, whole or part by part, else on a hook.
 
-
-def place(multiplier: Multiplier, flow: ScaleFlow, *, refuse: bool = True) -> Absorbed:
-    """Put a multiplier on parameters that can hold it, else on a hook. Of two factors one may take it all.
-
-    The absorption rules (2011.14522): W -> theta W changes nothing if init and learning rate follow; see absorb.py.
+    The absorption rules (2011.14522): W -> theta W changes nothing if init and learning rate follow; see shift.py.
     refuse: raise UsageError where neither can hold it; otherwise a note says that it is left out.
     """
+    absorbed = _absorbed(multiplier, flow) or _in_parts(multiplier, flow, _absorbed)
+    hooked = absorbed or _hooked(multiplier, flow) or _in_parts(multiplier, flow, _hooked)
+    if hooked:
+        return hooked
     held = flow.holders(multiplier.targets, consumers=multiplier.consumers)
-    if isinstance(held, Holders):
-        factors = dict.fromkeys(held.scaled, multiplier.factor) | dict.fromkeys(held.compensated, 1 / multiplier.factor)
-        return Absorbed(factors, multiplier.why, compensated=held.compensated)
-    one_sided = _one_sided(multiplier, flow)
-    if one_sided is not None:
-        return one_sided
-    readers = _readers(multiplier, flow)
-    if readers:
-        return Absorbed(dict.fromkeys(readers, multiplier.factor), multiplier.why)
-    hook = _hook(multiplier, flow.graph)
-    if hook is not None:
-        return Absorbed({}, multiplier.why, hook=hook)
+    reason = held.reason if isinstance(held, NotAbsorbed) else ""
     if refuse:
         raise UsageError(
-            f"This multiplier has no place: {multiplier.why}. No parameter can hold it ({held.reason}), and no "
+            f"This multiplier has no place: {multiplier.why}. No parameter can hold it ({reason}), and no "
             f"module's input or output is just this activation. Put a module (nn.Identity, say) where it is made, so "
             f"that a hook can multiply its output, or pass options=Options(unplaced='note') to go on without it."
         )
-    return Absorbed({}, multiplier.why, note=f"NOT APPLIED: {multiplier.why}; nothing can hold it ({held.reason})")
+    return (Absorbed({}, multiplier.why, note=f"NOT APPLIED: {multiplier.why}; nothing can hold it ({reason})"),)
+
+
+Placing = Callable[[Multiplier, ScaleFlow], tuple[Absorbed, ...]]
+
+
+def _in_parts(multiplier: Multiplier, flow: ScaleFlow, placing: Placing) -> tuple[Absorbed, ...]:
+    """Every part placed, or nothing."""
+    placed: list[Absorbed] = []
+    for part in multiplier.parts:
+        here = placing(part, flow) or _in_parts(part, flow, placing) or (placing is _hooked and _absorbed(part, flow))
+        if not here:
+            return ()
+        placed += here
+    return tuple(placed)
+
+
+def _absorbed(multiplier: Multiplier, flow: ScaleFlow) -> tuple[Absorbed, ...]:
+    """Parameters before the activation, else the weights that read it. Of two factors one may take it all."""
+    held = flow.holders(multiplier.targets, consumers=multiplier.consumers)
+    if isinstance(held, Holders):
+        factors = dict.fromkeys(held.scaled, multiplier.factor) | dict.fromkeys(held.compensated, 1 / multiplier.factor)
+        return (Absorbed(factors, multiplier.why, compensated=held.compensated),)
+    one_sided = _one_sided(multiplier, flow)
+    if one_sided is not None:
+        return (one_sided,)
+    reading = _readers(multiplier, flow)
+    return (Absorbed(dict.fromkeys(reading, multiplier.factor), multiplier.why),) if reading else ()
+
+
+def _hooked(multiplier: Multiplier, flow: ScaleFlow) -> tuple[Absorbed, ...]:
+    hook = _hook(multiplier, flow.graph)
+    return (Absorbed({}, multiplier.why, hook=hook),) if hook is not None else ()
 
 
 def _one_sided(multiplier: Multiplier, flow: ScaleFlow) -> Absorbed | None:

@@ -1,0 +1,121 @@
+"""What an op computes with: its terms and their factors, its factors, its bounds, the size that it sums over."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import fx
+
+from hptransfer.graph.graph import sequence, shape
+from hptransfer.graph.ops import row
+
+Term = object
+"""A summand: a node, a number, or the pair of nodes whose product (or quotient) it is."""
+
+
+def terms(node: fx.Node) -> list[tuple[Term, float]]:
+    """The summands of an op and the constant factor on each; of a choice (where, maximum) or a list, its operands."""
+    known, args = row(node), list(node.args)
+    assert known is not None
+    if known.listed:
+        return [(a, 1.0) for a in sequence(args[known.factors[0] if known.factors else 0])]
+    if known.law == "contract":
+        return [(args[0], _keyword(node, "beta")), (args[1], _keyword(node, "alpha"))]
+    if known.mixes in {"product", "quotient"}:
+        return [(args[0], 1.0), ((args[1], args[2]), _keyword(node, "value"))]
+    if known.mixes == "between":
+        weight = args[2] if len(args) > 2 and isinstance(args[2], (int, float)) else 0.5
+        return [(args[0], 1.0 - weight), (args[1], float(weight))]
+    if known.summand is not None:
+        return [(args[0], 1.0), (args[known.summand], 1.0)]
+    pair = list(args[1:3]) if len(args) > 2 and isinstance(args[0], fx.Node) and not _adds(node) else list(args[:2])
+    alpha = _keyword(node, "alpha")
+    if known.mixes == "reversed":
+        return [(pair[0], -alpha), (pair[1], 1.0)]
+    return [(pair[0], 1.0), *((a, -alpha if known.mixes == "minus" else alpha) for a in pair[1:])]
+
+
+def _adds(node: fx.Node) -> bool:
+    known = row(node)
+    return known is not None and known.adds
+
+
+def _keyword(node: fx.Node, name: str) -> float:
+    value = node.kwargs.get(name, 1.0)
+    return float(value) if isinstance(value, (int, float)) else 1.0
+
+
+def factors_of(node: fx.Node) -> list[object]:
+    """The operands that an op multiplies with each other; [] for any other op. Of attention: queries and keys."""
+    known = row(node)
+    if known is None or known.law not in {"contract", "attention", "product", "join"}:
+        return []
+    if known.listed:
+        return sequence(node.args[known.factors[0]]) if known.factors else []
+    return [node.args[at] for at in known.factors if len(node.args) > at]
+
+
+def filled_with(node: fx.Node) -> float | None:
+    """The number that a mask or a padding writes beside the values; None for an op that writes none."""
+    known = row(node)
+    if known is None or known.fill is None:
+        return None
+    if known.fill == 3 and len(node.args) > 2 and node.args[2] != "constant":
+        return None  # a padding with copies of the values
+    value = node.args[known.fill] if len(node.args) > known.fill else node.kwargs.get("value")
+    return 0.0 if value is None else float(value) if isinstance(value, (int, float)) else math.inf
+
+
+def bounds(node: fx.Node) -> list[Any]:
+    """The bounds of a clamp, those that are no number left out as if they bent."""
+    given = [*node.args[1:3], *(node.kwargs.get(name) for name in ("min", "max"))]
+    return [1.0 if isinstance(bound, fx.Node) else bound for bound in given]
+
+
+def vector_order(node: fx.Node) -> float:
+    """p of a p-norm; 0 for the largest entry, whose size does not grow with their number."""
+    p = node.args[1] if len(node.args) > 1 else node.kwargs.get("ord", node.kwargs.get("p"))
+    if p is None:
+        return 2.0
+    return float(p) if isinstance(p, (int, float)) and math.isfinite(p) and p > 0 else 0.0
+
+
+def contracted_size(node: fx.Node) -> float:
+    """How many products each entry of a contraction's result is the sum of."""
+    known = row(node)
+    assert known is not None
+    if known.listed:
+        return _summed_letters(node)
+    left, right = factors_of(node)[:2]
+    if known.consumes == "conv":
+        return math.prod(shape(right)[1:])
+    return shape(left)[-1] if shape(left) else 1
+
+
+def _summed_letters(node: fx.Node) -> float:
+    """einsum's letters that its result lacks, each once."""
+    inputs, _, output = str(node.args[0]).replace(" ", "").partition("->")
+    sizes: dict[str, int] = {}
+    for term, factor in zip(inputs.split(","), sequence(node.args[1]), strict=True):
+        letters = term.replace("...", "")
+        sizes |= dict(zip(letters[::-1], shape(factor)[::-1], strict=False))
+    return math.prod(size for letter, size in sizes.items() if letter not in output)
+
+
+def summed_size(node: fx.Node) -> float:
+    """How many entries each entry of a reduction's result is made of."""
+    source = node.args[0] if node.args else None
+    return math.prod(shape(source)) / max(1, math.prod(shape(node)))
+
+
+def softmax_size(node: fx.Node) -> float:
+    """How many entries share the sum of one."""
+    sizes, dim = shape(node), node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1)
+    return sizes[dim] if sizes and isinstance(dim, int) else 1
+
+
+def own_scale(node: fx.Node) -> float:
+    """The multiplier inside a fused attention: its argument, or d^-1/2."""
+    scale = node.kwargs.get("scale", node.args[6] if len(node.args) > 6 else None)
+    return float(scale) if isinstance(scale, (int, float)) else 1 / math.sqrt(contracted_size(node))

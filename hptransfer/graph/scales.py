@@ -1,0 +1,387 @@
+"""Dimensional analysis: how the typical entry of every tensor differs between target and base, once trained.
+
+The rules of a parametrization promise that a weight turns entries of order one into entries of order one, at the start
+and in their change (core.rules). Everything else in the forward is counted here, as a ratio target / base (Tensor
+Programs IV, 2011.14522; spectral condition, 2310.17813):
+- a sum over an axis that grows by r, be it of products of two activations or of entries of one sign, adds up in full
+  once training has aligned them: r (law of large numbers; r^1/2, the central limit theorem, where a scheme takes q and
+  k to stay independent), a mean divides by r, a norm of order p grows by r^(1/p);
+- a norm leaves 1 behind it, a unit vector has entries r^-1/2 and a softmax 1/r, by that same count;
+- a constant of the code is what it is at both sizes, counted and not restored;
+- a homogeneous function of degree k has the ratio's kth power; any other one, a sum of different ratios, a weight and
+  an output of the model need entries of order one: there a ratio other than one is a factor that is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import fx
+
+from hptransfer.graph.arithmetic import (
+    Term,
+    bounds,
+    contracted_size,
+    factors_of,
+    filled_with,
+    own_scale,
+    softmax_size,
+    summed_size,
+    terms,
+    vector_order,
+)
+from hptransfer.graph.graph import Graph, operand, shape
+from hptransfer.graph.ops import facts, law, row
+from hptransfer.graph.pairs import Pairs, node_pairs
+from hptransfer.graph.uses import Use, depends_on_inputs, downstream, upstream
+
+Edge = tuple[fx.Node, fx.Node]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """ratio: target / base of a typical entry; positive: no entry is negative; bounded: small because a vector's
+    entries share a length or a sum of one; free: zeros or infinities, which no scale changes.
+    """
+
+    ratio: float = 1.0
+    positive: bool = False
+    bounded: bool = False
+    free: bool = False
+
+    @property
+    def deviates(self) -> bool:
+        return not self.free and not math.isclose(self.ratio, 1.0, rel_tol=1e-6)
+
+
+ONE, FREE = Scale(), Scale(free=True)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the analysis compares: two graphs, which ops correspond, and the constants' ratios.
+
+    alignment: exponent with which a product of two activations adds up over a growing axis (see above). constants:
+    multiplication by a constant -> target / base; weights: ops in which a parameter is contracted; depth: (branch,
+    add) -> the ratio that the branch shall have.
+    """
+
+    target: Graph
+    base: Graph
+    alignment: float
+    constants: Mapping[fx.Node, float]
+    weights: frozenset[fx.Node]
+    depth: Mapping[Edge, float] = field(default_factory=dict[Edge, float])
+    pairs: Mapping[fx.Node, fx.Node] = field(default_factory=dict[fx.Node, fx.Node])
+
+    @staticmethod
+    def of(
+        target: Graph,
+        base: Graph,
+        uses: Iterable[Use],
+        *,
+        alignment: float = 1.0,
+        constants: Mapping[fx.Node, float] | None = None,
+        depth: Mapping[Edge, float] | None = None,
+        pairs: Pairs | None = None,
+    ) -> Sizes:
+        contracting = frozenset(use.node for use in uses if "contracted" in use.axes)
+        known = node_pairs(target, base) if pairs is None else pairs
+        return Sizes(target, base, alignment, constants or {}, contracting, depth or {}, known)
+
+    def ratio(self, node: fx.Node, size: Callable[[fx.Node], float]) -> float:
+        """A size of an op, target / base; 1 where the base has no such op."""
+        twin = self.pairs.get(node)
+        return 1.0 if twin is None else max(size(node), 1e-30) / max(size(twin), 1e-30)
+
+
+@dataclass
+class Analysis:
+    """One pass over the target's graph.
+
+    scales: of every node. missing: (operand, reader) -> the factor by which the operand must be multiplied there;
+    logits: attention ops -> the factor that their logits lack. resets: edges on which a scale does not matter.
+    deferred: edges into a product over a growing axis, which answers for its factors. growth: op -> ratio of the size
+    that it sums over. unknown: ops without a row on the way from a parameter to an output.
+    """
+
+    sizes: Sizes
+    applied: Mapping[fx.Node, float] = field(default_factory=dict[fx.Node, float])
+    scales: dict[fx.Node, Scale] = field(default_factory=dict[fx.Node, Scale])
+    missing: dict[Edge, float] = field(default_factory=dict[Edge, float])
+    logits: dict[fx.Node, float] = field(default_factory=dict[fx.Node, float])
+    resets: set[Edge] = field(default_factory=set[Edge])
+    deferred: set[Edge] = field(default_factory=set[Edge])
+    growth: dict[fx.Node, float] = field(default_factory=dict[fx.Node, float])
+    unknown: list[fx.Node] = field(default_factory=list[fx.Node])
+    settled: set[fx.Node] = field(default_factory=set[fx.Node])
+    turned: list[fx.Node] = field(default_factory=list[fx.Node])
+
+    def __post_init__(self) -> None:
+        graph = self.sizes.target
+        self.from_inputs = depends_on_inputs(graph)
+        self.learned = downstream(graph, set(graph.parameters.values()))
+        self.needed = upstream(graph, {node for node in graph.nodes if node.op == "output"})
+        self.weights_side = _weights_side(graph, self.sizes.weights)
+        for node in graph.nodes:
+            scale = self.scale(node)
+            factor = self.applied.get(node, 1.0)
+            self.scales[node] = replace(scale, ratio=scale.ratio * factor) if factor != 1.0 else scale
+
+    def scale(self, node: fx.Node) -> Scale:
+        known = row(node)
+        if known is None:
+            if node.op == "call_function" and node in self.learned and node in self.needed and _floats(node):
+                self.unknown.append(node)
+            return ONE
+        if node not in self.from_inputs and node in self.weights_side:
+            return self.of_weight(node)
+        return _LAWS[known.law](self, node)
+
+    def of(self, argument: object) -> Scale:
+        return self.scales.get(argument, ONE) if isinstance(argument, fx.Node) else ONE
+
+    def settle(self, node: fx.Node, operands: Iterable[object]) -> None:
+        """These operands must have entries of order one as this op sees them."""
+        self.settled.add(node)
+        for a in operands:
+            if self.of(a).deviates and isinstance(a, fx.Node):
+                self.missing[a, node] = 1 / self.of(a).ratio
+
+    def of_weight(self, node: fx.Node) -> Scale:
+        """On the weights' side only the code's constants count: the rest is the rule's, or a norm's, see uses."""
+        known = facts(node)
+        if known.multiplies:
+            inside = math.prod(self.of(a).ratio for a in node.all_input_nodes if a in self.weights_side)
+            return Scale(inside * self.sizes.constants.get(node, 1.0))
+        if known.law in {"view", "power", "lookup"}:
+            return self.of(operand(node))
+        return self.join(node) if known.law == "join" else ONE
+
+    # One method per law
+
+    def first(self, node: fx.Node) -> Scale:
+        return self.of(operand(node))
+
+    def view(self, node: fx.Node) -> Scale:
+        fill = filled_with(node)
+        if fill is not None and not _is_free(fill):
+            return self.bend(node)
+        known = row(node)
+        return FREE if known is not None and known.zeros else self.first(node)
+
+    def one(self, node: fx.Node) -> Scale:
+        known = row(node)
+        return FREE if known is not None and known.zeros else ONE
+
+    def normalise(self, node: fx.Node) -> Scale:
+        self.resets |= {(a, node) for a in node.all_input_nodes[:1]}
+        return ONE
+
+    def power(self, node: fx.Node) -> Scale:
+        known, inside = row(node), self.first(node)
+        assert known is not None
+        if math.isnan(known.degree):
+            return self.bend(node)
+        even = known.degree % 2 == 0
+        ratio = inside.ratio**known.degree if inside.ratio > 0 else 1.0
+        return Scale(ratio, known.positive or even or inside.positive, inside.bounded, inside.free)
+
+    def bend(self, node: fx.Node) -> Scale:
+        known = row(node)
+        self.settle(node, [a for a in node.all_input_nodes if _floats(a)])
+        return Scale(positive=known is not None and known.positive)
+
+    def clamp(self, node: fx.Node) -> Scale:
+        """Bounds at zero, at next to nothing or far away do not bend."""
+        if all(bound is None or _is_free(bound) for bound in bounds(node)):
+            return self.first(node)
+        return self.bend(node)
+
+    def join(self, node: fx.Node) -> Scale:
+        """Summands of different scales must each have order one; of one scale they go on together."""
+        joined = [(term, scale) for term, scale in self.terms(node) if not scale.free]
+        if not joined:
+            return FREE
+        first = joined[0][1].ratio
+        positive = all(scale.positive for _, scale in joined)
+        if all(math.isclose(scale.ratio, first, rel_tol=1e-6) for _, scale in joined):
+            return Scale(first, positive, all(scale.bounded for _, scale in joined))
+        self.settled.add(node)
+        for term, scale in joined:
+            if scale.deviates and (lacking := self.activation(term)) is not None:
+                self.missing[lacking, node] = 1 / scale.ratio
+        return Scale(positive=positive)
+
+    def terms(self, node: fx.Node) -> list[tuple[Term, Scale]]:
+        """The summands' scales, a branch's relative to the one that it shall have."""
+        twin = self.sizes.pairs.get(node)
+        at_base = terms(twin) if twin is not None else []
+        scaled: list[tuple[Term, Scale]] = []
+        for at, (term, factor) in enumerate(terms(node)):
+            theirs = at_base[at] if len(at_base) > at else (term, factor)
+            scale, branch = self.of_term(term, theirs[0]), self.activation(term)
+            shall = self.sizes.depth.get((branch, node), 1.0) if branch is not None else 1.0
+            ratio = scale.ratio * _quotient(factor, theirs[1]) / shall
+            scaled.append((term, replace(scale, ratio=ratio, positive=scale.positive and factor > 0)))
+        return scaled
+
+    def of_term(self, term: Term, theirs: Term) -> Scale:
+        if isinstance(term, fx.Node):
+            return self.of(term)
+        if isinstance(term, tuple):
+            parts = [self.of(a) for a in term]  # type: ignore[reportUnknownVariableType]
+            return Scale(math.prod(part.ratio for part in parts))
+        if not isinstance(term, (int, float)) or _is_free(term):
+            return FREE
+        return Scale(abs(_quotient(term, theirs if isinstance(theirs, (int, float)) else term)), term > 0)
+
+    def activation(self, term: Term) -> fx.Node | None:
+        """The node that a factor can be put on: of a product, the one that depends on inputs."""
+        if isinstance(term, fx.Node):
+            return term
+        parts = [a for a in term if isinstance(a, fx.Node)] if isinstance(term, tuple) else []
+        return next((a for a in parts if a in self.from_inputs), parts[0] if parts else None)
+
+    def product(self, node: fx.Node) -> Scale:
+        parts = [self.of(a) for a in node.args[:2]]
+        twice = node.args[0] is node.args[1] if len(node.args) > 1 else False
+        ratio = math.prod(part.ratio for part in parts) * self.sizes.constants.get(node, 1.0)
+        odd = [part for part in parts if part.deviates]
+        bounded = bool(odd) and all(part.bounded for part in odd)
+        return Scale(ratio, twice or all(self.has_sign(a) for a in node.args[:2]), bounded, any(p.free for p in parts))
+
+    def quotient(self, node: fx.Node) -> Scale:
+        above, below = self.of(node.args[0]), self.of(node.args[1])
+        ratio = above.ratio / below.ratio * self.sizes.constants.get(node, 1.0)
+        bounded = above.bounded or (below.deviates and not above.deviates)
+        return Scale(ratio, above.positive and self.has_sign(node.args[1]), bounded, above.free)
+
+    def has_sign(self, argument: object) -> bool:
+        return argument > 0 if isinstance(argument, (int, float)) else self.of(argument).positive
+
+    def contract(self, node: fx.Node) -> Scale:
+        factors = [f for f in factors_of(node) if isinstance(f, fx.Node)]
+        if node in self.sizes.weights or any(f in self.weights_side for f in factors):
+            self.settle(node, factors)
+            return ONE
+        self.growth[node] = self.sizes.ratio(node, contracted_size)
+        scale = self.summed([self.of(f) for f in factors], self.growth[node])
+        if self.growth[node] != 1:
+            self.deferred |= {(f, node) for f in factors}
+        known = row(node)
+        return scale if known is None or known.summand is None else self.with_summand(node, scale)
+
+    def summed(self, factors: list[Scale], growth: float) -> Scale:
+        """A sum of products: its entries, and whether they are of one sign."""
+        positive = all(f.positive for f in factors)
+        whole = positive or any(f.bounded for f in factors)
+        ratio = math.prod(f.ratio for f in factors) * growth ** (1.0 if whole else self.sizes.alignment)
+        return Scale(ratio, positive)
+
+    def with_summand(self, node: fx.Node, scale: Scale) -> Scale:
+        """baddbmm: what is added must be of the product's scale."""
+        (_, beta), (_, alpha) = terms(node)
+        twin = self.sizes.pairs.get(node)
+        theirs = terms(twin) if twin is not None else terms(node)
+        scale = replace(scale, ratio=scale.ratio * _quotient(alpha, theirs[1][1]))
+        if beta and not self.of(node.args[0]).free and scale.deviates:
+            self.logits[node] = 1 / scale.ratio
+            return replace(scale, ratio=1.0)
+        return scale
+
+    def attention(self, node: fx.Node) -> Scale:
+        query, key, value = (self.of(a) for a in node.args[:3])
+        self.growth[node] = self.sizes.ratio(node, contracted_size)
+        scale = self.summed([query, key], self.growth[node])
+        ratio = scale.ratio * self.sizes.ratio(node, own_scale)
+        if not math.isclose(ratio, 1.0, rel_tol=1e-9):
+            self.logits[node] = 1 / ratio
+        self.deferred |= {(a, node) for a in node.args[:2] if isinstance(a, fx.Node)}
+        return replace(value, free=False)
+
+    def lookup(self, node: fx.Node) -> Scale:
+        return self.first(node)
+
+    def sum(self, node: fx.Node) -> Scale:
+        inside, source = self.first(node), self.summed_over(node)
+        growth = self.growth[node] = 1.0 if source in self.sizes.weights else self.sizes.ratio(node, summed_size)
+        known = row(node)
+        mean = growth if known is not None and known.law == "mean" else 1.0
+        alone = law(source) != "product" or inside.positive or inside.bounded or len(set(source.args[:2])) < 2
+        ratio = inside.ratio * growth ** (1.0 if alone else self.sizes.alignment) / mean
+        return replace(inside, ratio=ratio)
+
+    def summed_over(self, node: fx.Node) -> fx.Node:
+        """What stands behind the views that a sum reads."""
+        source = operand(node) or node
+        while law(source) == "view" and isinstance(operand(source), fx.Node):
+            source = operand(source) or source
+        return source
+
+    def scan(self, node: fx.Node) -> Scale:
+        along = self.sizes.ratio(node, lambda n: shape(n)[int(n.args[1])] if shape(n) else 1)  # type: ignore[arg-type]
+        return replace(self.first(node), ratio=self.first(node).ratio * along)
+
+    def norm(self, node: fx.Node) -> Scale:
+        growth = self.sizes.ratio(node, summed_size)
+        order = vector_order(node)
+        return Scale(self.first(node).ratio * (growth ** (1 / order) if order else 1.0), positive=True)
+
+    def softmax(self, node: fx.Node) -> Scale:
+        self.settle(node, [operand(node)])
+        growth = self.sizes.ratio(node, softmax_size)
+        return Scale(1 / growth, positive=True, bounded=growth != 1)
+
+    def transform(self, node: fx.Node) -> Scale:
+        if self.sizes.ratio(node, lambda n: math.prod(shape(n))) != 1:
+            self.turned.append(node)
+        return self.first(node)
+
+    def write(self, node: fx.Node) -> Scale:
+        return self.join(node)
+
+    def end(self, node: fx.Node) -> Scale:
+        """Outputs that share a length or a sum stay as they are."""
+        small = {a for a in node.all_input_nodes if self.of(a).bounded and self.of(a).ratio < 1}
+        self.resets |= {(a, node) for a in small}
+        self.settle(node, [a for a in node.all_input_nodes if a not in small])
+        return ONE
+
+
+_LAWS: Mapping[str, Callable[[Analysis, fx.Node], Scale]] = {
+    "view": Analysis.view, "power": Analysis.power, "bend": Analysis.bend, "clamp": Analysis.clamp,
+    "join": Analysis.join, "write": Analysis.write, "product": Analysis.product, "quotient": Analysis.quotient,
+    "contract": Analysis.contract, "attention": Analysis.attention, "recurrent": Analysis.bend,
+    "lookup": Analysis.lookup, "sum": Analysis.sum, "scan": Analysis.scan, "mean": Analysis.sum,
+    "norm": Analysis.norm, "spread": Analysis.power, "extreme": Analysis.first, "softmax": Analysis.softmax,
+    "normalise": Analysis.normalise, "weight norm": Analysis.one, "transform": Analysis.transform,
+    "index": Analysis.one, "fresh": Analysis.one, "end": Analysis.end,
+}  # fmt: skip
+
+
+def _weights_side(graph: Graph, contracting: frozenset[fx.Node]) -> set[fx.Node]:
+    """Parameters and what is computed from them alone, up to where a weight is contracted (a learned query's layer)."""
+    from_inputs = depends_on_inputs(graph)
+    side = set(graph.parameters.values())
+    for node in graph.nodes:
+        if node not in from_inputs and node not in contracting and any(p in side for p in node.all_input_nodes):
+            side.add(node)
+    return side
+
+
+def _is_free(number: float) -> bool:
+    """Next to nothing (an eps), or so far away that it masks: no scale of the activations changes it."""
+    return abs(number) <= 1e-3 or abs(number) >= 1e4
+
+
+def _quotient(ours: float, theirs: float) -> float:
+    return ours / theirs if ours and theirs else 1.0
+
+
+def _floats(node: fx.Node) -> bool:
+    value: Any = node.meta.get("val")
+    return value is None or not hasattr(value, "is_floating_point") or value.is_floating_point() or value.is_complex()
