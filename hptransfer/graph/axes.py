@@ -2,57 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import fx
 
-from hptransfer.graph.graph import number, op, sequence, shape
+from hptransfer.graph.graph import number, sequence, shape
+from hptransfer.graph.ops import facts
 
 Dims = tuple[frozenset[int], ...]
 """For each dimension of a tensor, the parameter axes it is made of."""
 
 NONE: frozenset[int] = frozenset()
 
-SAME = {
-    "clone", "contiguous", "to", "_to_copy", "alias", "detach", "lift_fresh_copy", "slice", "narrow", "chunk",
-    "split", "split_with_sizes", "tensor_split", "dropout", "type_as", "flip", "roll", "float", "half", "bfloat16",
-    "neg", "requires_grad_", "lift_fresh", "repeat_interleave", "expand_as", "detach_",
-}  # fmt: skip
-RESHAPES = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "_reshape_alias"}
-POINTWISE = {
-    "exp", "softplus", "sigmoid", "tanh", "relu", "silu", "gelu", "softmax", "log_softmax", "log", "sqrt", "rsqrt",
-    "pow", "abs", "clamp", "clamp_min", "clamp_max", "square", "reciprocal", "expm1", "log1p", "cos", "sin", "erf",
-    "exp2", "round", "sign", "leaky_relu", "elu", "hardtanh", "logsigmoid", "_softmax", "clip",
-    "clamp_", "clamp_min_", "clamp_max_",
-}  # fmt: skip
-"""Unary functions that keep a tensor's layout but not its scale."""
-
 
 def through_view(node: fx.Node, source: fx.Node, dims: Dims) -> Dims | None:
     """The axes of `node`'s dimensions when it is a reshape of `source` with axes `dims`; None for any other op."""
-    name, args = op(node), node.args
-    if name in SAME:
-        return _repeated(dims, node) if name in {"expand_as"} else dims
-    if name in RESHAPES:
-        return regroup(shape(source), shape(node), dims)
-    if name in {"t", "numpy_T", "mT", "matrix_H", "adjoint"}:
-        return _swap(dims, -1, -2) if len(dims) > 1 and name != "numpy_T" else tuple(reversed(dims))
-    if name in {"transpose", "swapaxes", "swapdims"}:
-        return _swap(dims, number(args[1]), number(args[2]))
-    if name in {"permute", "movedim"}:
-        order = sequence(args[1]) if name == "permute" else _moved(len(dims), args[1], args[2])
-        return tuple(dims[int(i)] for i in order)
-    if name in {"unsqueeze", "unsqueeze_"}:
-        at = number(args[1]) % (len(dims) + 1)
-        return (*dims[:at], NONE, *dims[at:])
-    if name in {"squeeze", "squeeze_"}:
-        return _squeezed(shape(source), dims, args[1:])
-    if name in {"select", "unbind"}:
-        at = number(args[1]) % len(dims) if len(args) > 1 else 0
-        return (*dims[:at], *dims[at + 1 :])
-    if name in {"expand", "repeat", "broadcast_to", "tile"}:
-        return _repeated(dims, node)
-    return None
+    known = facts(node)
+    travel = _TRAVEL.get(known.layout) if known.law == "view" else None
+    return None if travel is None else travel(node, source, dims)
 
 
 def regroup(old: Sequence[int], new: Sequence[int], dims: Dims) -> Dims:
@@ -84,28 +51,78 @@ def broadcast(dims: Dims, rank: int) -> Dims:
     return (*((NONE,) * max(0, rank - len(dims))), *dims)
 
 
+def _same(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    return dims
+
+
+def _reshaped(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    return regroup(shape(source), shape(node), dims)
+
+
+def _reversed(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    return tuple(reversed(dims))
+
+
+def _last_swapped(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    return _swap(dims, -1, -2) if len(dims) > 1 else dims
+
+
+def _swapped(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    return _swap(dims, number(node.args[1]), number(node.args[2]))
+
+
+def _permuted(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    return tuple(dims[int(i)] for i in sequence(node.args[1]))
+
+
+def _moved(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    sources, targets = ([int(d) % len(dims) for d in sequence(where)] for where in node.args[1:3])
+    order = [k for k in range(len(dims)) if k not in sources]
+    for target, origin in sorted(zip(targets, sources, strict=True)):
+        order.insert(target, origin)
+    return tuple(dims[i] for i in order)
+
+
+def _inserted(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    at = number(node.args[1]) % (len(dims) + 1)
+    return (*dims[:at], NONE, *dims[at:])
+
+
+def _squeezed(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    old = shape(source)
+    if len(node.args) < 2:
+        return tuple(d for d, size in zip(dims, old, strict=True) if size != 1)
+    at = {int(i) % len(dims) for i in sequence(node.args[1])}
+    return tuple(d for k, d in enumerate(dims) if not (k in at and old[k] == 1))
+
+
+def _dropped(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    at = number(node.args[1]) % len(dims) if len(node.args) > 1 else 0
+    return (*dims[:at], *dims[at + 1 :])
+
+
+def _repeated(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    return broadcast(dims, len(shape(node)))
+
+
+def _paired(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    """The last dimension's two entries become one complex entry."""
+    return dims[:-1]
+
+
+def _unpaired(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    return (*dims, NONE)
+
+
 def _swap(dims: Dims, i: int, j: int) -> Dims:
     out = list(dims)
     out[i], out[j] = out[j], out[i]
     return tuple(out)
 
 
-def _squeezed(old: Sequence[int], dims: Dims, where: Sequence[object]) -> Dims:
-    chosen = where[0] if where else None
-    if chosen is None:
-        return tuple(d for d, size in zip(dims, old, strict=True) if size != 1)
-    at = {int(i) % len(dims) for i in sequence(chosen)}
-    return tuple(d for k, d in enumerate(dims) if not (k in at and old[k] == 1))
-
-
-def _repeated(dims: Dims, node: fx.Node) -> Dims:
-    return broadcast(dims, len(shape(node)))
-
-
-def _moved(rank: int, source: object, destination: object) -> list[int]:
-    sources = [int(s) % rank for s in sequence(source)]
-    targets = [int(d) % rank for d in sequence(destination)]
-    order = [k for k in range(rank) if k not in sources]
-    for target, origin in sorted(zip(targets, sources, strict=True)):
-        order.insert(target, origin)
-    return order
+_TRAVEL: Mapping[str, Callable[[fx.Node, fx.Node, Dims], Dims]] = {
+    "same": _same, "reshape": _reshaped, "swap last": _last_swapped, "reverse": _reversed, "swap": _swapped,
+    "permute": _permuted, "move": _moved, "insert": _inserted, "squeeze": _squeezed, "drop": _dropped, "pick": _same,
+    "repeat": _repeated, "pair": _paired, "unpair": _unpaired,
+}  # fmt: skip
+"""Layout -> the axes behind an op of that layout, from (op, its source, the source's axes)."""

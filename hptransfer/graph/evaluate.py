@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,10 +96,7 @@ def _copied(value: Any) -> Any:
 
 
 def _attribute(node: fx.Node) -> Any:
-    found: Any = node.graph.owning_module
-    for part in str(node.target).split("."):
-        found = getattr(found, part)
-    return found
+    return operator.attrgetter(str(node.target))(node.graph.owning_module)
 
 
 def _computed(node: fx.Node, values: Mapping[fx.Node, Any], factors: Mapping[fx.Node, float]) -> Any:

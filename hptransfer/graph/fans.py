@@ -8,6 +8,7 @@ from typing import get_args
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.roles import Kind, Role
+from hptransfer.graph.operands import is_transposed
 from hptransfer.graph.uses import Unsettled, Use
 
 
@@ -40,7 +41,7 @@ def _fans(use: Use, shape: Sequence[int]) -> tuple[int, int]:
 
 def _contracted(use: Use, shape: Sequence[int]) -> int:
     size = _product(use, shape, "contracted")
-    return max(1, size // use.groups) if use.op.startswith("conv_transpose") else size
+    return max(1, size // use.groups) if is_transposed(use.node) else size
 
 
 def _product(use: Use, shape: Sequence[int], label: str) -> int:

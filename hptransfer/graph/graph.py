@@ -10,14 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-BOOKKEEPING = {
-    "_assert_tensor_metadata", "sym_size", "_assert_scalar", "sym_constrain_range_for_size", "zeros_like", "ones_like",
-    "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty", "new_full",
-}  # fmt: skip
-"""Ops that look at a tensor's shape or type and never at its values."""
-
-_LIKE = {"expand_as", "view_as", "type_as"}
-"""Ops that look only at the shape or type of their second argument."""
+from hptransfer.graph.ops import facts
 
 
 @dataclass(frozen=True)
@@ -61,14 +54,6 @@ class Graph:
         return frozenset(str(path) for stack in stacks for key, (path, *_) in stack.items() if "@" in str(key))
 
 
-def op(node: fx.Node) -> str:
-    """The aten op's bare name ("linear", "mul", "scaled_dot_product_attention"), or the node kind."""
-    if node.op != "call_function":
-        return node.op
-    packet = getattr(node.target, "overloadpacket", node.target)
-    return getattr(packet, "__name__", str(packet)).split(".")[-1]
-
-
 def shape(node: Any) -> tuple[int, ...]:
     """The shape of a node's tensor value, () where it has none."""
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
@@ -80,7 +65,7 @@ def users(node: fx.Node) -> list[fx.Node]:
     return [
         user
         for user in node.users
-        if op(user) not in BOOKKEEPING and not (op(user) in _LIKE and user.args[0] is not node)
+        if not ((known := facts(user)).bookkeeping or (known.like and user.args[0] is not node))
     ]
 
 

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from torch import fx
 
 from hptransfer.graph.axes import Dims, broadcast
-from hptransfer.graph.graph import number, op, sequence, shape, users
+from hptransfer.graph.graph import number, sequence, shape, users
+from hptransfer.graph.operands import argument, is_convolution, is_transposed
+from hptransfer.graph.ops import facts, law
 
 Label = Literal["contracted", "produced", "indexed", "elementwise", "kernel", "batched"]
 Found = tuple[list[Label], fx.Node | None] | None
@@ -22,7 +24,7 @@ _STRENGTH: tuple[Label, ...] = ("contracted", "kernel", "produced", "elementwise
 
 def consumer_of(node: fx.Node) -> Consumer | None:
     """The labelling function of an op, None for an op that is not known."""
-    return _matmul if "grouped_mm" in op(node) else _CONSUMERS.get(op(node))
+    return _CONSUMERS.get(facts(node).consumes)
 
 
 def label_of(axis: int, dims: Dims, labels: list[Label]) -> Label:
@@ -47,10 +49,7 @@ def positions(node: fx.Node, source: fx.Node) -> list[Any]:
 
 def groups_of(node: fx.Node) -> int:
     """Groups of a convolution, 1 for any other op."""
-    if not op(node).startswith("conv"):
-        return 1
-    at = 8 if op(node) == "convolution" else 6
-    return number(node.args[at] if len(node.args) > at else node.kwargs.get("groups", 1))
+    return number(argument(node, "groups", 1)) if is_convolution(node) else 1
 
 
 def _node(value: object) -> fx.Node | None:
@@ -69,7 +68,7 @@ def _scaled(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node])
     aligned = broadcast(dims, len(shape(node)))
     labels: list[Label] = ["elementwise"] * len(aligned)
     readers = users(node)
-    if readers and all(op(r) == "sum" and len(r.args) > 1 for r in readers):
+    if readers and all(law(r) == "sum" and len(r.args) > 1 for r in readers):
         for dim in (d for r in readers for d in sequence(r.args[1])):
             labels[number(dim)] = "contracted"
     other = node.args[1 - position] if isinstance(position, int) else None
@@ -130,8 +129,7 @@ def _einsum_label(letter: str, others: str, right: str) -> Label:
 def _conv(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
     if position != 1:
         return _elementwise(node, position, dims, from_inputs)
-    turned = op(node).startswith("conv_transpose") or (op(node) == "convolution" and bool(node.args[6]))
-    first: list[Label] = ["contracted", "produced"] if turned else ["produced", "contracted"]
+    first: list[Label] = ["contracted", "produced"] if is_transposed(node) else ["produced", "contracted"]
     kernel: list[Label] = ["kernel"] * (len(dims) - 2)
     return [*first, *kernel], _node(node.args[0])
 
@@ -142,8 +140,8 @@ def _embedding(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Nod
 
 
 def _index(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
-    if op(node) == "index":
-        indices = [index is not None for index in sequence(node.args[1])]
+    if isinstance(node.args[1], (list, tuple)):
+        indices = [index is not None for index in node.args[1]]
     else:
         indices = [k == number(node.args[1]) % len(dims) for k in range(len(dims))]
     indexed = [k < len(indices) and indices[k] for k in range(len(dims))]
@@ -163,28 +161,16 @@ def _recurrent(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Nod
 
 
 _CONSUMERS: Mapping[str, Consumer] = {
-    **dict.fromkeys(("mul", "mul_", "div"), _scaled),
-    **dict.fromkeys(
-        ("add", "add_", "sub", "rsub", "cat", "stack", "where", "maximum", "minimum", "prelu", "_prelu_kernel", "lerp",
-         "layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm", "group_norm", "batch_norm", "instance_norm",
-         "native_group_norm", "_native_batch_norm_legit_functional", "scaled_dot_product_attention", "addcmul", "pow",
-         "index_put", "masked_scatter", "addcdiv", "fmod", "remainder", "copy_", "slice_scatter", "eq", "ne", "gt",
-         "lt"),
-        _elementwise,
-    ),
+    "elementwise": _elementwise,
+    "scaled": _scaled,
     "linear": _linear,
     "addmm": _addmm,
-    "baddbmm": _addmm,
-    **dict.fromkeys(("mm", "bmm", "matmul", "mv", "dot"), _matmul),
+    "matmul": _matmul,
     "einsum": _einsum,
-    **dict.fromkeys(
-        ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"), _conv
-    ),
-    **dict.fromkeys(("embedding", "embedding_bag", "_embedding_bag"), _embedding),
-    **dict.fromkeys(("index", "index_select"), _index),
+    "conv": _conv,
+    "embedding": _embedding,
+    "index": _index,
     "bilinear": _bilinear,
-    **dict.fromkeys(
-        ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _recurrent
-    ),
-}  # fmt: skip
-"""What each consuming op does with a parameter's axes."""
+    "recurrent": _recurrent,
+}
+"""How an op reads a parameter's axes -> their labels."""

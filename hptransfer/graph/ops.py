@@ -1,259 +1,17 @@
-"""What is known about each op: one row per op, which every analysis of a graph reads, and nothing else.
-
-A name is the aten op's without its overload; the in-place form (`relu_`) has the row of `relu`. A new op is one entry
-here and one test, or at run time `register_op`.
-"""
+"""What is known about each op: every analysis of a graph asks here, and no other file knows ops by their names."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, fx
 
 from hptransfer.core.errors import UsageError
+from hptransfer.graph.op_rows import TABLE, Op
 
-Law = Literal[
-    "view",  # entries of its first operand: rearranged, chosen, masked, averaged over a window
-    "power",  # a function of one operand with f(t x) = t^degree f(x) for t > 0
-    "bend",  # a function without such a law: what enters must have entries of order one
-    "clamp",  # a bend at its bounds alone
-    "join",  # operands added or put side by side: they must be of one scale
-    "write",  # one operand's entries written into another
-    "product",
-    "quotient",
-    "contract",  # sums of products of two operands
-    "attention",
-    "recurrent",
-    "lookup",  # rows of its first operand, chosen by another
-    "sum",
-    "scan",  # running sums
-    "mean",
-    "norm",  # (sum of |x|^p)^(1/p)
-    "spread",  # standard deviation (degree 1) or variance (degree 2)
-    "extreme",
-    "softmax",  # positive entries that sum to one along an axis
-    "normalise",  # entries of order one, whatever the operand's scale
-    "weight norm",
-    "transform",  # a Fourier transform over an axis
-    "index",  # comparisons and positions, which have no scale
-    "fresh",  # looks at its operands' shapes and types, never at their values
-    "end",
-]
-Layout = Literal[
-    "", "same", "reshape", "swap last", "reverse", "swap", "permute", "move", "insert", "squeeze", "drop", "pick",
-    "repeat",
-]  # fmt: skip
-Consumes = Literal[
-    "", "elementwise", "scaled", "linear", "addmm", "matmul", "einsum", "conv", "embedding", "index", "bilinear",
-    "recurrent",
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Op:
-    """One row.
-
-    law: what it does to scales, see Law; degree: of a power or a spread. positive: no entry of the result is negative.
-    layout: how the axes of its first operand travel, "" where it makes new ones; consumes: how it reads the axes of a
-    parameter, "" where a parameter that enters it cannot be labelled (see labels).
-    factors: positions of the operands multiplied with each other, or of a table and its index; weight, bias: positions
-    of operands that scale the result together; summand: position of an operand that is added or written.
-    zero: at zero its value is zero with a slope (odd) or without (flat), or it has no slope there (singular).
-    adds: closes a residual branch; mixes: in which proportion it adds its first operands; combines: parameters that it
-    joins are still one weight; listed: its operands stand in a list; like: its second operand lends only its shape or
-    type; copies: the result is the operand's own values; may_copy: a view where the memory allows it; fill: position of
-    a number that it writes; resizes: an image's last axes; transposed: of a convolution; zeros: the result is zero.
-    """
-
-    law: Law
-    degree: float = 1.0
-    layout: Layout = ""
-    consumes: Consumes = ""
-    factors: tuple[int, ...] = ()
-    weight: int | None = None
-    bias: int | None = None
-    summand: int | None = None
-    positive: bool = False
-    zero: Literal["", "odd", "flat", "singular"] = ""
-    adds: bool = False
-    mixes: Literal["", "minus", "reversed", "between", "product", "quotient"] = ""
-    fill: int | None = None
-    combines: bool = False
-    listed: bool = False
-    like: bool = False
-    copies: bool = False
-    may_copy: bool = False
-    resizes: bool = False
-    transposed: bool = False
-    zeros: bool = False
-
-    @property
-    def passes(self) -> bool:
-        """A positive scale of the first operand is the result's, and nothing else in it scales."""
-        chosen = self.law == "lookup" and self.weight is None
-        return self.law in {"view", "sum", "scan", "mean"} or chosen or (self.law == "power" and self.degree == 1)
-
-    @property
-    def pointwise(self) -> bool:
-        """A function of each entry (or of a row) that keeps the layout but not the scale."""
-        return self.law in {"power", "bend", "clamp", "softmax"} and self.layout == "same"
-
-    @property
-    def bookkeeping(self) -> bool:
-        return self.law == "fresh"
-
-    @property
-    def statistic(self) -> bool:
-        """A reduction that a weight is divided by when it is normalised; the weight itself is used elsewhere."""
-        return self.law in {"norm", "spread", "extreme"}
-
-
-def _rows(op: Op, names: str) -> dict[str, Op]:
-    return dict.fromkeys(names.split(), op)
-
-
-_VIEW, _SAME, _RESHAPE = Op("view"), Op("view", layout="same"), Op("view", layout="reshape")
-_CAST = Op("view", layout="same", copies=True)
-_POWER, _BEND = Op("power", layout="same"), Op("bend", layout="same")
-_JOIN = Op("join", consumes="elementwise")
-_NORM = Op("normalise", consumes="elementwise", weight=2, bias=3)
-_PRODUCT = Op("contract", consumes="matmul", factors=(0, 1))
-_CONV = Op("contract", consumes="conv", factors=(0, 1), weight=1, bias=2)
-
-_TABLE: dict[str, Op] = {
-    # what only looks at shapes and types
-    **_rows(
-        Op("fresh"),
-        "_assert_tensor_metadata sym_size _assert_scalar sym_constrain_range_for_size ones_like empty_like full_like "
-        "rand_like randn_like randint_like new_ones new_empty new_full size sym_numel sym_stride sym_is_contiguous",
-    ),
-    **_rows(Op("fresh", zeros=True), "zeros_like new_zeros zeros"),
-    "output": Op("end"),
-    # rearrangements
-    **_rows(_CAST, "clone alias detach lift_fresh_copy lift_fresh dropout feature_dropout native_dropout "
-            "requires_grad"),
-    **_rows(replace(_CAST, may_copy=True), "contiguous to _to_copy float half bfloat16 double"),
-    "type_as": replace(_CAST, may_copy=True, like=True),
-    **_rows(_SAME, "slice narrow chunk split split_with_sizes tensor_split unsafe_split unsafe_chunk flip roll neg "
-            "repeat_interleave tril triu conj resolve_conj resolve_neg _conj real imag view_as_real view_as_complex"),
-    **_rows(_RESHAPE, "view _unsafe_view unflatten _reshape_alias"),
-    **_rows(replace(_RESHAPE, may_copy=True), "reshape flatten"),
-    **_rows(replace(_RESHAPE, may_copy=True, like=True), "view_as reshape_as"),
-    **_rows(replace(_VIEW, layout="swap last"), "t mT matrix_H adjoint mH"),
-    "numpy_T": replace(_VIEW, layout="reverse"),
-    **_rows(replace(_VIEW, layout="swap"), "transpose swapaxes swapdims"),
-    "permute": replace(_VIEW, layout="permute"),
-    "movedim": replace(_VIEW, layout="move"),
-    "unsqueeze": replace(_VIEW, layout="insert"),
-    "squeeze": replace(_VIEW, layout="squeeze"),
-    **_rows(replace(_VIEW, layout="drop"), "select unbind"),
-    "getitem": replace(_VIEW, layout="pick"),
-    **_rows(replace(_VIEW, layout="repeat"), "expand repeat broadcast_to tile"),
-    "expand_as": replace(_VIEW, layout="repeat", like=True),
-    **_rows(_VIEW, "as_strided masked_select diagonal diag_embed diag take_along_dim "
-            "sort topk kthvalue median unfold im2col col2im fold pixel_shuffle pixel_unshuffle channel_shuffle "
-            "grid_sampler grid_sampler_2d grid_sampler_3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices "
-            "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-            "_adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d reflection_pad1d "
-            "reflection_pad2d replication_pad1d replication_pad2d replication_pad3d rot90"),
-    "pad": replace(_VIEW, fill=3),
-    **_rows(replace(_VIEW, fill=2), "constant_pad_nd masked_fill"),
-    "zero": Op("view", zeros=True),
-    **_rows(Op("view", layout="same", resizes=True),
-            "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
-            "upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
-            "_upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa"),
-    **_rows(Op("transform"),
-            "fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn "
-            "fft_irfftn _fft_r2c _fft_c2r _fft_c2c fft_hfft fft_ihfft stft istft"),
-    **_rows(Op("view"), "fft_fftshift fft_ifftshift"),
-    # functions of one operand
-    **_rows(replace(_POWER, positive=True, zero="flat"), "relu abs absolute"),
-    **_rows(replace(_POWER, zero="odd"), "leaky_relu rrelu rrelu_with_noise"),
-    **_rows(Op("power", consumes="elementwise", zero="odd"), "prelu _prelu_kernel"),
-    "square": replace(_POWER, degree=2.0, positive=True, zero="flat"),
-    "sqrt": replace(_POWER, degree=0.5, positive=True, zero="singular"),
-    "rsqrt": replace(_POWER, degree=-0.5, positive=True, zero="singular"),
-    "reciprocal": replace(_POWER, degree=-1.0, zero="singular"),
-    **_rows(replace(_POWER, degree=0.0), "sign sgn angle"),
-    "pow": replace(_POWER, consumes="elementwise"),
-    **_rows(replace(_BEND, zero="odd"),
-            "tanh sin silu gelu elu selu celu mish hardswish erf atan arctan asinh expm1 log1p softsign hardshrink "
-            "softshrink sinc"),
-    **_rows(replace(_BEND, positive=True), "exp exp2 softplus sigmoid hardsigmoid relu6"),
-    **_rows(replace(_BEND, zero="singular"), "log log2 log10"),
-    **_rows(Op("clamp", layout="same"), "clamp clamp_min clamp_max clip"),
-    **_rows(_BEND, "cos tan cosh sinh acos asin acosh atanh logsigmoid log_sigmoid log_sigmoid_forward hardtanh round "
-            "floor ceil trunc threshold erfinv logit frac nan_to_num log_softmax "
-            "_log_softmax logcumsumexp"),
-    **_rows(Op("bend"), "glu logsumexp prod cumprod linalg_det linalg_inv linalg_inv_ex linalg_solve matrix_exp "
-            "linalg_matrix_exp polar"),
-    **_rows(Op("softmax", layout="same", positive=True), "softmax _softmax _safe_softmax"),
-    # operands of one scale
-    "add": replace(_JOIN, adds=True, combines=True),
-    "sub": replace(_JOIN, adds=True, combines=True, mixes="minus"),
-    "rsub": replace(_JOIN, adds=True, combines=True, mixes="reversed"),
-    "lerp": replace(_JOIN, adds=True, mixes="between"),
-    "addcmul": replace(_JOIN, adds=True, factors=(1, 2), summand=0, mixes="product"),
-    "addcdiv": replace(_JOIN, adds=True, factors=(1, 2), summand=0, mixes="quotient"),
-    **_rows(replace(_JOIN, combines=True, listed=True), "cat stack"),
-    **_rows(replace(_JOIN, combines=True), "where maximum minimum"),
-    **_rows(_JOIN, "fmax fmin fmod remainder complex"),
-    **_rows(Op("write", consumes="elementwise", summand=1), "copy slice_scatter as_strided_scatter select_scatter "
-            "diagonal_scatter"),
-    **_rows(Op("write", consumes="elementwise", summand=2), "index_put _index_put_impl _unsafe_index_put "
-            "masked_scatter"),
-    **_rows(Op("write", summand=3), "index_add scatter scatter_add index_copy scatter_reduce index_reduce"),
-    # products
-    "mul": Op("product", consumes="scaled", factors=(0, 1)),
-    **_rows(Op("quotient", consumes="scaled"), "div true_divide"),
-    "linear": Op("contract", consumes="linear", factors=(0, 1), weight=1, bias=2),
-    "addmm": Op("contract", consumes="addmm", factors=(1, 2), weight=2, bias=0, summand=0),
-    **_rows(Op("contract", consumes="addmm", factors=(1, 2), summand=0), "baddbmm addbmm addmv"),
-    **_rows(_PRODUCT, "mm bmm matmul mv dot vdot inner _grouped_mm grouped_mm grouped_mm_fallback"),
-    "outer": Op("product", factors=(0, 1)),
-    "einsum": Op("contract", consumes="einsum", factors=(1,), listed=True),
-    **_rows(_CONV, "conv1d conv2d conv3d convolution _convolution"),
-    **_rows(replace(_CONV, transposed=True), "conv_transpose1d conv_transpose2d conv_transpose3d"),
-    "bilinear": Op("contract", consumes="bilinear", factors=(0, 1)),
-    **_rows(Op("attention", consumes="elementwise", factors=(0, 1)), "scaled_dot_product_attention"),
-    **_rows(Op("recurrent", consumes="recurrent", factors=(0, 2, 3)),
-            "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"),
-    "embedding": Op("lookup", consumes="embedding", factors=(0, 1), weight=0),
-    **_rows(Op("lookup", consumes="embedding", factors=(0, 1), weight=0), "embedding_bag _embedding_bag"),
-    **_rows(Op("lookup", consumes="index", factors=(0, 1)), "index _unsafe_index"),
-    "index_select": Op("lookup", consumes="index", factors=(0, 2)),
-    "gather": Op("lookup", factors=(0, 2)),
-    # reductions
-    **_rows(Op("sum"), "sum nansum trace"),
-    **_rows(Op("scan"), "cumsum"),
-    **_rows(Op("mean"), "mean nanmean"),
-    **_rows(Op("norm", positive=True, zero="flat"), "norm linalg_vector_norm linalg_norm linalg_matrix_norm"),
-    **_rows(Op("spread", positive=True, zero="flat"), "std std_mean"),
-    **_rows(Op("spread", degree=2.0, positive=True, zero="flat"), "var var_mean"),
-    **_rows(Op("extreme"), "amax amin max min aminmax cummax cummin"),
-    # norms
-    **_rows(_NORM, "layer_norm group_norm native_layer_norm native_group_norm"),
-    **_rows(replace(_NORM, bias=None), "rms_norm _fused_rms_norm"),
-    **_rows(replace(_NORM, weight=1, bias=2),
-            "batch_norm instance_norm native_batch_norm _native_batch_norm_legit_functional _native_batch_norm_legit "
-            "_batch_norm_with_update cudnn_batch_norm"),
-    **_rows(Op("normalise"), "cosine_similarity"),
-    **_rows(Op("weight norm"), "_weight_norm _weight_norm_interface"),
-    # no scale
-    **_rows(Op("index", consumes="elementwise"), "eq ne gt lt ge le"),
-    **_rows(Op("index"),
-            "argmax argmin argsort isnan isinf isfinite logical_not logical_and logical_or logical_xor bitwise_and "
-            "bitwise_or bitwise_not bitwise_xor nonzero nonzero_numpy any all searchsorted bucketize one_hot "
-            "floor_divide is_nonzero unique _unique2 unique_consecutive unique_dim equal allclose isclose isin numel "
-            "bernoulli multinomial bincount histc item _local_scalar_dense"),
-    **_rows(Op("bend"),
-            "cross_entropy_loss nll_loss nll_loss_nd nll_loss2d nll_loss_forward binary_cross_entropy l1_loss kl_div "
-            "binary_cross_entropy_with_logits mse_loss huber_loss smooth_l1_loss ctc_loss _ctc_loss"),
-}  # fmt: skip
-_JOIN_OF_TWO, _POSITIONS = _TABLE["maximum"], Op("index")
+_JOIN_OF_TWO, _POSITIONS, _NOTHING = TABLE["maximum"], Op("index", layout="pick", scale_free=True), Op("")
 
 
 def op(node: fx.Node) -> str:
@@ -267,20 +25,24 @@ def op(node: fx.Node) -> str:
 def row(node: fx.Node) -> Op | None:
     """The row of a node's op; None where it has none (placeholders have none either)."""
     name = op(node)
-    known = _TABLE.get(name) or _TABLE.get(name.removesuffix("_"))
+    known = TABLE.get(name) or TABLE.get(name.removesuffix("_"))
     if known is None:
         return None
     if known.law == "extreme" and any(isinstance(other, fx.Node) for other in node.args[1:]):
         return _JOIN_OF_TWO
     if known.layout == "pick" and not _is_float(node):
         return _POSITIONS  # where the largest entries lie: the same at any scale
-    return replace(known, degree=exponent(node)) if name.startswith("pow") else known
+    return _power(known, exponent(node)) if name.startswith("pow") else known
+
+
+def facts(node: fx.Node) -> Op:
+    """The row of a node's op; one that says nothing where it has none."""
+    return row(node) or _NOTHING
 
 
 def law(node: fx.Node) -> str:
     """The law of a node's op, "" where it has no row."""
-    known = row(node)
-    return known.law if known is not None else ""
+    return facts(node).law
 
 
 def exponent(node: fx.Node) -> float:
@@ -296,13 +58,19 @@ def register_op(name: str, *, like: str) -> None:
     arguments ("rms_norm").
     Raises UsageError where `like` has no row, or `name` has another one already.
     """
-    if like not in _TABLE:
+    if like not in TABLE:
         raise UsageError(
             f"register_op(like={like!r}): that op has no row itself; use for example 'rms_norm' or 'relu'."
         )
-    if _TABLE.get(name, _TABLE[like]) != _TABLE[like]:
-        raise UsageError(f"register_op({name!r}): the op has a row already, with law {_TABLE[name].law!r}.")
-    _TABLE[name] = _TABLE[like]
+    if TABLE.get(name, TABLE[like]) != TABLE[like]:
+        raise UsageError(f"register_op({name!r}): the op has a row already, with law {TABLE[name].law!r}.")
+    TABLE[name] = TABLE[like]
+
+
+def _power(known: Op, degree: float) -> Op:
+    """x^degree: without a slope at zero above 1, without a limit of its slope there below."""
+    zero = "odd" if degree == 1 else "flat" if degree > 1 else "singular" if degree < 1 else ""
+    return replace(known, degree=degree, zero=zero)
 
 
 def _is_float(node: fx.Node) -> bool:

@@ -34,7 +34,7 @@ from hptransfer.graph.arithmetic import (
     vector_order,
 )
 from hptransfer.graph.graph import Graph, operand, shape
-from hptransfer.graph.ops import law, row
+from hptransfer.graph.ops import facts, law, row
 from hptransfer.graph.pairs import Pairs, node_pairs
 from hptransfer.graph.uses import Use, depends_on_inputs, downstream, upstream
 
@@ -153,13 +153,13 @@ class Analysis:
 
     def of_weight(self, node: fx.Node) -> Scale:
         """On the weights' side only the code's constants count: the rest is the rule's, or a norm's, see uses."""
-        known = law(node)
-        if known in {"product", "quotient"}:
+        known = facts(node)
+        if known.multiplies:
             inside = math.prod(self.of(a).ratio for a in node.all_input_nodes if a in self.weights_side)
             return Scale(inside * self.sizes.constants.get(node, 1.0))
-        if known in {"view", "power", "lookup"}:
+        if known.law in {"view", "power", "lookup"}:
             return self.of(operand(node))
-        return self.join(node) if known == "join" else ONE
+        return self.join(node) if known.law == "join" else ONE
 
     # One method per law
 

@@ -8,9 +8,10 @@ from typing import Literal
 
 from torch import Tensor, fx
 
-from hptransfer.graph.axes import NONE, POINTWISE, RESHAPES, Dims, broadcast, through_view
-from hptransfer.graph.graph import Graph, module_path, number, op, shape, users
+from hptransfer.graph.axes import NONE, Dims, broadcast, through_view
+from hptransfer.graph.graph import Graph, module_path, number, shape, users
 from hptransfer.graph.labels import Label, consumer_of, groups_of, label_of, positions
+from hptransfer.graph.ops import facts, law, op
 
 Norm = Literal["", "rows", "columns", "taps", "whole", "entries"]
 
@@ -110,17 +111,9 @@ def depends_on_inputs(graph: Graph) -> set[fx.Node]:
     return downstream(graph, set(graph.inputs))
 
 
-_SPREADS = {"std", "var", "std_mean", "var_mean"}
-_STATISTICS = {"norm", "linalg_vector_norm", "amax", "amin", "numel", "linalg_norm", *_SPREADS}
-"""Reductions of a weight to a statistic (as weight normalisation takes): the weight itself is used elsewhere."""
-
-_COMBINES = {"mul", "add", "sub", "div", "rsub", "cat", "stack", "where", "maximum", "minimum"}
-_WEIGHT_NORM = {"_weight_norm", "_weight_norm_interface"}
-
-
 def _lends_shape(node: fx.Node, source: fx.Node) -> bool:
     """A reshape reads the values of its first argument only (reshape_as)."""
-    return op(node) in RESHAPES and node.args[0] is not source
+    return facts(node).layout == "reshape" and node.args[0] is not source
 
 
 def _is_single(node: fx.Node) -> bool:
@@ -154,7 +147,9 @@ class _Walk:
         while pending:
             source, dims = pending.pop()
             for node in users(source):
-                if (source, node) in seen or op(node) in {"output", *_STATISTICS} or _lends_shape(node, source):
+                if (source, node) in seen or node.op == "output" or _lends_shape(node, source):
+                    continue
+                if facts(node).statistic:
                     continue
                 seen.add((source, node))
                 onward = self.onward(node, source, dims)
@@ -197,32 +192,28 @@ class _Walk:
 
     def onward(self, node: fx.Node, source: fx.Node, dims: Dims) -> Dims | None:
         """Axes of `node` when it is still the parameter in another form, None when it consumes the parameter."""
-        if op(node) == "getitem":
-            return dims[1:] if op(source) == "unbind" and len(dims) > len(shape(node)) else dims
-        if op(node) == "unbind":
-            at = number(node.args[1]) % len(dims) if len(node.args) > 1 else 0
-            return (*dims[:at], *dims[at + 1 :])
+        known = facts(node)
+        if known.layout == "pick":
+            return dims
         viewed = through_view(node, source, dims)
         if viewed is not None:
             return viewed
         if node in self.from_inputs:
             return None
-        if op(node) == "batch_norm" and node.args[0] is source:
+        if known.per_channel and node.args[0] is source:
             self.normalised = "entries"  # each row over all its entries
             return dims
-        if op(node) in POINTWISE | _WEIGHT_NORM:
+        if known.pointwise or known.law == "weight norm":
             self.note_weight_norm(node, source)
             return dims
-        if op(node).startswith(("upsample_", "_upsample_")):
-            return dims  # resized in its last dimensions
-        if op(node) in _COMBINES:
+        if known.combines:
             self.note_normalisation(node, source)
-            return self.stacked(node, dims) if op(node) == "stack" else broadcast(dims, len(shape(node)))
+            return self.stacked(node, dims) if known.layout == "insert" else broadcast(dims, len(shape(node)))
         return None
 
     def note_weight_norm(self, node: fx.Node, source: fx.Node) -> None:
         """g v / |v|: the scale of v is lost, and g is a gain on the slices that |v| is taken of."""
-        if op(node) in _WEIGHT_NORM:
+        if law(node) == "weight norm":
             if node.args[0] is source:
                 self.normalised, self.kept = "rows", number(node.args[2]) if len(node.args) > 2 else 0
             else:
@@ -238,7 +229,7 @@ class _Walk:
     def note_normalisation(self, node: fx.Node, source: fx.Node) -> None:
         """Record that the parameter meets a statistic of itself (W / |W|)."""
         others = [a for a in node.all_input_nodes if a is not source and a in self.own]
-        if op(node) in {"mul", "div"} and others:
+        if facts(node).multiplies and others:
             whole = all(size == 1 for other in others for size in shape(other))
             spread = any(self.from_spread(other) for other in others)
             self.normalised = "entries" if spread else "whole" if whole else "rows"
@@ -248,7 +239,7 @@ class _Walk:
         pending, seen = [node], {node}
         while pending:
             current = pending.pop()
-            if op(current) in _SPREADS:
+            if law(current) == "spread":
                 return True
             fresh = [parent for parent in current.all_input_nodes if parent in self.own and parent not in seen]
             seen.update(fresh)

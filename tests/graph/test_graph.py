@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hptransfer.core.errors import UsageError
-from hptransfer.graph.graph import module_path, op, shape, template
+from hptransfer.graph.graph import module_path, shape, template
+from hptransfer.graph.ops import op
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.trace import trace
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 from versions import traces_writes
 
 import hptransfer as hpt
-from hptransfer.graph.graph import op
+from hptransfer.graph.ops import op
 from hptransfer.graph.trace import trace
 from hptransfer.graph.uses import Unsettled, Use, depends_on_inputs, hosts, inner_weights, parameter_uses
 

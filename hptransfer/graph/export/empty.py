@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from torch import Tensor, fx
 
-from hptransfer.graph.graph import op
+from hptransfer.graph.ops import facts
 
 
 def drop_empty(graph: fx.Graph, made: Collection[fx.Node]) -> None:
@@ -18,7 +18,7 @@ def drop_empty(graph: fx.Graph, made: Collection[fx.Node]) -> None:
     for node in list(graph.nodes):
         if any(parent in computed for parent in node.all_input_nodes):
             computed.add(node)
-        if op(node) == "cat" and isinstance(node.args[0], (list, tuple)):
+        if facts(node).sums and facts(node).layout == "same" and isinstance(node.args[0], (list, tuple)):
             _without(graph, node, [p for p in node.args[0] if not _is_empty(p) or p in computed])
 
 

@@ -19,7 +19,8 @@ from hptransfer.graph.export.attributes import put_back, tensors
 from hptransfer.graph.export.empty import drop_empty
 from hptransfer.graph.export.in_place import connect_writes
 from hptransfer.graph.export.sources import stand_ins
-from hptransfer.graph.graph import Graph, number, op, sequence, tied_names
+from hptransfer.graph.graph import Graph, number, sequence, tied_names
+from hptransfer.graph.ops import facts
 
 
 def exported_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
@@ -103,7 +104,7 @@ def _inline_regions(module: fx.GraphModule) -> None:
         with graph.inserting_before(node):
             results = sequence(graph.graph_copy(body.graph, mapping))
         for user in list(node.users):
-            if op(user) == "getitem":
+            if facts(user).layout == "pick":
                 user.replace_all_uses_with(results[number(user.args[1])])
                 graph.erase_node(user)
         if node.users:

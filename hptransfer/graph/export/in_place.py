@@ -10,9 +10,8 @@ import math
 import torch
 from torch import Tensor, fx
 
-from hptransfer.graph.graph import op, operand
-
-_MAY_COPY = {"reshape", "flatten", "contiguous", "to", "type_as", "float", "half", "bfloat16", "view_as", "reshape_as"}
+from hptransfer.graph.graph import operand
+from hptransfer.graph.ops import facts
 
 
 def connect_writes(graph: fx.Graph, kept: set[fx.Node]) -> None:
@@ -71,7 +70,7 @@ def _viewed(node: fx.Node) -> fx.Node | None:
         return None
     if alias.is_write:
         return base
-    return base if op(node) not in _MAY_COPY or _shares(node, base) else None
+    return base if not facts(node).may_copy or _shares(node, base) else None
 
 
 def _shares(node: fx.Node, base: fx.Node) -> bool:
@@ -79,7 +78,7 @@ def _shares(node: fx.Node, base: fx.Node) -> bool:
     new, old = node.meta.get("val"), base.meta.get("val")
     if not (isinstance(new, Tensor) and isinstance(old, Tensor)) or new.dtype != old.dtype or new.device != old.device:
         return False
-    if op(node) in {"reshape", "flatten", "view_as", "reshape_as"}:
+    if facts(node).layout == "reshape":
         try:
             old.view(new.shape)
         except (RuntimeError, ValueError):

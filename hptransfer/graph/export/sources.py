@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx
 
-from hptransfer.graph.graph import op, sequence
+from hptransfer.graph.operands import operands_of
+from hptransfer.graph.ops import law
 
 
 @dataclass
@@ -66,24 +66,7 @@ def _draws(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
-_FIRST = {"linear", "matmul", "mm", "bmm", "mv", "dot", "embedding", "embedding_bag", "_embedding_bag"}
-"""Ops that contract, or look up, their first two arguments."""
-
-
 def _contracted(node: fx.Node) -> list[fx.Node]:
     """The operands that an op contracts with each other, or looks up in one another."""
-    name, args = op(node), node.args
-    found: list[Any] = []
-    if name in _FIRST or name.startswith("conv") or "grouped_mm" in name:
-        found = list(args[:2])
-    elif name in {"addmm", "baddbmm"}:
-        found = list(args[1:3])
-    elif name == "einsum":
-        found = sequence(args[1])
-    elif name == "index":
-        found = [args[0], *sequence(args[1])]
-    elif name in {"index_select", "gather"}:
-        found = [args[0], args[2]]
-    elif name in {"lstm", "gru", "rnn_tanh", "rnn_relu"}:
-        found = [args[0], *(weight for own in args[2:4] for weight in sequence(own))]
-    return [operand for operand in found if isinstance(operand, fx.Node)]
+    met = operands_of(node) if law(node) in {"contract", "lookup", "recurrent"} else []
+    return [operand for operand in met if isinstance(operand, fx.Node)]

@@ -7,13 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import fx
 
 from hptransfer.core.roles import Role
-from hptransfer.graph.axes import POINTWISE
 from hptransfer.graph.graph import Graph, users
-from hptransfer.graph.graph import op as name_of
-from hptransfer.graph.scale_ops import NORMS, PASSES
+from hptransfer.graph.operands import passes
+from hptransfer.graph.ops import facts, law
 from hptransfer.graph.uses import Use
-
-_ONWARD = PASSES | POINTWISE | {"mul", "mul_", "div", "div_", "add", "add_"}
 
 
 def bottlenecks(
@@ -38,7 +35,7 @@ def normalised_readouts(uses: Mapping[str, Sequence[Use]], roles: Mapping[str, R
     found: list[str] = []
     for name, own in uses.items():
         ends = [end for use in own if roles[name].kind == "readout" for end in _ends(use.node, set())]
-        if ends and all(name_of(end) in NORMS for end in ends):
+        if ends and all(law(end) == "normalise" for end in ends):
             found.append(name)
     return found
 
@@ -55,7 +52,12 @@ def _ends(node: fx.Node, stops: set[fx.Node]) -> Iterator[fx.Node]:
             if user in seen:
                 continue
             seen.add(user)
-            if user not in stops and name_of(user) in _ONWARD:
+            if user not in stops and _goes_on(user):
                 pending.append(user)
             else:
                 yield user
+
+
+def _goes_on(node: fx.Node) -> bool:
+    known = facts(node)
+    return passes(node) or known.pointwise or known.multiplies or (known.adds and known.sums)

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from hptransfer.graph.graph import Graph, module_path, op, users
-
-MULTIPLIES = {"mul", "div", "mul_", "div_"}
+from hptransfer.graph.graph import Graph, module_path, users
+from hptransfer.graph.ops import facts, law, op
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def constants(graph: Graph) -> list[Constant]:
     found: list[Constant] = []
     ordinals: Counter[tuple[str, str]] = Counter()
     for node in graph.nodes:
-        if op(node) not in MULTIPLIES or node not in live or len(node.args) < 2 or not _is_floating(node):
+        if not facts(node).multiplies or node not in live or len(node.args) < 2 or not _is_floating(node):
             continue
         where = module_path(node), op(node)
         ordinal = ordinals[where]
@@ -45,7 +44,7 @@ def constants(graph: Graph) -> list[Constant]:
         if isinstance(factor, str):
             found.append(Constant(*where, ordinal, node, None, factor))
         elif factor:
-            found.append(Constant(*where, ordinal, node, factor if op(node).startswith("mul") else 1 / factor))
+            found.append(Constant(*where, ordinal, node, factor if law(node) == "product" else 1 / factor))
     return found
 
 
@@ -65,7 +64,7 @@ def _is_floating(node: fx.Node) -> bool:
 
 def _factor(graph: Graph, node: fx.Node) -> float | str | None:
     """The constant operand of a product: its value, or the name of the buffer that hides it; None without one."""
-    candidates = node.args[:2] if op(node).startswith("mul") else node.args[1:2]
+    candidates = node.args[:2] if law(node) == "product" else node.args[1:2]
     for argument in candidates:
         if isinstance(argument, bool) or not isinstance(argument, (int, float, fx.Node)):
             continue

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx
 
-from hptransfer.graph.graph import BOOKKEEPING, Graph, op, users
-from hptransfer.graph.readings.vanishing import SUMS, factors_of, keeps_zero
+from hptransfer.graph.arithmetic import factors_of
+from hptransfer.graph.graph import Graph, users
+from hptransfer.graph.ops import facts, law
+from hptransfer.graph.readings.vanishing import keeps_zero
 from hptransfer.graph.streams import residual_streams
 from hptransfer.graph.uses import Unsettled, Use, around_weights
 
@@ -37,25 +39,25 @@ def _is_gate(graph: Graph, made: fx.Node, behind: set[fx.Node]) -> bool:
     """True where a value only weighs what other weights made: it enters a product behind a function that is not zero at
     zero (sigmoid, softmax, exp). At zero it still lets the other factor through, which is what makes the output.
     """
-    read = {node for node in behind if op(node) not in BOOKKEEPING}
+    read = {node for node in behind if not facts(node).bookkeeping}
     reached, bent = {made}, set[fx.Node]()
     for node in graph.nodes:
         parents = [p for p in node.all_input_nodes if p in reached and node in users(p)]
-        if not parents or op(node) == "output":
+        if not parents or node.op == "output":
             continue
         if _weighs(node, reached, bent, read):
             return True
         reached.add(node)
         zero = [parent for parent in parents if parent not in bent and keeps_zero(node, parent)]
-        if not zero or (op(node) in SUMS and zero != parents):
+        if not zero or (facts(node).sums and zero != parents):
             bent.add(node)
     return False
 
 
 def _weighs(node: fx.Node, reached: set[fx.Node], bent: set[fx.Node], behind: set[fx.Node]) -> bool:
     """True for a product of a bent value with one that other weights made; attention bends its queries and keys."""
-    if op(node) == "scaled_dot_product_attention":
+    if law(node) == "attention":
         return node.args[2] in behind and node.args[2] not in reached
-    factors = list(node.args[:2]) if op(node) == "div" else factors_of(node)
+    factors = list(node.args[:2]) if law(node) == "quotient" else factors_of(node)
     others = [factor for factor in factors if factor in behind and factor not in reached]
     return bool(others) and any(factor in bent for factor in factors)

@@ -11,18 +11,10 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from hptransfer.graph.graph import Graph, module_path, op, sequence, users
-from hptransfer.graph.scale_ops import (
-    CONTRACTIONS,
-    NORMS,
-    PASSES,
-    WEIGHTED,
-    ZEROS,
-    argument,
-    is_extreme,
-    is_index,
-    masks,
-)
+from hptransfer.graph.arithmetic import factors_of
+from hptransfer.graph.graph import Graph, module_path, sequence, users
+from hptransfer.graph.operands import argument, gained, passes
+from hptransfer.graph.ops import facts, op
 from hptransfer.graph.uses import depends_on_inputs
 
 STAND_IN = "(activation)"
@@ -106,7 +98,7 @@ class ScaleFlow:
             name = self.graph.parameter_name(node)
             if name is not None:
                 return name
-            if op(node) not in PASSES or node in self.from_inputs:
+            if not passes(node) or node in self.from_inputs:
                 return None
             node = node.args[0]
         return None
@@ -121,36 +113,33 @@ class ScaleFlow:
         name = self.parameter_behind(node)
         if name is not None:
             return _Trail(frozenset({name}), frozenset(self._chain(node)))
-        if op(node) in ZEROS:
+        if facts(node).zeros:
             return _Trail()
         found = self._through(node)
         return found if isinstance(found, NotAbsorbed) else found.onto(node, node.all_input_nodes)
 
     def _through(self, node: fx.Node) -> _Trail | NotAbsorbed:
         """The walk continued behind one op, through every operand that must scale for its output to scale."""
-        kind = op(node)
-        if kind in WEIGHTED:
+        known, at = facts(node), argument
+        if known.weight is not None:
             return self._weighted(node)
-        if kind in PASSES or kind in {"div", "div_"} or masks(node) or is_extreme(node):
+        if passes(node) or known.law in {"quotient", "extreme"}:
             return self._back(node.args[0])
-        if kind in {"cat", "stack"}:
+        if known.law == "join" and known.listed:
             return self._all(sequence(node.args[0]))
-        if kind in {"add", "sub", "add_", "sub_"}:
+        if known.adds and not known.factors:
             return self._all(node.args[:2])
-        if kind in {"index_add", "index_add_", "index_put", "index_put_"}:
-            return self._all((node.args[0], node.args[3 if kind.startswith("index_add") else 2]))
-        if kind in {"mul", "mul_"} or kind in CONTRACTIONS or "grouped_mm" in kind:
-            return self._one_of(node, list(node.args[:2]))
-        if kind == "einsum":
-            return self._one_of(node, sequence(node.args[1]))
-        if kind == "scaled_dot_product_attention":
+        if known.law == "write":
+            return self._all((node.args[0], at(node, known.summand)))
+        if known.law == "product" or (known.law == "contract" and known.summand is None):
+            return self._one_of(node, factors_of(node))
+        if known.law == "attention":
             return self._back(node.args[2])  # linear in the values
-        return NotAbsorbed(f"{kind} in {module_path(node) or 'the root module'} does not pass a scale on")
+        return NotAbsorbed(f"{op(node)} in {module_path(node) or 'the root module'} does not pass a scale on")
 
     def _weighted(self, node: fx.Node) -> _Trail | NotAbsorbed:
-        where = [at for at in WEIGHTED[op(node)] if at is not None]
-        present = [o for o in (argument(node, at) for at in where) if isinstance(o, fx.Node)]
-        if argument(node, where[0]) not in present:
+        present = gained(node)
+        if argument(node, facts(node).weight) not in present:
             return NotAbsorbed(f"{op(node)} in {module_path(node)} has no gain")
         if any(self.parameter_behind(o) is None for o in present):
             return NotAbsorbed(f"the weight of {op(node)} in {module_path(node)} is computed, not a plain parameter")
@@ -225,7 +214,7 @@ class ScaleFlow:
         while pending:
             node = pending.pop()
             for user in users(node):
-                if user in met or user in consumers or is_index(user):
+                if user in met or user in consumers or facts(user).scale_free:
                     continue
                 met.add(user)
                 if self.parameter_behind(user) is not None:
@@ -236,9 +225,8 @@ class ScaleFlow:
 
     def _compensate(self, leak: fx.Node, trail: _Trail, consumers: set[fx.Node]) -> set[str] | None:
         """Weights that undo the scale downstream of a leak; None where something nonlinear comes first."""
-        wholly = op(leak) in WEIGHTED and self._wholly_scaled(leak, trail)
-        passes = op(leak) in PASSES and op(leak) not in WEIGHTED and leak.args[0] in trail.nodes
-        if not (wholly or passes):
+        wholly = facts(leak).weight is not None and self._wholly_scaled(leak, trail)
+        if not (wholly or (passes(leak) and leak.args[0] in trail.nodes)):
             return None
         undone: set[str] = set()
         pending, seen = [leak], {leak}
@@ -261,23 +249,24 @@ class ScaleFlow:
         """True when `user` scales as `node` does, and nothing else in it scales."""
         if user in trail.nodes:
             return False
-        if op(user) == "scaled_dot_product_attention":
+        known = facts(user)
+        if known.law == "attention":
             return user.args[2] is node and node not in user.args[:2]
         if user in consumers or any(o in trail.nodes for o in user.all_input_nodes):
             return False
-        return (op(user) in PASSES and user.args[0] is node) or (
-            op(user) in CONTRACTIONS and node in user.args[:2] and user.args[0] is not user.args[1]
+        return (passes(user) and user.args[0] is node) or (
+            known.consumes == "matmul" and node in user.args[:2] and user.args[0] is not user.args[1]
         )
 
     def _wholly_scaled(self, node: fx.Node, trail: _Trail) -> bool:
-        operands = [argument(node, at) for at in WEIGHTED[op(node)] if at is not None]
-        return all(self.parameter_behind(o) in trail.scaled for o in operands if isinstance(o, fx.Node))
+        return all(self.parameter_behind(operand) in trail.scaled for operand in gained(node))
 
     def weight_reading(self, node: fx.Node, operand: fx.Node) -> str | None:
         """The weight of a contraction that reads `operand`, when it is a parameter with this one use."""
-        if op(node) in WEIGHTED and op(node) not in NORMS and op(node) != "embedding":
-            weight = self.parameter_behind(argument(node, WEIGHTED[op(node)][0]))
-        elif op(node) in CONTRACTIONS:
+        known = facts(node)
+        if known.law == "contract" and known.weight is not None:
+            weight = self.parameter_behind(argument(node, known.weight))
+        elif known.consumes == "matmul":
             weight = next((self.parameter_behind(a) for a in node.args[:2] if a is not operand), None)
         else:
             return None

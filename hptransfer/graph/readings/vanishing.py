@@ -13,24 +13,11 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from hptransfer.graph.graph import Graph, module_path, op, sequence, shape, users
-from hptransfer.graph.scale_ops import CONTRACTIONS, NORMS, PASSES, masks
+from hptransfer.graph.arithmetic import factors_of
+from hptransfer.graph.graph import Graph, module_path, shape, users
+from hptransfer.graph.operands import passes
+from hptransfer.graph.ops import Op, facts, op
 from hptransfer.graph.uses import depends_on_inputs
-
-_ODD = {
-    "tanh", "tanh_", "sin", "silu", "silu_", "gelu", "gelu_", "leaky_relu", "leaky_relu_", "elu", "selu", "celu",
-    "mish", "hardswish", "erf", "atan", "asinh", "expm1", "log1p",
-}  # fmt: skip
-"""Zero at zero, with a slope there."""
-
-_FLAT = {"relu": 2, "relu_": 2, "abs": 2, "square": 2, "var": 2, "std": 2, "norm": 2, "linalg_vector_norm": 2}
-"""Zero at zero, without a slope there (that torch would pass on): the factor on the order."""
-
-_SINGULAR = {"sqrt", "rsqrt", "reciprocal", "log", "log2", "log10"}
-SUMS = {"add", "add_", "sub", "sub_", "rsub", "cat", "stack", "where"}
-_DIVIDES = {"div", "div_", "true_divide"}
-_LAYERS = ("linear", "conv", "bilinear")
-_WEIGHT_NORMS = {"_weight_norm", "_weight_norm_interface"}
 
 
 @dataclass(frozen=True)
@@ -41,25 +28,18 @@ class Stopped:
     where: str
 
 
-def factors_of(node: fx.Node) -> list[object]:
-    """The operands that an op multiplies with each other; [] for any other op. Of attention: queries and keys."""
-    kind = op(node)
-    if kind == "einsum":
-        return sequence(node.args[1])
-    if kind in {"addmm", "addbmm", "baddbmm", "addmv", "addcmul"}:
-        return list(node.args[1:3])
-    if kind in {"mul", "mul_", "scaled_dot_product_attention"} or kind in CONTRACTIONS or "grouped_mm" in kind:
-        return list(node.args[:2])
-    return list(node.args[:2]) if kind.startswith(_LAYERS) else []
-
-
 def keeps_zero(node: fx.Node, operand: fx.Node) -> bool:
     """True where a zero operand gives a zero result, up to what is added: products, sums, odd functions and norms."""
-    kind = op(node)
-    if kind == "scaled_dot_product_attention":
+    known = facts(node)
+    if known.law == "attention":
         return node.args[2] is operand
-    first = node.args[:1] == (operand,) and (kind in PASSES | _ODD | NORMS | _DIVIDES or kind in _FLAT or masks(node))
-    return first or operand in factors_of(node) or kind in SUMS or (kind == "pow" and _power(node) > 0)
+    kept = passes(node) or known.law in {"normalise", "quotient"} or known.zero in {"odd", "flat"} or _rises(known)
+    return (kept and node.args[:1] == (operand,)) or operand in factors_of(node) or known.sums
+
+
+def _rises(known: Op) -> bool:
+    """A power that is zero at zero, or one whose exponent is not known."""
+    return known.law == "power" and not known.degree <= 0
 
 
 def stopped(graph: Graph, zeros: Collection[str]) -> Stopped | None:
@@ -85,7 +65,7 @@ class _Orders:
         least: dict[str, int] = {}
         for node in self.graph.nodes:
             operands = [p for p in node.all_input_nodes if p in self.values and node in users(p)]
-            if op(node) == "output" or not operands:
+            if node.op == "output" or not operands:
                 for parent in operands:
                     least |= {n: min(k, least.get(n, k)) for n, k in self.values[parent].orders.items()}
                 continue
@@ -106,35 +86,36 @@ class _Orders:
 
     def is_singular(self, node: fx.Node) -> bool:
         """0 / 0, or a value beside an even function of itself: its own norm, with an eps or without."""
-        kind, args = op(node), [self.of(argument) for argument in node.args]
-        if kind in NORMS | _WEIGHT_NORMS | _SINGULAR or (kind == "pow" and _power(node) < 1):
+        known, args = facts(node), [self.of(argument) for argument in node.args]
+        if known.law in {"normalise", "weight norm"} or known.zero == "singular":
             return args[0].vanishes
-        if kind not in _DIVIDES | {"mul", "mul_"}:
+        if not known.multiplies:
             return False
-        if kind in _DIVIDES and args[1].vanishes:
+        divides = known.law == "quotient"
+        if divides and args[1].vanishes:
             return True
-        pairs = [args[:2]] if kind in _DIVIDES else [args[:2], args[1::-1]]
+        pairs = [args[:2]] if divides else [args[:2], args[1::-1]]
         return any(
             a.vanishes and not b.vanishes and any(b.orders.get(name, 1) > 1 for name in a.orders) for a, b in pairs
         )
 
     def value(self, node: fx.Node, operands: Sequence[fx.Node]) -> _Value:
+        known = facts(node)
         orders: dict[str, int] = {}
         for parent in operands:
             own = self.values[parent]
-            flat = _power(node) if op(node) == "pow" else _FLAT.get(op(node), 1)
-            times = int(flat) if own.vanishes and flat > 1 else 1
+            times = max(2, int(known.degree)) if own.vanishes and known.zero == "flat" else 1
             for name, order in own.orders.items():
                 orders[name] = min(order * times, orders.get(name, order * times))
         return _Value(orders, self.vanishes(node, operands))
 
     def vanishes(self, node: fx.Node, operands: Sequence[fx.Node]) -> bool:
         zero = [parent for parent in operands if self.values[parent].vanishes]
-        if op(node) not in SUMS:
+        if not facts(node).sums:
             return any(keeps_zero(node, parent) for parent in zero)
         numbers = [a for a in node.args if isinstance(a, (int, float)) and not isinstance(a, bool) and a != 0]
         others = [parent for parent in node.all_input_nodes if parent not in zero]
-        added = op(node) not in {"add", "add_", "sub", "sub_", "rsub"} or not numbers
+        added = not facts(node).adds or not numbers
         return bool(zero) and added and all(self.is_bias(parent) for parent in others)
 
     def is_bias(self, node: fx.Node) -> bool:
@@ -142,11 +123,6 @@ class _Orders:
 
     def of(self, argument: object) -> _Value:
         return self.values.get(argument, _Value()) if isinstance(argument, fx.Node) else _Value()
-
-
-def _power(node: fx.Node) -> float:
-    exponent = node.args[1] if len(node.args) > 1 else None
-    return float(exponent) if isinstance(exponent, (int, float)) else 1.0
 
 
 def _place(node: fx.Node) -> str:

@@ -22,6 +22,7 @@ from hptransfer.graph.export.empty import drop_empty
 from hptransfer.graph.export.in_place import connect_writes
 from hptransfer.graph.export.sources import stand_ins
 from hptransfer.graph.graph import Graph, tied_names
+from hptransfer.graph.ops import facts
 from hptransfer.graph.recorded.beside import add_beside
 from hptransfer.graph.recorded.copied import copied_inputs, own_generators, runnable, storage_of
 
@@ -230,7 +231,7 @@ def _refuse_reads_of_meta(graph: fx.Graph, on_meta: Mapping[fx.Node, str]) -> No
 
 
 def _reads(node: fx.Node) -> bool:
-    return str(node.target).removeprefix("aten.").split(".")[0] in {"item", "_local_scalar_dense"}
+    return facts(node).reads
 
 
 def _without_switches(graph: fx.Graph) -> None:

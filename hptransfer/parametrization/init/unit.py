@@ -25,7 +25,8 @@ from torch import Tensor, fx, nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.graph.evaluate import Evaluation, Program, program
-from hptransfer.graph.graph import Graph, op, shape
+from hptransfer.graph.graph import Graph, shape
+from hptransfer.graph.operands import is_convolution
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.readings.outputs import output_uses
 from hptransfer.graph.readings.scale_flow import ScaleFlow
@@ -199,8 +200,7 @@ class _Measuring:
         operand = values[use.operand] if use.operand is not None else None
         if not isinstance(operand, Tensor) or operand.numel() == 0:
             return float(fan_in), fan_in
-        convolves = op(use.node).startswith("conv")
-        square = _convolved(use.node, values) if convolves else fan_in * _mean_square(operand)
+        square = _convolved(use.node, values) if is_convolution(use.node) else fan_in * _mean_square(operand)
         if not square > 0:
             raise UsageError(
                 f"Options(forward='unit'): {use.parameter!r} reads only zeros on the example inputs, so its scale "

@@ -9,7 +9,8 @@ from torch import fx
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.rules import Scheme
-from hptransfer.graph.graph import Graph, module_path, op, template
+from hptransfer.graph.graph import Graph, module_path, template
+from hptransfer.graph.ops import op
 from hptransfer.graph.streams import Streams, layer_of, residual_streams
 
 

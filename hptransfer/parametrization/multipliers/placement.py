@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import fx
 
 from hptransfer.core.errors import UsageError
-from hptransfer.graph.graph import Graph, module_path, op, users
+from hptransfer.graph.graph import Graph, module_path, users
+from hptransfer.graph.ops import facts
 from hptransfer.graph.readings.scale_flow import STAND_IN, Holders, NotAbsorbed, ScaleFlow
 
 
@@ -125,7 +126,8 @@ def _readers(multiplier: Multiplier, flow: ScaleFlow) -> frozenset[str]:
     """The weights that alone read one activation: W (theta x) = (theta W) x, the bias beside it stays."""
     found: set[str | None] = set()
     for node in multiplier.consumers if len(multiplier.targets) == 1 else ():
-        target, beside = multiplier.targets[0], node.args[0] if op(node) in {"addmm", "baddbmm"} else None
+        target, known = multiplier.targets[0], facts(node)
+        beside = node.args[0] if known.law == "contract" and known.summand == 0 else None
         reads = target in node.args[:3] and target is not beside
         found.add(flow.weight_reading(node, target) if reads else None)
     return frozenset() if None in found else frozenset(name for name in found if name is not None)
@@ -136,7 +138,7 @@ def _hook(multiplier: Multiplier, graph: Graph) -> Hook | None:
     factor = multiplier.factor ** len(multiplier.targets)
     takes = _taken_by(multiplier, graph)
     for where, module in (
-        ("output", _returned_by(multiplier, graph, through=_VIEWS)),
+        ("output", _returned_by(multiplier, graph, views=True)),
         ("input", takes),
         ("output", None if takes else _returned_by(multiplier, graph)),
     ):
@@ -145,15 +147,14 @@ def _hook(multiplier: Multiplier, graph: Graph) -> Hook | None:
     return None
 
 
-_VIEWS = {"transpose", "view", "reshape", "contiguous", "permute", "to", "unsqueeze", "expand"}
 _FAR = 64
 """How many nodes before an activation are tried, the nearest first."""
 
 
-def _returned_by(multiplier: Multiplier, graph: Graph, *, through: Container[str] | None = None) -> str | None:
+def _returned_by(multiplier: Multiplier, graph: Graph, *, views: bool = False) -> str | None:
     """The nearest module that runs once and whose output's scale is just a target's, as the consumers see it.
 
-    through: the only ops that may stand between the two; any by default, if a scale passes them.
+    views: only views may stand between the two; else any op, if a scale passes it.
     """
     for target in multiplier.targets:
         tried: list[fx.Node] = [target]
@@ -163,10 +164,16 @@ def _returned_by(multiplier: Multiplier, graph: Graph, *, through: Container[str
             held = flow.holders((target,), consumers=multiplier.consumers) if flow is not None else None
             if held == Holders(frozenset({STAND_IN})):
                 return module
-            if through is None or op(node) in through:
+            if not views or _is_view(node):
                 before = [n for n in node.all_input_nodes if n not in tried and n.op == "call_function"]
                 tried += before[: max(0, _FAR - len(tried))]
     return None
+
+
+def _is_view(node: fx.Node) -> bool:
+    """The same entries in another layout or type."""
+    known = facts(node)
+    return known.law == "view" and (known.layout not in {"", "same", "drop", "pick", "squeeze"} or known.may_copy)
 
 
 def _module_of_output(node: fx.Node, graph: Graph) -> str | None:

@@ -12,7 +12,8 @@ from oracles_flow import output_of, run_graph
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from hptransfer.graph.graph import Graph, op, users
+from hptransfer.graph.graph import Graph, users
+from hptransfer.graph.ops import op
 from hptransfer.graph.readings.scale_flow import Holders, NotAbsorbed, ScaleFlow
 from hptransfer.graph.trace import trace
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hptransfer.core.errors import UsageError
-from hptransfer.graph.graph import op
+from hptransfer.graph.ops import op
 from hptransfer.graph.recorded.copied import copied_inputs, runnable
 from hptransfer.graph.recorded.run import recorded_graph
 from hptransfer.graph.trace import trace

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from hptransfer.graph import trace as tracing
-from hptransfer.graph.graph import Graph, module_path, op, shape
+from hptransfer.graph.graph import Graph, module_path, shape
+from hptransfer.graph.ops import op
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.recorded.run import recorded_graph
 from hptransfer.graph.trace import trace
