@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from hptransfer.graph.graph import sequence, shape
+from hptransfer.graph.operands import argument
 from hptransfer.graph.ops import row
 
 Term = object
@@ -119,3 +120,13 @@ def own_scale(node: fx.Node) -> float:
     """The multiplier inside a fused attention: its argument, or d^-1/2."""
     scale = node.kwargs.get("scale", node.args[6] if len(node.args) > 6 else None)
     return float(scale) if isinstance(scale, (int, float)) else 1 / math.sqrt(contracted_size(node))
+
+
+def turned_size(node: fx.Node) -> float:
+    """How many entries each entry of a Fourier transform is the sum of; 1 where it is orthogonal."""
+    dims, sizes = argument(node, "dim"), shape(node.args[0])
+    if argument(node, "norm") == "ortho":
+        return 1
+    last = argument(node, "s", ()) is None and dims is None  # fftn without axes: all of them
+    chosen = range(len(sizes)) if last else sequence(-1 if dims is None else dims)
+    return math.prod(sizes[int(at)] for at in chosen)

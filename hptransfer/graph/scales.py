@@ -31,6 +31,7 @@ from hptransfer.graph.arithmetic import (
     softmax_size,
     summed_size,
     terms,
+    turned_size,
     vector_order,
 )
 from hptransfer.graph.graph import Graph, operand, shape
@@ -337,7 +338,7 @@ class Analysis:
         return Scale(1 / growth, positive=True, bounded=growth != 1)
 
     def transform(self, node: fx.Node) -> Scale:
-        if self.sizes.ratio(node, lambda n: math.prod(shape(n))) != 1:
+        if self.sizes.ratio(node, turned_size) != 1:
             self.turned.append(node)
         return self.first(node)
 

@@ -254,9 +254,11 @@ class ScaleFlow:
             return user.args[2] is node and node not in user.args[:2]
         if user in consumers or any(o in trail.nodes for o in user.all_input_nodes):
             return False
-        return (passes(user) and user.args[0] is node) or (
-            known.consumes == "matmul" and node in user.args[:2] and user.args[0] is not user.args[1]
-        )
+        bare = known.law == "contract" and known.summand is None and not any(o is not None for o in self._bias(user))
+        return (passes(user) and user.args[0] is node) or (bare and factors_of(user).count(node) == 1)
+
+    def _bias(self, node: fx.Node) -> list[object]:
+        return [argument(node, facts(node).bias)]
 
     def _wholly_scaled(self, node: fx.Node, trail: _Trail) -> bool:
         return all(self.parameter_behind(operand) in trail.scaled for operand in gained(node))
@@ -266,8 +268,8 @@ class ScaleFlow:
         known = facts(node)
         if known.law == "contract" and known.weight is not None:
             weight = self.parameter_behind(argument(node, known.weight))
-        elif known.consumes == "matmul":
-            weight = next((self.parameter_behind(a) for a in node.args[:2] if a is not operand), None)
+        elif known.law == "contract" and len(factors_of(node)) == 2:
+            weight = next((self.parameter_behind(a) for a in factors_of(node) if a is not operand), None)
         else:
             return None
         return weight if weight is not None and self._single_use(weight) else None

@@ -56,7 +56,7 @@ def lacking_multipliers(
     lacking, analysis = missing_factors(sizes)
     _refuse_unknown(analysis)
     worded = [_multiplier(one, sizes, scheme, depth) for one in lacking]
-    return Lacking(tuple(_together(worded, lacking)), tuple(_notes(analysis, sizes)))
+    return Lacking(tuple(_together(worded, lacking)), tuple(_notes(analysis, lacking)))
 
 
 def _refuse_unknown(analysis: Analysis) -> None:
@@ -71,8 +71,10 @@ def _refuse_unknown(analysis: Analysis) -> None:
 
 
 def _multiplier(one: Missing, sizes: Sizes, scheme: Scheme, depth: Depth) -> Multiplier:
-    parts = tuple(_multiplier(part, sizes, scheme, depth) for part in one.parts)
-    return Multiplier(one.targets, one.consumers, one.factor, _why(one, sizes, scheme, depth), parts)
+    """Its parts are the same factor further on, so they have the same reason."""
+    why = _why(one, sizes, scheme, depth)
+    parts = tuple(Multiplier(part.targets, part.consumers, part.factor, why) for part in one.parts)
+    return Multiplier(one.targets, one.consumers, one.factor, why, parts)
 
 
 def _why(one: Missing, sizes: Sizes, scheme: Scheme, depth: Depth) -> str:
@@ -86,9 +88,13 @@ def _why(one: Missing, sizes: Sizes, scheme: Scheme, depth: Depth) -> str:
         return depth.why[one.targets[0], node]
     if one.kind == "constant":
         return f"{op(node)} in {where}: the code's constant is {sizes.constants[node]:.4g} times the base's"
-    law_of = {"sum": "a sum over", "norm": "vectors of one length over", "softmax": "a softmax over"}
-    what = law_of.get(law(node), "entries that come of")
-    return f"{op(node)} in {where}: {what} a size that grows, x {total:.4g}"
+    size = (
+        "its entries are a sum over a size that grows" if law(node) == "sum" else "its entries follow a size that grows"
+    )
+    what = (
+        f"{op(node)} in {where} needs entries of order one" if one.kind == "edge" else f"{op(node)} in {where}: {size}"
+    )
+    return f"{what}, x {total:.4g}"
 
 
 def _grown(one: Missing, sizes: Sizes) -> str:
@@ -118,8 +124,16 @@ def _joined(group: Sequence[Multiplier]) -> Multiplier:
     return replace(group[0], targets=tuple(targets), consumers=tuple(consumers), parts=tuple(group))
 
 
-def _notes(analysis: Analysis, sizes: Sizes) -> Iterable[str]:
+def _notes(analysis: Analysis, lacking: Sequence[Missing]) -> Iterable[str]:
     """What grows or shrinks and is left so."""
+    for one in lacking:
+        readers = {law(reader) for part in one.parts for reader in part.consumers}
+        if one.kind == "product" and readers and not readers & {"softmax", "bend"}:
+            yield (
+                f"in {module_path(one.node) or 'the root module'} two activations are multiplied over an axis that "
+                f"grows: x {one.factor ** len(one.targets):.4g} keeps what training makes of the product at order one; "
+                f"at the start, where they are independent, it is smaller in a wider model"
+            )
     for node, growth in analysis.growth.items():
         reset = law(node) in {"contract", "sum"} and analysis.scales[node].deviates and not math.isclose(growth, 1.0)
         if reset and any(node is operand for operand, _ in analysis.resets):
