@@ -92,7 +92,7 @@ class PublishedLaw:
     note: str
 
 
-PUBLISHED: dict[str, PublishedLaw] = {
+LOSS_LAWS: dict[str, PublishedLaw] = {
     "kaplan": PublishedLaw(
         kaplan(),
         "arXiv:2001.08361 eqs. 1.1, 1.2, 1.5",
