@@ -199,7 +199,9 @@ def global_average_pool() -> Layer:
 
     def apply(k: Kernel) -> Kernel:
         if k.spatial and not k.full:
-            raise UsageError("global_average_pool() needs all pairs of positions; use it inside infinite_width(layers, ...).")
+            raise UsageError(
+                "global_average_pool() needs all pairs of positions; give it to infinite_width(layers, ...)."
+            )
         return _without_positions(k, lambda v, leading: v.mean(axis=tuple(range(leading, v.ndim))))
 
     apply.needs_pairs = True  # type: ignore[attr-defined]
