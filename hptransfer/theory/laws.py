@@ -2,17 +2,13 @@
 (docs/theory/lr_laws.md, batch.md, decay.md, loss_laws.md)."""
 
 from hptransfer.prediction.laws.batch_laws import BATCH_LAWS as BATCH_LAWS
-from hptransfer.prediction.laws.batch_rules import BATCH_RULES as BATCH_RULES
 from hptransfer.prediction.laws.batch_rules import AdamSettings as AdamSettings
-from hptransfer.prediction.laws.batch_rules import BatchRule as BatchRule
 from hptransfer.prediction.laws.batch_rules import TradeOff as TradeOff
 from hptransfer.prediction.laws.batch_rules import batch_for_overhead as batch_for_overhead
 from hptransfer.prediction.laws.batch_rules import critical_batch as critical_batch
 from hptransfer.prediction.laws.batch_rules import lr_at_batch as lr_at_batch
 from hptransfer.prediction.laws.batch_rules import sde_adam as sde_adam
 from hptransfer.prediction.laws.batch_rules import trade_off as trade_off
-from hptransfer.prediction.laws.decay import DECAY_RULES as DECAY_RULES
-from hptransfer.prediction.laws.decay import DecayRule as DecayRule
 from hptransfer.prediction.laws.decay import DecaySettings as DecaySettings
 from hptransfer.prediction.laws.decay import power_lines_timescale as power_lines_timescale
 from hptransfer.prediction.laws.decay import run_timescale as run_timescale
