@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import matplotlib
 import pytest
-from versions import shards_on_cpu
 
 from hptransfer.cli import main
+from tests.support.versions import shards_on_cpu
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "theory").glob("*.md"))]

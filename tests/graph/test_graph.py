@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from cases_models import CONTEXT, Shape, Transformer, seeded
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -14,6 +13,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.graph.graph import module_path, op, shape, template
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.trace import trace
+from tests.cases.models import CONTEXT, Shape, Transformer, seeded
 
 TOKENS = torch.zeros(2, CONTEXT, dtype=torch.int64)
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from oracles_curvature import dense_hessian
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
@@ -22,16 +17,14 @@ from hptransfer.mechanics.saxe import (
     mode_sharpness,
     two_layer_strength,
 )
+from tests.oracles.curvature import dense_hessian
+from tests.support.reference import anchors
 
 
 def test_anchors() -> None:
     """S = 3, s0 = .001, tau = 1: the tabulated formula to 1e-12, the tabulated ODE to its own integration error
     1e-9."""
-    folder = Path(os.environ.get("HPTRANSFER_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    file = folder / "analytic_anchors.json"
-    if not file.is_file():
-        pytest.skip(f"no anchors at {file}")
-    table = json.loads(file.read_text())["saxe"]
+    table = anchors("saxe")
     ours = two_layer_strength(table["t"], 3.0, s0=1e-3)
     assert ours == pytest.approx(table["formula"], rel=1e-12)
     assert ours == pytest.approx(table["ode"], rel=1e-9)

@@ -6,8 +6,6 @@ import random
 
 import pytest
 import torch
-from cases_models import CONTEXT, VOCAB, Shape, Transformer, seeded
-from oracles_flow import output_of, run_graph
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -15,6 +13,8 @@ from hptransfer.graph.graph import Graph, op, users
 from hptransfer.graph.readings.attention import attentions
 from hptransfer.graph.readings.scale_flow import Holders, NotAbsorbed, ScaleFlow
 from hptransfer.graph.trace import trace
+from tests.cases.models import CONTEXT, VOCAB, Shape, Transformer, seeded
+from tests.oracles.flow import output_of, run_graph
 
 THETA = 0.37
 

@@ -8,7 +8,6 @@ import math
 
 import pytest
 import torch
-from cases_models import Shape, Transformer, batches, losses, seeded
 from torch import nn
 
 import hptransfer as hpt
@@ -19,6 +18,7 @@ from hptransfer.graph.readings.scale_flow import ScaleFlow
 from hptransfer.graph.trace import trace
 from hptransfer.parametrization.multipliers.placement import Multiplier, place
 from hptransfer.parametrization.multipliers.shift import absorb
+from tests.cases.models import Shape, Transformer, batches, losses, seeded
 
 LOGITS, ATTENTION, BRANCH, STEPS = 0.25, 0.5, 0.6, 15
 

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles_curvature import NTKLinear
 from scipy.integrate import solve_ivp
 from torch import nn
 
@@ -17,6 +16,7 @@ from hptransfer.prediction.kernels.empirical_ntk import empirical_ntk
 from hptransfer.prediction.kernels.kernel_regime import KernelRegime, max_lr
 from hptransfer.prediction.kernels.ntk import act, dense, infinite_width
 from hptransfer.prediction.quadratic.stability import ema, gd, heavy_ball, nesterov
+from tests.oracles.curvature import NTKLinear
 
 RNG = np.random.default_rng(0)
 X, XT = RNG.standard_normal((9, 4)), RNG.standard_normal((5, 4))

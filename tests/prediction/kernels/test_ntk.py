@@ -3,15 +3,11 @@ forecast."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from oracles_curvature import ChannelRMSNorm, NTKConv, NTKLinear, Residual, dense_jacobian
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
@@ -32,15 +28,13 @@ from hptransfer.prediction.kernels.ntk import (
     residual,
     rms_norm,
 )
+from tests.oracles.curvature import ChannelRMSNorm, NTKConv, NTKLinear, Residual, dense_jacobian
+from tests.support.reference import anchors
 
 
 def test_relu_anchors() -> None:
     """rho and Theta after every hidden layer, s_w^2 = 2, diag(Theta) = layer + 1."""
-    folder = Path(os.environ.get("HPTRANSFER_DATA", Path(__file__).parents[4] / "shared" / "data"))
-    file = folder / "analytic_anchors.json"
-    if not file.is_file():
-        pytest.skip(f"no anchors at {file}")
-    section = json.loads(file.read_text())["relu_nngp_rho_ntk_offdiag_and_normalised(diag=L+1)_per_layer"]
+    section = anchors("relu_nngp_rho_ntk_offdiag_and_normalised(diag=L+1)_per_layer")
     for key, rows in section.items():
         rho = float(key.split("=")[1])
         x = np.array([[1.0, 0.0], [rho, np.sqrt(1 - rho**2)]]) * np.sqrt(2)

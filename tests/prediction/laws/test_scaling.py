@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from oracles_laws import data
 from scipy.optimize import approx_fprime, minimize_scalar
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.laws.scaling import FREE, LOSS_LAWS, LossLaw, kaplan
 from hptransfer.prediction.laws.scaling_fit import _Problem, fit_loss_law, huber_objective
 from scripts.public_data import chinchilla_runs
+from tests.support.reference import reference
 
 CHINCHILLA = LossLaw("chinchilla", 1.8, 480.0, 0.35, 2100.0, 0.37)
 GENERAL = LossLaw("generalised", 1.7, 400.0, 0.33, 1250.0, 0.33, 0.6)
@@ -120,7 +120,7 @@ def test_predictions_say_how_far_they_extrapolate_and_what_they_rest_on():
 
 
 def public_runs():
-    data("chinchilla/svg_extracted_data.csv")
+    reference("chinchilla/svg_extracted_data.csv")
     return chinchilla_runs()
 
 

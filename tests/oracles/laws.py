@@ -1,25 +1,8 @@
-"""Brute-force twins of the laws, written straight from the formulas with no thought for speed, and the data folder."""
+"""Brute-force twins of the laws, written straight from the formulas with no thought for speed."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
-import pytest
-
-from scripts import public_data
-
-
-def data(name: str) -> Path:
-    """The path of a public data file; skips the calling test where the data folder does not hold it."""
-    if not (public_data.FOLDER / name).exists():
-        pytest.skip(f"{name} is not in the data folder {public_data.FOLDER} (set HPTRANSFER_DATA)")
-    return public_data.FOLDER / name
-
-
-def anchors(name: str) -> dict:
-    return json.loads(data("analytic_anchors.json").read_text())[name]
 
 
 def convex_bound_terms(factors: np.ndarray, distance: float = 1.0, gradient: np.ndarray | float = 1.0):
