@@ -98,7 +98,7 @@ def eigenlearning(
     low = high - 1.0
     while excess(low) < 0:
         low -= 4.0
-    kappa = math.exp(float(brentq(excess, low, high, xtol=1e-14)))  # type: ignore[arg-type]
+    kappa = math.exp(float(brentq(excess, low, high, xtol=1e-14)))
     learnt = values / (values + kappa)
     return Eigenlearning(values, counts, samples, ridge, kappa, learnt, samples / (samples - float(counts @ learnt**2)))
 
