@@ -35,7 +35,7 @@ from public_data import (
 from torch import nn
 
 from hptransfer.prediction.laws.lr_fit import fit_sweep
-from hptransfer.prediction.laws.scaling import FREE, PUBLISHED
+from hptransfer.prediction.laws.scaling import FREE, LOSS_LAWS
 from hptransfer.prediction.laws.scaling_fit import WIDEN, fit_loss_law, huber_objective
 from hptransfer.prediction.laws.score import score_lr_laws
 from hptransfer.prediction.laws.sweep_table import make_table
@@ -196,7 +196,7 @@ def loss_laws() -> dict[str, Any]:
     return {
         "refits": {form: fit.law.to_json() | {"objective": fit.objective} for form, fit in fits.items()},
         "chinchilla_90%": {name: best.interval(name) for name in ("E", "A", "a", "B", "b")},
-        "published_objectives": {name: huber_objective(law.law, *logs) for name, law in PUBLISHED.items()},
+        "published_objectives": {name: huber_objective(law.law, *logs) for name, law in LOSS_LAWS.items()},
         "optimal_at_5.76e23": [str(p) for p in best.optimal(5.76e23)],
         "extrapolation": {form: _extrapolate(params, tokens, losses, form) for form in FREE},
     }

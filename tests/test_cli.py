@@ -9,12 +9,12 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
-from cases_reporting import result
 
 from hptransfer.cli import arguments, check, main
 from hptransfer.cli.command import COMMANDS
 from hptransfer.cli.command import main as run_main
 from hptransfer.validation.records.results import TransferResult
+from tests.cases.reporting import result
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 MLP, GPT = str(RECIPES / "mlp.py"), str(RECIPES / "gpt.py")

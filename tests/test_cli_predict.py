@@ -9,7 +9,7 @@ import pytest
 from hptransfer.cli import main
 from hptransfer.cli.predict import scale
 
-TINY = str(Path(__file__).parent / "cases_validation.py")
+TINY = str(Path(__file__).parent / "cases" / "validation.py")
 
 
 def test_predict_writes_the_forecast_its_page_and_both_forms_of_schedule(tmp_path, capsys):

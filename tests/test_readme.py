@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import matplotlib
 import pytest
-from versions import shards_on_cpu
 
 from hptransfer.cli import main
+from tests.support.versions import shards_on_cpu
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "theory").glob("*.md"))]
@@ -70,12 +70,13 @@ PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(p
 def test_python_blocks_run_and_print_what_the_page_says(page, beside_recipes):
     """A text block right after a Python block is its output, compared word for word (long lines may be folded)."""
     names: dict = {"__name__": "__main__"}
-    found = blocks(page)
-    for block, following in zip(found, [*found[1:], None], strict=True):
+    of_page = blocks(page)
+    for block, following in zip(of_page, [*of_page[1:], None], strict=True):
         if block.language != "python" or block.mark.startswith("not run:"):
             continue
         with redirect_stdout(io.StringIO()) as printed:
             exec(compile(block.code, f"{page.name}:python", "exec"), names)
+        assert "nan" not in printed.getvalue()
         if following is not None and following.language == "text" and not following.mark:
             assert printed.getvalue().split() == following.code.split()
 

@@ -11,7 +11,6 @@ from hptransfer.core.errors import UsageError
 from hptransfer.graph.export.export import exported_program, graph_of
 from hptransfer.graph.graph import Graph, users
 from hptransfer.graph.ops import law
-from hptransfer.graph.recorded.run import recorded_graph
 
 
 def trace(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Graph:
@@ -33,6 +32,8 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         exporting = _reason(error)
     else:
         return graph_of(model, program)
+    from hptransfer.graph.recorded.run import recorded_graph  # imports torch._dynamo: seconds that few models need
+
     try:
         return recorded_graph(model, args, kwargs, unexported=exporting)
     except Exception as error:

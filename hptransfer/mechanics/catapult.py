@@ -35,7 +35,7 @@ class CatapultRun:
         return bool(np.isfinite(self.f[-1])) and abs(self.f[-1]) < 1e-3 * float(np.abs(self.f).max())
 
 
-def regime(lr: float, curvature: float) -> Regime:
+def catapult_regime(lr: float, curvature: float) -> Regime:
     """lr lambda < 2: curvature stays, to 1/n; 2 to 4: catapult to a flatter minimum; above 4: divergence (wide
     networks)."""
     if lr * curvature < 2:
@@ -43,7 +43,7 @@ def regime(lr: float, curvature: float) -> Regime:
     return "catapult" if lr * curvature < 4 else "divergent"
 
 
-def simulate(lr: float, curvature: float, *, width: float, f0: float = 1.0, steps: int = 1000) -> CatapultRun:
+def simulate_catapult(lr: float, curvature: float, *, width: float, f0: float = 1.0, steps: int = 1000) -> CatapultRun:
     """Iterate the map from f0 and lambda = `curvature` at width n. Raises UsageError for values that are not
     positive."""
     if min(lr, curvature, width) <= 0 or steps < 1:

@@ -56,16 +56,12 @@ class Eigenlearning:
             return self._underdetermined_train_error(power, noise)
         return (self.ridge / (self.samples * self.kappa)) ** 2 * self.test_error(power, noise=noise)
 
-    def mean_coefficients(self) -> Array:
-        """The factor L_i by which the average predictor reproduces each of the target's coefficients."""
-        return self.learnability
-
     def _underdetermined_train_error(self, power: ArrayLike, noise: float) -> float:
         modes = float(self.multiplicity.sum())
         if self.samples < modes:
             return 0.0
-        # ordinary least squares: residual variance (n - modes)/n of the noise
-        return noise * (self.samples - modes) / self.samples + 0.0 * float(self._checked(power).sum())
+        self._checked(power)
+        return noise * (self.samples - modes) / self.samples  # ordinary least squares
 
     def _checked(self, power: ArrayLike) -> Array:
         values = np.asarray(power, dtype=np.float64)
@@ -102,7 +98,7 @@ def eigenlearning(
     low = high - 1.0
     while excess(low) < 0:
         low -= 4.0
-    kappa = math.exp(float(brentq(excess, low, high, xtol=1e-14)))  # type: ignore[arg-type]
+    kappa = math.exp(float(brentq(excess, low, high, xtol=1e-14)))
     learnt = values / (values + kappa)
     return Eigenlearning(values, counts, samples, ridge, kappa, learnt, samples / (samples - float(counts @ learnt**2)))
 

@@ -83,7 +83,7 @@ def mode_sharpness(s: ArrayLike, *, depth: int = 2) -> Array:
     return depth * np.asarray(s, dtype=np.float64) ** (2 - 2 / depth)
 
 
-def modes_of(x: ArrayLike, y: ArrayLike, *, tolerance: float = 1e-3) -> LinearModes:
+def linear_modes(x: ArrayLike, y: ArrayLike, *, tolerance: float = 1e-3) -> LinearModes:
     """The modes of data x (n, inputs), y (n, outputs). Raises UsageError where mean x x' is not the identity to
     `tolerance`."""
     inputs, targets = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
@@ -95,7 +95,9 @@ def modes_of(x: ArrayLike, y: ArrayLike, *, tolerance: float = 1e-3) -> LinearMo
     return LinearModes(strengths, left, right.T, unexplained)
 
 
-def loss_curve(modes: LinearModes, t: Sequence[float] | Array, *, s0: float, tau: float = 1.0, depth: int = 2) -> Array:
+def linear_loss_curve(
+    modes: LinearModes, t: Sequence[float] | Array, *, s0: float, tau: float = 1.0, depth: int = 2
+) -> Array:
     """The loss at times t: 1/2 sum (S - s(t))^2 + unexplained, every mode from strength s0. Returns (len(t),)."""
     alive = modes.strengths[modes.strengths > 1e-9 * modes.strengths[0]]
     gaps = np.stack([s - deep_strength(t, float(s), depth=depth, s0=s0, tau=tau) for s in alive])

@@ -109,13 +109,13 @@ def plan_lines(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def larger_summary(result: TransferResult) -> list[dict[str, Any]]:
     """Per scheme: at how many (learning rate, pair of sizes) the larger model was no worse, and where it was worse."""
-    found = []
+    rows: list[dict[str, Any]] = []
     for scheme in schemes_of(result):
         pairs = [p for p in result.larger_is_better if p.scheme == scheme]
         worse = [f"{p.small} → {p.large} at {_lr(p.lr)} ({words.signed(p.difference)})" for p in pairs if not p.ok]
         if pairs:
-            found.append({"scheme": scheme, "ok": len(pairs) - len(worse), "all": len(pairs), "worse": worse})
-    return found
+            rows.append({"scheme": scheme, "ok": len(pairs) - len(worse), "all": len(pairs), "worse": worse})
+    return rows
 
 
 def run_counts(result: TransferResult) -> list[tuple[str, int]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases_coord import WIDTHS, build_mlp, conv, mlp, mlp_decayed, mlp_sgd, tied, transformer
 from torch import nn
 
 from hptransfer.checks.coord.check import coord_check
@@ -22,6 +21,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import load_recipe
 from hptransfer.core.rules import SCHEMES
 from hptransfer.parametrization.options import Options
+from tests.cases.coord import WIDTHS, build_mlp, conv, mlp, mlp_decayed, mlp_sgd, tied, transformer
 
 RECIPES = {r.name: r for r in (mlp, mlp_sgd, conv, transformer, tied)}
 UNTIED = [name for name in RECIPES if name != "case-tied"]

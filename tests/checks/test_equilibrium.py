@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases_coord import WIDTHS, build_mlp, conv, loss, mlp, mlp_decayed, mlp_sgd, rows
 from torch import nn
 
 from hptransfer.checks.equilibrium.check import (
@@ -23,6 +22,7 @@ from hptransfer.checks.equilibrium.check import (
 from hptransfer.checks.equilibrium.report import EquilibriumReport
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Scale, load_recipe
+from tests.cases.coord import WIDTHS, build_mlp, conv, loss, mlp, mlp_decayed, mlp_sgd, rows
 
 
 @functools.cache

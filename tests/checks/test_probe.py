@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from cases_coord import ConvNet, Transformer, build_mlp, labelled, sentences, token_loss
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,6 +14,7 @@ from hptransfer.checks.coord.probe import OUTPUT, Probe, difference, rms
 from hptransfer.checks.coord.update_size import spectral_norm
 from hptransfer.core.recipe import Scale
 from hptransfer.parametrization.row import Row
+from tests.cases.coord import ConvNet, Transformer, build_mlp, labelled, sentences, token_loss
 
 X = labelled(1, 32)[0]
 

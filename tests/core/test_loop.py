@@ -12,8 +12,8 @@ from torch import nn
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import Divergence, evaluate, thin, train
 from hptransfer.core.recipe import Scale
-from tests.cases_validation import loss as mse
-from tests.cases_validation import nan_loss, recipe
+from tests.cases.validation import loss as mse
+from tests.cases.validation import nan_loss, recipe
 
 SCALE = Scale(width=8)
 

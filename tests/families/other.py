@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-
 from families.family import BATCH, LAYERS, Family, normal, two_sided
 
 _PAST, _FUTURE, _LAGS = 12, 4, [1, 2]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from families.family import WIDTHS, Family, Heads
 from torch import nn
 
 import hptransfer as hpt
-from families.family import WIDTHS, Family, Heads
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.core.errors import UsageError
 from hptransfer.parametrization.plan import Plan

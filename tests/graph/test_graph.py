@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from cases_models import CONTEXT, Shape, Transformer, seeded
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -15,6 +14,7 @@ from hptransfer.graph.graph import module_path, shape, template
 from hptransfer.graph.ops import op
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.trace import trace
+from tests.cases.models import CONTEXT, Shape, Transformer, seeded
 
 TOKENS = torch.zeros(2, CONTEXT, dtype=torch.int64)
 

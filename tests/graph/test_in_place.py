@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases_traces import TOKENS, plan_of
 from torch import Tensor, nn
 
 from hptransfer.graph.graph import Graph
 from hptransfer.graph.recorded.run import recorded_graph
 from hptransfer.graph.trace import trace
+from tests.cases.traces import TOKENS, plan_of
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from oracles_roles import coupled_sizes
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
-from versions import traces_writes
 
 import hptransfer as hpt
 from hptransfer.core.roles import Role
 from hptransfer.parametrization.options import Options
+from tests.oracles.roles import coupled_sizes
+from tests.support.versions import traces_writes
 
 WIDTH, BASE, FIXED = 16, 4, 6
 

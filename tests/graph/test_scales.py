@@ -6,13 +6,12 @@ import math
 
 import pytest
 import torch
-from cases_models import CONTEXT, Shape, Transformer, batches, losses, seeded
-from hptransfer.graph.readings.attention import attentions, unscaled_products
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hptransfer as hpt
 from hptransfer.graph.trace import trace
+from tests.cases.models import CONTEXT, Shape, Transformer, batches, losses, seeded
 
 TOKENS = torch.zeros(2, CONTEXT, dtype=torch.int64)
 FORMS = [

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases_models import CONTEXT, Shape, Transformer, seeded
 from torch import Tensor, nn
 
 import hptransfer as hpt
 from hptransfer.graph.streams import Streams, residual_streams
 from hptransfer.graph.trace import trace
+from tests.cases.models import CONTEXT, Shape, Transformer, seeded
 
 TOKENS = torch.zeros(2, CONTEXT, dtype=torch.int64)
 

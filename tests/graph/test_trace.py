@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from cases_traces import ROWS, Branching
 from torch import Tensor, nn
 
 import hptransfer as hpt
@@ -16,6 +15,7 @@ from hptransfer.graph import trace as tracing
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.recorded import copied as trace_copy
 from hptransfer.graph.trace import trace
+from tests.cases.traces import ROWS, Branching
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from cases_models import PIXELS
-from cases_traces import ROWS, Branching, plan_of
 from torch import Tensor, nn
 
 from hptransfer.graph import trace as tracing
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.recorded.run import recorded_graph
+from tests.cases.models import PIXELS
+from tests.cases.traces import ROWS, Branching, plan_of
 
 
 @pytest.mark.parametrize("how", ["branch", "item", "numpy", "tolist", "nonzero"])

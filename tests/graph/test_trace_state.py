@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases_models import PIXELS
-from cases_traces import ROWS, Branching
 from torch import Tensor, nn
-from versions import exports_filled_lists, traces_writes
 
 from hptransfer.graph.recorded.run import recorded_graph
 from hptransfer.graph.trace import trace
+from tests.cases.models import PIXELS
+from tests.cases.traces import ROWS, Branching
+from tests.support.versions import exports_filled_lists, traces_writes
 
 
 class Remembering(nn.Module):

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases_models import CONTEXT, Shape, Transformer, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
-from versions import traces_writes
 
 import hptransfer as hpt
 from hptransfer.graph.ops import op
 from hptransfer.graph.trace import trace
 from hptransfer.graph.uses import Unsettled, Use, depends_on_inputs, hosts, inner_weights, parameter_uses
+from tests.cases.models import CONTEXT, Shape, Transformer, seeded
+from tests.support.versions import traces_writes
 
 
 class Net(nn.Module):

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from oracles_curvature import dense_hessian
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
@@ -17,21 +12,19 @@ from hptransfer.core.errors import UsageError
 from hptransfer.mechanics.saxe import (
     deep_strength,
     learning_time,
-    loss_curve,
+    linear_loss_curve,
+    linear_modes,
     mode_sharpness,
-    modes_of,
     two_layer_strength,
 )
+from tests.oracles.curvature import dense_hessian
+from tests.support.reference import anchors
 
 
 def test_anchors() -> None:
     """S = 3, s0 = .001, tau = 1: the tabulated formula to 1e-12, the tabulated ODE to its own integration error
     1e-9."""
-    folder = Path(os.environ.get("HPTRANSFER_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    file = folder / "analytic_anchors.json"
-    if not file.is_file():
-        pytest.skip(f"no anchors at {file}")
-    table = json.loads(file.read_text())["saxe"]
+    table = anchors("saxe")
     ours = two_layer_strength(table["t"], 3.0, s0=1e-3)
     assert ours == pytest.approx(table["formula"], rel=1e-12)
     assert ours == pytest.approx(table["ode"], rel=1e-9)
@@ -88,7 +81,7 @@ def test_the_forecast_equals_training_a_real_network(depth: int) -> None:
     order lr x sharpness ~ .002 x 2 x 2 per step)."""
     x = whitened(60, 5)
     y = x @ np.random.default_rng(1).standard_normal((5, 3)) + 0.1 * np.random.default_rng(2).standard_normal((60, 3))
-    modes, s0, lr = modes_of(x, y), 0.01, 0.002
+    modes, s0, lr = linear_modes(x, y), 0.01, 0.002
     net, batch = linear_net(depth, modes, s0, 3), (torch.as_tensor(x), torch.as_tensor(y))
     losses = []
     for _ in range(4001):
@@ -99,7 +92,7 @@ def test_the_forecast_equals_training_a_real_network(depth: int) -> None:
             for p, g in zip(net.parameters(), grads, strict=True):
                 p -= lr * g
     at = np.arange(0, 4001, 400)
-    forecast = loss_curve(modes, at.astype(float), s0=s0, tau=1 / lr, depth=depth)
+    forecast = linear_loss_curve(modes, at.astype(float), s0=s0, tau=1 / lr, depth=depth)
     assert np.array(losses)[at] == pytest.approx(forecast, rel=0.01)
     assert losses[-1] < 0.02 * losses[0] and losses[-1] > modes.unexplained
 
@@ -109,7 +102,7 @@ def test_sharpness_at_the_solution(depth: int) -> None:
     """depth S^(2 - 2/depth) of the strongest mode is the top eigenvalue of the dense Hessian at the minimum."""
     x = whitened(40, 3)
     y = x @ np.diag([2.0, 1.0, 0.5])
-    modes = modes_of(x, y)
+    modes = linear_modes(x, y)
     net = linear_net(depth, modes, 1.0, 3)
     with torch.no_grad():
         scale = torch.as_tensor(modes.strengths ** (1 / depth))
@@ -124,7 +117,7 @@ def test_sharpness_at_the_solution(depth: int) -> None:
 
 def test_refusals() -> None:
     with pytest.raises(UsageError, match="not whitened"):
-        modes_of(np.random.default_rng(0).standard_normal((20, 3)) * 2, np.ones((20, 1)))
+        linear_modes(np.random.default_rng(0).standard_normal((20, 3)) * 2, np.ones((20, 1)))
     with pytest.raises(UsageError, match="must be positive"):
         two_layer_strength(1.0, 1.0, s0=0.0)
     with pytest.raises(UsageError, match="need 0 < s0"):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
-from hptransfer.mechanics.catapult import regime, simulate
+from hptransfer.mechanics.catapult import catapult_regime, simulate_catapult
 from hptransfer.mechanics.edge_of_stability import EdgeTrace, probe_edge
 from hptransfer.mechanics.eigenlearning import eigenlearning
 from hptransfer.mechanics.power_law import loss_after, sample_exponent, step_exponent
@@ -31,7 +31,7 @@ def test_the_catapult_map_is_gradient_descent_on_the_network(eta_lambda: float) 
     curvature = float((u.square().sum() + v.square().sum()).detach() / n)
     lr = eta_lambda / curvature
     begin = float((u @ v).detach() / n**0.5)
-    run = simulate(lr, curvature, width=n, f0=begin, steps=12)
+    run = simulate_catapult(lr, curvature, width=n, f0=begin, steps=12)
     for t in range(12 if np.isfinite(run.f[-1]) else int(np.argmax(np.isinf(run.f)))):
         f = u @ v / n**0.5
         bend = float((u.square().sum() + v.square().sum()).detach() / n)
@@ -44,13 +44,13 @@ def test_the_catapult_map_is_gradient_descent_on_the_network(eta_lambda: float) 
 
 def test_the_three_regimes() -> None:
     """Below 2 curvature stays put; from 2 to 4 the run settles with lr lambda < 2; above 4 it diverges."""
-    lazy, thrown, lost = (simulate(eta, 1.0, width=1e4) for eta in (1.5, 3.0, 4.5))
+    lazy, thrown, lost = (simulate_catapult(eta, 1.0, width=1e4) for eta in (1.5, 3.0, 4.5))
     assert lazy.converged and abs(lazy.curvature[-1] - 1) < 1e-2
     assert thrown.converged and 3.0 * thrown.curvature[-1] < 2 and abs(thrown.f).max() > 10
     assert not lost.converged and np.isinf(lost.f[-1])
-    assert [regime(eta, 1.0) for eta in (1.5, 3.0, 4.5)] == ["lazy", "catapult", "divergent"]
+    assert [catapult_regime(eta, 1.0) for eta in (1.5, 3.0, 4.5)] == ["lazy", "catapult", "divergent"]
     with pytest.raises(UsageError, match="must be positive"):
-        simulate(0.0, 1.0, width=10)
+        simulate_catapult(0.0, 1.0, width=10)
 
 
 def regression() -> tuple[nn.Module, tuple[Tensor, Tensor]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases_models import PIXELS
-from cases_traces import ROWS
 from torch import Tensor, nn
 
 import hptransfer as hpt
 from hptransfer.core.errors import UsageError
+from tests.cases.models import PIXELS
+from tests.cases.traces import ROWS
 
 
 class Fork(nn.Module):

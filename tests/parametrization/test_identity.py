@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from cases_models import MLP, ConvNet, Shape, Transformer, batches, losses, seeded
 
 import hptransfer as hpt
 from hptransfer.core.rules import SCHEMES
+from tests.cases.models import MLP, ConvNet, Shape, Transformer, batches, losses, seeded
 
 BUILDERS = {
     "mlp": lambda seed=0: seeded(MLP, 16, seed=seed),

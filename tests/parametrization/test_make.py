@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases_models import MLP, Shape, Transformer, batches, seeded
 from torch import Tensor, nn
 
 import hptransfer as hpt
 from hptransfer.core.roles import Role
+from tests.cases.models import MLP, Shape, Transformer, batches, seeded
 
 X = batches("mlp", 1)[0][0]
 

@@ -7,10 +7,10 @@ import os
 
 import pytest
 import torch
-from cases_models import MLP, Shape, Transformer, batches, seeded
 
 import hptransfer as hpt
 from hptransfer.core.rules import SCHEMES
+from tests.cases.models import MLP, Shape, Transformer, batches, seeded
 
 
 @pytest.fixture(scope="module")

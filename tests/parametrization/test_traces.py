@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases_models import MLP, PIXELS
-from cases_traces import ROWS, plan_of
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 import hptransfer as hpt
 from hptransfer.core.errors import UsageError
+from tests.cases.models import MLP, PIXELS
+from tests.cases.traces import ROWS, plan_of
 
 
 class Untraceable(MLP):

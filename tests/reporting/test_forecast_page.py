@@ -5,11 +5,11 @@ import re
 from html import unescape
 
 import pytest
-from cases_forecast import START, made
 
 from hptransfer.core.errors import UsageError
 from hptransfer.reporting.forecast_page import limits, rate_info, render_forecast, step_rows, write_forecast_page
 from hptransfer.validation.against import Score
+from tests.cases.forecast import START, made
 
 
 def test_the_figure_shows_the_curve_the_interval_the_advice_and_the_cliff():

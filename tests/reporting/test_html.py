@@ -7,12 +7,12 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
-from cases_reporting import plan_json, result
 
 from hptransfer.core.errors import UsageError
 from hptransfer.reporting import figures, svg, words
 from hptransfer.reporting.html import plan_lines, render_report, write_report
 from hptransfer.validation.records.results import TransferResult
+from tests.cases.reporting import plan_json, result
 
 VOID = {"meta", "br", "path", "use", "img", "hr", "input", "link"}
 

@@ -4,10 +4,10 @@ import dataclasses
 import math
 
 import pytest
-from cases_reporting import BEST, FLOOR, LRS, SEEDS, WIDTHS, result
 
 from hptransfer.reporting.info import curves_info, gap_info, loss_axis, optima_info, schemes_of, superscript
 from hptransfer.validation.records.results import LossGap
+from tests.cases.reporting import BEST, FLOOR, LRS, SEEDS, WIDTHS, result
 
 
 def test_a_curve_holds_every_run_of_its_scheme_and_width():

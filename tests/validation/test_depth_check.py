@@ -17,8 +17,8 @@ from hptransfer.validation.predict import predict
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.sweep import run_sweep
 from hptransfer.validation.transfer import transfer_check
-from tests import cases_validation as cases
-from tests.cases_forecast import at_width
+from tests.cases import validation as cases
+from tests.cases.forecast import at_width
 
 DEPTHS = (2, 8)
 

@@ -9,7 +9,7 @@ import pytest
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Scale
 from hptransfer.validation.grid import checked_device, grid_of
-from tests.cases_validation import recipe
+from tests.cases.validation import recipe
 
 
 def test_defaults_come_from_the_recipe():

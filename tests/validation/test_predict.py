@@ -3,12 +3,12 @@
 import math
 
 import pytest
-from cases_reporting import result
-from cases_validation import recipe
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Scale
 from hptransfer.validation.predict import MAX_STEPS, predict, target_steps
+from tests.cases.reporting import result
+from tests.cases.validation import recipe
 
 LRS = (2**-8, 2**-6, 2**-4, 2**-2, 2**0)
 BATCHED = recipe.replace(base=Scale(width=8, batch=16))

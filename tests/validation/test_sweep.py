@@ -26,8 +26,8 @@ from hptransfer.validation.engines.pool import Pool, usable_cores
 from hptransfer.validation.engines.trainer import Trainer
 from hptransfer.validation.records.runs import read_runs
 from hptransfer.validation.sweep import run_sweep
-from tests import cases_validation as cases
-from tests.cases_validation import recipe
+from tests.cases import validation as cases
+from tests.cases.validation import recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ def test_processes_make_the_same_runs_in_the_same_order_bit_for_bit():
 
 def test_a_spawned_worker_rebuilds_a_changed_recipe_from_its_file(tmp_path):
     (tmp_path / "mine.py").write_text(
-        "from tests.cases_validation import recipe as known\n"
+        "from tests.cases.validation import recipe as known\n"
         "recipe = known.replace(name='mine', example_inputs=lambda: known.example_inputs())\n"
     )
     mine = load_recipe(str(tmp_path / "mine.py")).replace(steps=5)
@@ -137,7 +137,7 @@ def test_when_every_run_fails_the_sweep_ends_in_one_clear_line_and_keeps_the_err
     assert str(caught.value).startswith(
         "All 12 runs failed; the first (mup width 8 lr 0.003906 seed 0): RuntimeError: "
     )
-    assert "the data are on fire (cases_validation.py:" in str(caught.value) and "\n" not in str(caught.value)
+    assert "the data are on fire (validation.py:" in str(caught.value) and "\n" not in str(caught.value)
     assert {run.state for run in read_runs(tmp_path / "runs.jsonl")[0]} == {"failed"}
 
 
@@ -222,7 +222,7 @@ def test_cores_are_at_least_one():
 SLOW_SWEEP = """
     import sys, time
     from hptransfer.validation.sweep import run_sweep
-    from tests import cases_validation as cases
+    from tests.cases import validation as cases
 
     def slow(model, batch):
         time.sleep(0.01)

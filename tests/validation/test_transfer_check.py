@@ -16,8 +16,8 @@ from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.records.runs import read_runs
 from hptransfer.validation.sweep import run_sweep
 from hptransfer.validation.transfer import transfer_check
-from tests import cases_validation as cases
-from tests.cases_validation import recipe
+from tests.cases import validation as cases
+from tests.cases.validation import recipe
 
 LINEAR = recipe.replace(
     name="linear in width",

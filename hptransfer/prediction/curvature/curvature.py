@@ -111,11 +111,11 @@ def sharpness_by_block(
     if {"params", "preconditioner"} & set(options):
         raise UsageError("sharpness_by_block: give `blocks` and `preconditioner_for`, not params or preconditioner.")
     chosen = blocks if blocks is not None else {n: (n,) for n in ParameterSpace.of(model).names}
-    found = {}
+    blockwise: dict[str, Sharpness] = {}
     for label, names in chosen.items():
-        made = preconditioner_for(ParameterSpace.of(model, names)) if preconditioner_for else None
-        found[label] = sharpness(model, loss_fn, batches, params=names, preconditioner=made, **options)
-    return found
+        felt = preconditioner_for(ParameterSpace.of(model, names)) if preconditioner_for else None
+        blockwise[label] = sharpness(model, loss_fn, batches, params=names, preconditioner=felt, **options)
+    return blockwise
 
 
 def curvature_operator(
@@ -150,7 +150,7 @@ def _with_batch_error(operator: Operator, pair: EigenPair, matrix: str, kind: st
     return Sharpness(
         value=pair.value,
         residual=pair.residual,
-        per_batch=tuple(values.tolist()),
+        per_batch=tuple(float(value) for value in values),
         batch_error=error,
         batch_bias=bias,
         products=pair.products + 1,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.curvature.operators import Operator
+from hptransfer.prediction.typed import norm
 
 Array = NDArray[np.float64]
 
@@ -33,8 +34,8 @@ class Tridiagonal:
 
     def ritz(self) -> tuple[Array, Array]:
         """Eigenvalues (m,), ascending, and eigenvectors (m, m) of T, one per column."""
-        values, vectors = eigh_tridiagonal(self.diagonal, self.off)  # type: ignore[misc]
-        return values, vectors
+        values, vectors = eigh_tridiagonal(self.diagonal, self.off)
+        return np.asarray(values, dtype=np.float64), np.asarray(vectors, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,9 @@ def lanczos(operator: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> 
     last, scale, done = 0.0, 0.0, 0
     for j in range(steps):
         image = operator(basis[j])
-        scale = max(scale, float(image.norm()))
+        scale = max(scale, float(norm(image)))
         image, along = _orthogonalise(image, basis[: j + 1])
-        diagonal[j], last, done = float(along[j]), float(image.norm()), j + 1
+        diagonal[j], last, done = float(along[j]), float(norm(image)), j + 1
         if last <= 10 * torch.finfo(start.dtype).eps * scale:
             last = 0.0
         if last == 0.0 or done == steps:
@@ -149,7 +150,7 @@ def extreme_eigenpair(
     while True:
         image, along = _orthogonalise(operator(basis[j]), basis[: j + 1])
         inner[j, : j + 1] = inner[: j + 1, j] = along.double().cpu().numpy()
-        last, spent = float(image.norm()), spent + 1
+        last, spent = float(norm(image)), spent + 1
         values, vectors = np.linalg.eigh(inner[: j + 1, : j + 1])
         order = slice(None, None, -1 if end == "largest" else 1)
         values, vectors = values[order], vectors[:, order]
@@ -183,7 +184,7 @@ def lanczos_quadrature(operator: Callable[[Tensor], Tensor], start: Tensor, *, s
     """The measure of `start` (size,) over the operator's spectrum, on at most `steps` nodes."""
     values, vectors = lanczos(operator, start, steps).ritz()
     # weights = |start|^2 (e_1' s_k)^2  (Golub & Welsch 1969)
-    return Quadrature(values, float(start.norm()) ** 2 * vectors[0] ** 2)
+    return Quadrature(values, float(norm(start)) ** 2 * vectors[0] ** 2)
 
 
 def _orthogonalise(image: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,10 +201,10 @@ def _combine(basis: Tensor, weights: Array) -> Tensor:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    norm = float(vector.norm())
-    if not (math.isfinite(norm) and norm > 0):
-        raise UsageError(f"Lanczos cannot start from a vector of norm {norm}.")
-    return vector / norm
+    length = float(norm(vector))
+    if not (math.isfinite(length) and length > 0):
+        raise UsageError(f"Lanczos cannot start from a vector of norm {length}.")
+    return vector / length
 
 
 def _rademacher(operator: Operator, seed: int) -> Tensor:

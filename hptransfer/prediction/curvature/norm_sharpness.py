@@ -18,6 +18,7 @@ from torch import Tensor
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.curvature.operators import Operator
 from hptransfer.prediction.curvature.parameters import ParameterSpace
+from hptransfer.prediction.typed import norm, svd
 
 NORMS = ("spectral", "max", "euclid")
 
@@ -37,9 +38,9 @@ class NormGeometry:
 
     def __post_init__(self) -> None:
         for name, tensor in zip(self.space.names, self.space.tensors, strict=True):
-            norm = self.norms.get(name)
-            if norm not in NORMS or (norm == "spectral" and tensor.ndim != 2):
-                raise UsageError(f"{name} of shape {tuple(tensor.shape)} has norm {norm!r}; choose one of {NORMS}.")
+            chosen = self.norms.get(name)
+            if chosen not in NORMS or (chosen == "spectral" and tensor.ndim != 2):
+                raise UsageError(f"{name} of shape {tuple(tensor.shape)} has norm {chosen!r}; choose one of {NORMS}.")
         if unknown := sorted(set(self.radii) - set(self.space.names)):
             raise UsageError(f"Radii were given for unknown parameters {unknown}.")
 
@@ -124,11 +125,11 @@ def _climb(
     return best_value, best
 
 
-def _extreme(norm: str, block: Tensor) -> Tensor:
-    if norm == "max":
+def _extreme(name: str, block: Tensor) -> Tensor:
+    if name == "max":
         return block.sign()
-    if norm == "euclid":
-        return block / block.norm().clamp(min=torch.finfo(block.dtype).tiny)
-    u, s, vt = torch.linalg.svd(block, full_matrices=False)
+    if name == "euclid":
+        return block / norm(block).clamp(min=torch.finfo(block.dtype).tiny)
+    u, s, vt = svd(block)
     alive = s > s.max() * max(block.shape) * torch.finfo(block.dtype).eps
     return (u * alive) @ vt

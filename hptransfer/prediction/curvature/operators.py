@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +16,13 @@ from torch.utils import _pytree as pytree
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.curvature.parameters import ParameterSpace
+from hptransfer.prediction.typed import grad, norm, submodules
 
 LossFn = Callable[[nn.Module, Any], Tensor]
 """(model, batch) -> the scalar mean loss of the batch: a recipe's `loss`."""
 
 CPU = torch.device("cpu")
+_sdpa_kernel: Any = sdpa_kernel  # torch leaves a part of its type out
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Operator:
     def from_dense(cls, *matrices: Tensor) -> Operator:
         """The mean of dense symmetric matrices (size, size), in their own dtype and device."""
         first = matrices[0]
-        parts = tuple((lambda v, m=m: m @ v) for m in matrices)
+        parts = tuple(partial(torch.matmul, matrix) for matrix in matrices)
         return cls(first.shape[0], parts, first.dtype, first.device)
 
 
@@ -96,7 +98,7 @@ def ggn_operator(
     Raises UsageError where the module does not exist or is called other than once per loss, or where
     the loss also reaches the parameters past z (so that no Gauss-Newton split exists at that place).
     """
-    if outputs not in dict(model.named_modules()):
+    if outputs not in submodules(model):
         raise UsageError(f"outputs={outputs!r}: the model has no such submodule. Name one of named_modules().")
     return _operator(partial(_ggn_product, outputs=outputs), model, loss_fn, batches, space, seed)
 
@@ -111,10 +113,10 @@ def check_deterministic(operator: Operator, *, tolerance: float | None = None, s
     u, v = operator.random_vector(seed), operator.random_vector(seed + 1)
     for number, part in enumerate(operator.parts):
         first, again, other = part(v), part(v), part(u)
-        scale = first.norm() * u.norm()
+        scale = norm(first) * norm(u)
         if not torch.isfinite(scale):
             raise UsageError(f"The curvature of batch {number} is not finite. Check the loss at these parameters.")
-        if (first - again).norm() > limit * first.norm():
+        if norm(first - again) > limit * norm(first):
             raise UsageError(
                 f"Batch {number}: two products with the same vector differ, so the loss is random (dropout?). "
                 "Pass seed=0 to hold the random masks fixed, or call model.eval() first."
@@ -133,7 +135,7 @@ def gradients(
 ) -> Tensor:
     """The gradient of each batch's loss, flattened. Returns (number of batches, size)."""
     space = space or ParameterSpace.of(model)
-    rows = []
+    rows: list[Tensor] = []
     for batch in _on_device(model, batches):
         with _as_trained(model, seed):
             rows.append(space.flatten(_gradient(loss_fn(model, batch), space, create_graph=False)))
@@ -168,25 +170,30 @@ def _contextual(
 
 
 def _on_device(model: nn.Module, batches: Sequence[Any]) -> list[Any]:
-    found = list(batches)
-    if not found:
+    if not batches:
         raise UsageError("Curvature needs at least one batch, but got none.")
     device = next(model.parameters()).device
-    return [pytree.tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, b) for b in found]
+
+    def moved(leaf: Any) -> Any:
+        return leaf.to(device) if isinstance(leaf, Tensor) else leaf
+
+    return [pytree.tree_map(moved, batch) for batch in batches]
 
 
 @contextmanager
-def _as_trained(model: nn.Module, seed: int | None) -> Iterator[None]:
+def _as_trained(model: nn.Module, seed: int | None) -> Generator[None, None, None]:
     """Math attention, eager graphs, fixed randomness where a seed is given, and buffers restored afterwards."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        compiler: Any = torch.compiler
+        stack.enter_context(_sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(compiler.set_stance("force_eager"))
         stack.enter_context(torch.enable_grad())
         if seed is not None:
             device = next(model.parameters()).device
-            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-            torch.manual_seed(seed)
+            random: Any = torch.random
+            stack.enter_context(random.fork_rng([device] if device.type == "cuda" else []))
+            random.manual_seed(seed)
         try:
             yield
         finally:
@@ -198,7 +205,7 @@ def _as_trained(model: nn.Module, seed: int | None) -> Iterator[None]:
 def _gradient(loss: Tensor, space: ParameterSpace, *, create_graph: bool) -> tuple[Tensor | None, ...]:
     if loss.numel() != 1:
         raise UsageError(f"The loss must be one number, but has shape {tuple(loss.shape)}. Return the batch's mean.")
-    return torch.autograd.grad(loss, space.tensors, create_graph=create_graph, allow_unused=True)
+    return grad(loss, space.tensors, create_graph=create_graph)
 
 
 def _hessian_product(model: nn.Module, loss_fn: LossFn, batch: Any, space: ParameterSpace, vector: Tensor) -> Tensor:
@@ -208,16 +215,16 @@ def _hessian_product(model: nn.Module, loss_fn: LossFn, batch: Any, space: Param
     if not pairs:
         return torch.zeros_like(vector)
     outputs, weights = zip(*pairs, strict=True)
-    return space.flatten(torch.autograd.grad(outputs, space.tensors, weights, allow_unused=True))
+    return space.flatten(grad(outputs, space.tensors, weights))
 
 
 def _difference_product(model: nn.Module, loss_fn: LossFn, batch: Any, space: ParameterSpace, vector: Tensor) -> Tensor:
     """[g(theta + h v) - g(theta - h v)] / 2h, |h v| = eps^(1/3) max(1, |theta|): balances h^2 against eps/h."""
     origin = space.flatten(space.tensors).clone()
-    reach = torch.finfo(space.dtype).eps ** (1 / 3) * max(1.0, float(origin.norm()))
-    step = reach / max(float(vector.norm()), torch.finfo(space.dtype).tiny)
+    reach = torch.finfo(space.dtype).eps ** (1 / 3) * max(1.0, float(norm(origin)))
+    step = reach / max(float(norm(vector)), torch.finfo(space.dtype).tiny)
     try:
-        ends = []
+        ends: list[Tensor] = []
         for sign in (1.0, -1.0):
             space.assign(origin + sign * step * vector)
             ends.append(space.flatten(_gradient(loss_fn(model, batch), space, create_graph=False)))
@@ -231,32 +238,32 @@ def _ggn_product(
 ) -> Tensor:
     """J' (H_z (J v)), the three factors by reverse mode only."""
     made, leaves, loss = _split_at(model, loss_fn, batch, outputs)
-    past = torch.autograd.grad(loss, space.tensors, retain_graph=True, allow_unused=True)
+    past = grad(loss, space.tensors, retain_graph=True)
     if any(g is not None and bool(g.any()) for g in past):
         raise UsageError(
             "The loss reaches the parameters past the network's outputs (a penalty on weights, or outputs computed "
             f"elsewhere), so there is no Gauss-Newton split at outputs={outputs!r}. Name the right submodule."
         )
-    slopes = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+    slopes = grad(loss, leaves, create_graph=True)
     used = [(z, leaf, g) for z, leaf, g in zip(made, leaves, slopes, strict=True) if g is not None]
     if not any(g.requires_grad for _, _, g in used):
         return torch.zeros_like(vector)
     z, z_leaves, g = (list(column) for column in zip(*used, strict=True))
     pushed = jacobian_product(z, space, vector)
     bent = [(s, d) for s, d in zip(g, pushed, strict=True) if s.requires_grad]
-    curved = torch.autograd.grad([s for s, _ in bent], z_leaves, [d for _, d in bent], allow_unused=True)
+    curved = grad([s for s, _ in bent], z_leaves, [d for _, d in bent])
     kept = [(out, c) for out, c in zip(z, curved, strict=True) if c is not None]
-    pulled = torch.autograd.grad([o for o, _ in kept], space.tensors, [c for _, c in kept], allow_unused=True)
+    pulled = grad([o for o, _ in kept], space.tensors, [c for _, c in kept])
     return space.flatten(pulled)
 
 
 def jacobian_product(made: list[Tensor], space: ParameterSpace, vector: Tensor) -> list[Tensor]:
     """J v as the derivative, in w, of J'w . v (the product is linear in w, so w = 0 serves)."""
     dummies = [torch.zeros_like(z, requires_grad=True) for z in made]
-    pulled = torch.autograd.grad(made, space.tensors, dummies, create_graph=True, allow_unused=True)
+    pulled = grad(made, space.tensors, dummies, create_graph=True)
     pairs = [(p, v) for p, v in zip(pulled, space.split(vector), strict=True) if p is not None]
     reached, along = zip(*pairs, strict=True)
-    pushed = torch.autograd.grad(reached, dummies, along, allow_unused=True, retain_graph=True)
+    pushed = grad(reached, dummies, along, retain_graph=True)
     return [torch.zeros_like(z) if t is None else t for z, t in zip(made, pushed, strict=True)]
 
 
@@ -264,11 +271,10 @@ def _split_at(model: nn.Module, loss_fn: LossFn, batch: Any, outputs: str) -> tu
     """The outputs in the parameters' graph, the same as leaves, and the loss as a function of the leaves."""
     made: list[Tensor] = []
     leaves: list[Tensor] = []
-    calls = 0
+    calls: list[str] = []
 
     def catch(_module: nn.Module, _args: Any, output: Any) -> Any:
-        nonlocal calls
-        calls += 1
+        calls.append(outputs)
         flat, spec = pytree.tree_flatten(output)
         for index, item in enumerate(flat):
             if isinstance(item, Tensor) and item.requires_grad:
@@ -282,9 +288,9 @@ def _split_at(model: nn.Module, loss_fn: LossFn, batch: Any, outputs: str) -> tu
         loss = loss_fn(model, batch)
     finally:
         handle.remove()
-    if calls != 1 or not made:
+    if len(calls) != 1 or not made:
         raise UsageError(
-            f"outputs={outputs!r}: called {calls} times in one loss, with {len(made)} differentiable tensors. The "
+            f"outputs={outputs!r}: called {len(calls)} times in one loss, with {len(made)} differentiable tensors. The "
             "Gauss-Newton matrix needs the one module, called once, whose output the loss is computed from."
         )
     return made, leaves, loss

@@ -60,7 +60,7 @@ class ParameterSpace:
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """One tensor per parameter, in its shape, as views of `vector` (size,)."""
-        pieces = vector.split([t.numel() for t in self.tensors])
+        pieces = torch.split(vector, [t.numel() for t in self.tensors])
         return [piece.view(t.shape) for piece, t in zip(pieces, self.tensors, strict=True)]
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:

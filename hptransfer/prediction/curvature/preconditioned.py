@@ -7,7 +7,7 @@ P^(-1/2) H P^(-1/2); it has the eigenvalues of P^-1 H (Cohen et al. 2022, arXiv 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.curvature.operators import Operator
 from hptransfer.prediction.curvature.parameters import ParameterSpace
+from hptransfer.prediction.typed import norm, svd
 
 ELEMENTWISE = ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad")
 IDENTITY = ("SGD",)
@@ -36,7 +37,7 @@ class Preconditioner:
 
     space: ParameterSpace
     diagonal: Tensor
-    sides: Mapping[str, Tensor] = field(default_factory=dict)
+    sides: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     kind: str = "identity"
 
     def inverse_sqrt(self, vector: Tensor) -> Tensor:
@@ -56,7 +57,11 @@ class Preconditioner:
         """P^(-1/2) A P^(-1/2), part by part: symmetric, with the eigenvalues of P^-1 A."""
         if operator.size != self.space.size:
             raise UsageError(f"The preconditioner has {self.space.size} rows, but the operator {operator.size}.")
-        parts = tuple((lambda v, p=p: self.inverse_sqrt(p(self.inverse_sqrt(v)))) for p in operator.parts)
+
+        def seen(part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+            return lambda vector: self.inverse_sqrt(part(self.inverse_sqrt(vector)))
+
+        parts = tuple(seen(part) for part in operator.parts)
         return Operator(operator.size, parts, operator.dtype, operator.device)
 
 
@@ -152,7 +157,8 @@ def preconditioner_from_state(
     several: list[Optimizer] = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
     where = {id(p): (o, g) for o in several for g in o.param_groups for p in g["params"]}
     base = max(float(g["lr"]) for o in several for g in o.param_groups) if lr is None else lr
-    diagonals, sides = [], {}
+    diagonals: list[Tensor] = []
+    sides: dict[str, Tensor] = {}
     for name, tensor in zip(space.names, space.tensors, strict=True):
         if id(tensor) not in where:
             raise UsageError(f"{name} is in none of the optimizers' groups, so its step is unknown.")
@@ -204,9 +210,9 @@ def _inverse_root(
 ) -> Tensor:
     """P^(-1/2) on the smaller side of one matrix: U diag(sqrt(factor f(s)/s)) U'."""
     wide = momentum if momentum.shape[0] <= momentum.shape[1] else momentum.T
-    u, s, _ = torch.linalg.svd(wide.double(), full_matrices=False)
-    norm = s.norm().clamp(min=eps)
-    slope = _slope(s / norm, coefficients, steps) / norm
+    u, s, _ = svd(wide.double())
+    size = norm(s).clamp(min=eps)
+    slope = _slope(s / size, coefficients, steps) / size
     gain = shape_factor(tuple(momentum.shape), adjust_lr_fn)
     return ((u * (gain * slope).clamp(min=0).sqrt()) @ u.T).to(momentum.dtype)
 

@@ -11,7 +11,6 @@ from hptransfer.core.recipe import Scale
 from hptransfer.core.rules import Scheme
 from hptransfer.prediction.laws.batch_rules import lr_at_batch
 from hptransfer.prediction.laws.decay import DecaySettings, weight_decay_at
-from hptransfer.prediction.laws.lr_laws import Law
 from hptransfer.prediction.provenance import Basis, Kind, Prediction
 from hptransfer.prediction.schedules.schedule import Schedule
 from hptransfer.prediction.schedules.schedule_transfer import transfer_lr
@@ -145,14 +144,6 @@ def schedule_factor(base: Schedule, target: Schedule) -> list[Factor]:
     if same:
         return []
     return [Factor.between("learning rate", {"tokens", "schedule"}, 1.0, transfer_lr(1.0, base, target).prediction)]
-
-
-def law_factor(law: Law, base: dict[str, float], target: dict[str, float], axes: Iterable[str]) -> Factor:
-    """A published law's ratio; axes: those that its inputs stand for (params: width and depth, tokens, batch)."""
-    ratio = law.ratio(base, target)
-    return Factor(
-        "learning rate", frozenset(axes), ratio, ratio, ratio, law.name, law.source, (), Kind("published", "none")
-    )
 
 
 def decayed(rule: str, base: DecaySettings, target: DecaySettings) -> Prediction:

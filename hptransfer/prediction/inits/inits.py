@@ -119,8 +119,8 @@ def depth_balanced(
 
     grid = centre + np.linspace(-1.5, 1.5, 61)
     best = float(grid[int(np.argmin([cost(g) for g in grid]))])
-    found = minimize_scalar(cost, bounds=(best - 0.05, best + 0.05), method="bounded", options={"xatol": 1e-10})
-    log_weight_var = float(found.x)  # type: ignore[attr-defined]
+    inner = minimize_scalar(cost, bounds=(best - 0.05, best + 0.05), method="bounded", options={"xatol": 1e-10})
+    log_weight_var = float(inner.x)
     log_q, log_chi = walk(log_weight_var)
     return InitPoint(
         math.exp(log_weight_var), bias_var, math.exp(log_q), math.exp(log_chi / depth), _homogeneous(prepared)
@@ -155,4 +155,4 @@ def _homogeneous(act: Activation) -> bool:
 def _crossings(function: Callable[[float], float], grid: np.ndarray) -> list[float]:
     values = [function(float(g)) for g in grid]
     pairs = zip(grid[:-1], grid[1:], values[:-1], values[1:], strict=True)
-    return [float(brentq(function, a, b, xtol=1e-13)) for a, b, u, v in pairs if u < 0 <= v]  # type: ignore[arg-type]
+    return [float(brentq(function, a, b, xtol=1e-13)) for a, b, u, v in pairs if u < 0 <= v]

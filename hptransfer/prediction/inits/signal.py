@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from hptransfer.prediction.kernels.gaussian import (
     second_moment,
     slope_moment,
 )
+from hptransfer.prediction.typed import submodules
 
 Array = NDArray[np.float64]
 
@@ -74,7 +76,8 @@ def propagate(
         )
     prepared = activation(act)
     keep, add = (0.0, 1.0) if branch is None else (1.0, branch**2)
-    q, c, variances, correlations, chis = q0, rho0 * q0, [q0], [rho0], []
+    q, c, variances, correlations = q0, rho0 * q0, [q0], [rho0]
+    chis: list[float] = []
     for _ in range(depth):
         chis.append(keep + add * weight_var * slope_moment(prepared, q))
         c = keep * c + add * (weight_var * pair_moment(prepared, q, q, c) + bias_var)
@@ -138,10 +141,12 @@ def measure_signal(
     names: list[str] = []
     outputs: list[Tensor] = []
 
-    def keep(name: str):
-        return lambda _module, _args, output: (names.append(name), outputs.append(output.detach().double()), None)[-1]
+    def keep(name: str, _module: nn.Module, _args: object, output: Tensor) -> None:
+        names.append(name)
+        outputs.append(output.detach().double())
 
-    handles = [m.register_forward_hook(keep(n)) for n, m in model.named_modules() if isinstance(m, tuple(kinds))]
+    layers = [(name, module) for name, module in submodules(model).items() if isinstance(module, tuple(kinds))]
+    handles = [module.register_forward_hook(partial(keep, name)) for name, module in layers]
     try:
         with torch.no_grad():
             model(torch.cat([first, second]))
@@ -158,5 +163,5 @@ def measure_signal(
 
 def _statistics(output: Tensor) -> tuple[float, float]:
     one, two = output.chunk(2)
-    cosine = (one * two).sum(dim=1) / (one.norm(dim=1) * two.norm(dim=1))
+    cosine = torch.cosine_similarity(one, two, dim=1)
     return float(output.square().mean()), float(cosine.mean())

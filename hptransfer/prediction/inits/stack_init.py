@@ -61,7 +61,7 @@ def stack_init(
     stds: dict[str, float] = {}
     for signal, layer in _walk(model, Feature(input_second_moment, input_second_moment), choose):
         stds[f"{signal.name}.weight"] = signal.weight_std
-        if layer.bias is not None:
+        if isinstance(layer.bias, Tensor):
             stds[f"{signal.name}.bias"] = bias_std
     return stds
 
@@ -75,7 +75,7 @@ def forecast_stack(model: nn.Module, *, input_second_moment: float, input_correl
     begin = Feature(input_second_moment, input_second_moment * input_correlation)
 
     def present(layer: nn.Module, _second: float) -> tuple[float, float]:
-        return _rms(layer.weight), 0.0 if layer.bias is None else _rms(layer.bias)
+        return _rms(layer.weight), _rms(layer.bias) if isinstance(layer.bias, Tensor) else 0.0
 
     return [signal for signal, _ in _walk(model, begin, present)]
 

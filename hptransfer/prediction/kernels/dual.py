@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from hptransfer.prediction.kernels.gaussian import Activation, Scalar, activatio
 
 Array = NDArray[np.float64]
 DualPair = tuple[Array, Array]
+_SPECIAL: Any = torch.special
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def dual_of(phi: str | Scalar | nn.Module | Activation) -> Dual:
         return Dual("relu", relu)
     if (isinstance(phi, nn.GELU) and phi.approximate == "none") or phi is F.gelu:
         return Dual("gelu", gelu)
-    if phi in (torch.erf, torch.special.erf):
+    if phi in (torch.erf, _SPECIAL.erf):
         return Dual("erf", erf)
     return Dual(getattr(phi, "__name__", type(phi).__name__), _numerical(activation(phi)))
 
@@ -96,8 +98,8 @@ def _numerical(act: Activation) -> Callable[[Array, Array, Array], DualPair]:
     def pair(k11: Array, k12: Array, k22: Array) -> DualPair:
         entries = np.stack([a.ravel() for a in np.broadcast_arrays(k11, k12, k22)], axis=1)
         distinct, where = np.unique(entries.round(14), axis=0, return_inverse=True)
-        made = np.array([[moment(act, a, b, c) for moment in (pair_moment, pair_slope_moment)] for a, c, b in distinct])
-        first, slopes = made[where.ravel()].T
+        moments = np.array([[f(act, a, b, c) for f in (pair_moment, pair_slope_moment)] for a, c, b in distinct])
+        first, slopes = moments[where.ravel()].T
         return first.reshape(np.shape(k12)), slopes.reshape(np.shape(k12))
 
     return pair

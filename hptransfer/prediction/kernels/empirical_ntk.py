@@ -15,9 +15,15 @@ from hptransfer.core.errors import UsageError
 from hptransfer.prediction.curvature.lanczos import EigenPair, extreme_eigenpair
 from hptransfer.prediction.curvature.operators import Operator, jacobian_product
 from hptransfer.prediction.curvature.parameters import ParameterSpace
+from hptransfer.prediction.typed import submodules
 
 Inputs = Tensor | tuple[Tensor, ...]
 """The model's positional arguments, each with examples along its first axis."""
+
+_COUPLING = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
 
 
 def empirical_ntk(
@@ -106,16 +112,16 @@ def _jacobians(model: nn.Module, space: ParameterSpace, inputs: tuple[Tensor, ..
     live = dict(zip(space.names, (t.detach() for t in space.tensors), strict=True))
 
     def one(values: dict[str, Tensor], *example: Tensor) -> Tensor:
-        made: Any = functional_call(model, values, tuple(e.unsqueeze(0) for e in example))
-        if not isinstance(made, Tensor):
+        output: Any = functional_call(model, values, tuple(e.unsqueeze(0) for e in example))
+        if not isinstance(output, Tensor):
             raise UsageError(
-                f"The model returns {type(made).__name__}; the tangent kernel needs one tensor of outputs."
+                f"The model returns {type(output).__name__}; the tangent kernel needs one tensor of outputs."
             )
-        return made.reshape(-1)
+        return output.reshape(-1)
 
     with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
-        found = vmap(jacrev(one), in_dims=(None, *[0] * len(inputs)))(live, *inputs)
-    return {name: j.detach().flatten(2) for name, j in found.items()}
+        jacobians = vmap(jacrev(one), in_dims=(None, *[0] * len(inputs)))(live, *inputs)
+    return {name: j.detach().flatten(2) for name, j in jacobians.items()}
 
 
 def _contract(a: dict[str, Tensor], b: dict[str, Tensor], mean_outputs: bool) -> dict[str, Tensor]:
@@ -134,11 +140,10 @@ def _pieces(inputs: Inputs, chunk: int) -> list[tuple[Tensor, ...]]:
         raise UsageError(
             f"chunk={chunk}, lengths {[len(a) for a in arguments]}: need chunk >= 1 and equal lengths > 0."
         )
-    return list(zip(*(a.split(chunk) for a in arguments), strict=True))
+    return list(zip(*(torch.split(a, chunk) for a in arguments), strict=True))
 
 
 def _refuse_coupled_examples(model: nn.Module) -> None:
-    coupled = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    training = [(n, m) for n, m in model.named_modules() if isinstance(m, coupled) and m.training]
-    if found := [n for n, m in training if getattr(m, "p", 1.0) > 0]:
-        raise UsageError(f"{found[:5]} couple or randomise examples in training mode. Call model.eval() first.")
+    training = [(n, m) for n, m in submodules(model).items() if isinstance(m, _COUPLING) and m.training]
+    if coupled := [n for n, m in training if getattr(m, "p", 1.0) > 0]:
+        raise UsageError(f"{coupled[:5]} couple or randomise examples in training mode. Call model.eval() first.")

@@ -71,7 +71,8 @@ def _prepared(function: Scalar | nn.Module) -> Activation:
     if not bool(np.isfinite(made.value(np.linspace(-20, 20, 401))).all()):
         raise UsageError(f"{function!r} is not finite on [-20, 20].")
     probe = np.linspace(-3, 3, 24).reshape(4, 6)
-    whole, alone = made.value(probe), np.vectorize(lambda z: float(made.value(np.array([[z]]))[0, 0]))(probe)
+    whole = made.value(probe)
+    alone = np.array([float(made.value(np.array([[z]]))[0, 0]) for z in probe.ravel()]).reshape(probe.shape)
     if whole.shape != probe.shape or not np.allclose(whole, alone, rtol=1e-9, atol=1e-12):
         raise UsageError(f"{function!r} is not elementwise, so it is no activation in the sense of this forecast.")
     if jumps := _discontinuities(made.value):

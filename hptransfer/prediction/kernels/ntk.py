@@ -47,7 +47,7 @@ class Kernel:
 Layer = Callable[[Kernel], Kernel]
 
 
-def kernels(layers: Sequence[Layer], x1: ArrayLike, x2: ArrayLike | None = None, *, rows: int = 64) -> Kernel:
+def infinite_width(layers: Sequence[Layer], x1: ArrayLike, x2: ArrayLike | None = None, *, rows: int = 64) -> Kernel:
     """NNGP and NTK, (n1, n2), of the network `layers` on inputs x1 (n1, features) or (n1, channels, *positions).
 
     x2: default x1. rows: inputs of x1 handled at once, to bound memory where global_average_pool needs all pairs of
@@ -199,7 +199,9 @@ def global_average_pool() -> Layer:
 
     def apply(k: Kernel) -> Kernel:
         if k.spatial and not k.full:
-            raise UsageError("global_average_pool() needs all pairs of positions; use it inside kernels(layers, ...).")
+            raise UsageError(
+                "global_average_pool() needs all pairs of positions; give it to infinite_width(layers, ...)."
+            )
         return _without_positions(k, lambda v, leading: v.mean(axis=tuple(range(leading, v.ndim))))
 
     apply.needs_pairs = True  # type: ignore[attr-defined]

@@ -40,7 +40,7 @@ class Law:
     checked: str
     recipe: str
     has_constant: bool = True
-    domain: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    domain: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
 
     def value(self, **at: float) -> float:
         """The law's value; extra variables are ignored, flop is 6 N D where it is not given.
@@ -62,7 +62,7 @@ class Law:
 
     def outside(self, **at: float) -> tuple[str, ...]:
         """A sentence for every variable that lies outside the law's domain."""
-        notes = []
+        notes: list[str] = []
         for name, (low, high) in self.domain.items():
             if name in at and not low <= at[name] <= high:
                 notes.append(f"{name}={at[name]:.3g} lies outside {low:.3g} to {high:.3g}, where it was fitted")

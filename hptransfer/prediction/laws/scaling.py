@@ -87,12 +87,14 @@ def kaplan(*, N_c: float = 8.8e13, a_N: float = 0.076, D_c: float = 5.4e13, a_D:
 
 @dataclass(frozen=True)
 class PublishedLaw:
+    """law: with its published parameters; source: paper and equation; note: what to know before using it."""
+
     law: LossLaw
     source: str
     note: str
 
 
-PUBLISHED: dict[str, PublishedLaw] = {
+LOSS_LAWS: dict[str, PublishedLaw] = {
     "kaplan": PublishedLaw(
         kaplan(),
         "arXiv:2001.08361 eqs. 1.1, 1.2, 1.5",

@@ -67,7 +67,7 @@ class LossLawFit:
         draws = np.array([law.optimal(flop, flop_per_param_token=flop_per_param_token) for law in self.draws])
         notes = (*self._reach(best[0], best[1]), f"compute = {flop_per_param_token:g} N D")
         names = (("parameters", "parameters"), ("tokens", "tokens"), ("final loss", "nats"))
-        rows = []
+        rows: list[Prediction] = []
         for i, (name, unit) in enumerate(names):
             low, high = self._quantiles(draws[:, i], level) if len(draws) else (None, None)
             rows.append(self._prediction(f"compute-optimal {name}", best[i], low, high, unit, notes))
@@ -84,7 +84,7 @@ class LossLawFit:
 
     def _reach(self, params: float, tokens: float) -> tuple[str, ...]:
         """Says by what factor a target leaves the fitted range."""
-        notes = []
+        notes: list[str] = []
         for name, x, (low, high) in zip(("N", "D"), (params, tokens), self.spans, strict=True):
             if not low <= x <= high:
                 factor = x / high if x > high else low / x
@@ -125,10 +125,12 @@ def fit_loss_law(
     n, d, y = _inputs(params, tokens, losses, form)
     rng = np.random.default_rng(seed)
     problem = _Problem(n, d, y, form, delta)
-    rough = sorted((problem.refine(problem.start(rng), rough=True) for _ in range(starts)), key=lambda found: found[1])
-    best = min((problem.refine(q) for q, _ in rough[:3]), key=lambda found: found[1])
+    rough = sorted(
+        (problem.refine(problem.start(rng), rough=True) for _ in range(starts)), key=lambda refined: refined[1]
+    )
+    best = min((problem.refine(q) for q, _ in rough[:3]), key=lambda refined: refined[1])
     law = problem.law(best[0])
-    draws = []
+    draws: list[LossLaw] = []
     for _ in range(resamples):
         pick = rng.integers(len(y), size=len(y))
         if np.ptp(n[pick]) == 0 or np.ptp(d[pick]) == 0:
@@ -160,16 +162,17 @@ class _Problem:
     """The fit in coordinates (ln A', ln B', a, b[, ln E][, ln g]), A' and B' at the mean ln N and ln D: well scaled."""
 
     def __init__(
-        self, n: Array, d: Array, y: Array, form: str, delta: float, centre: tuple[float, float] | None = None
+        self, n: Array, d: Array, y: Array, form: Form, delta: float, centre: tuple[float, float] | None = None
     ):
         self.centre = centre or (float(n.mean()), float(d.mean()))
-        self.n, self.d, self.y, self.form, self.delta = n - self.centre[0], d - self.centre[1], y, form, delta
+        self.n, self.d, self.y, self.delta = n - self.centre[0], d - self.centre[1], y, delta
+        self.form: Form = form
 
     def law(self, q: Array) -> LossLaw:
         A, B, a, b = math.exp(q[0] + q[2] * self.centre[0]), math.exp(q[1] + q[3] * self.centre[1]), q[2], q[3]
         E = 0.0 if self.form == "kaplan" else math.exp(q[4])
         g = {"chinchilla": 1.0, "kaplan": float(b)}.get(self.form) or math.exp(q[5])
-        return LossLaw(self.form, E, A, float(a), B, float(b), g)  # type: ignore[arg-type]
+        return LossLaw(self.form, E, A, float(a), B, float(b), g)
 
     def start(self, rng: np.random.Generator) -> Array:
         a, b = np.exp(rng.uniform(math.log(0.05), math.log(1.0), size=2))
@@ -184,9 +187,15 @@ class _Problem:
 
     def refine(self, q: Array, *, rough: bool = False) -> tuple[Array, float]:
         bounds = [(-40, 40), (-40, 40), (1e-3, 5), (1e-3, 5), (-12, 10), (math.log(0.02), math.log(20))][: len(q)]
-        options = {"maxiter": 100} if rough else {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-9}
-        found = minimize(self.value, q, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        return found.x, float(found.fun)
+        solution = minimize(
+            self.value,
+            q,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
+            options={"maxiter": 100} if rough else {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-9},
+        )
+        return solution.x, float(solution.fun)
 
     def value(self, q: Array) -> tuple[float, Array]:
         """The objective over delta^2 (so that it is of order 1) and its gradient."""
@@ -208,8 +217,8 @@ class _Problem:
         r = predicted - self.y
         clipped = np.clip(r, -self.delta, self.delta)  # Huber'
         size = np.abs(r)
-        loss = np.where(size <= self.delta, r**2 / 2, self.delta * (size - self.delta / 2))
-        return float(loss.sum()) / self.delta**2, np.array([c @ clipped for c in columns]) / self.delta**2
+        loss = float(np.sum(np.where(size <= self.delta, r**2 / 2, self.delta * (size - self.delta / 2))))
+        return loss / self.delta**2, np.array([c @ clipped for c in columns]) / self.delta**2
 
 
 def _inputs(params: Array, tokens: Array, losses: Array, form: str) -> tuple[Array, Array, Array]:

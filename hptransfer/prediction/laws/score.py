@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -134,7 +134,7 @@ def score_joint(
         try:
             if not LR_LAWS[name].has_constant:
                 raise UsageError("its constant is not known")
-            choices = []
+            choices: list[list[tuple[float, float]]] = []
             for plane in planes:
                 batch = BATCH_LAWS[name].value(**plane.scale)
                 choices.append([(LR_LAWS[name].value(**plane.scale, batch=batch), batch)])
@@ -142,6 +142,22 @@ def score_joint(
         except (UsageError, KeyError) as error:
             skipped[name] = str(error)
     return Scoreboard(judge.ranked(), skipped, len(blocks))
+
+
+Choice = TypeVar("Choice", float, tuple[float, float], contravariant=True)
+
+
+class _Scored(Protocol[Choice]):
+    """What a choice (a rate, or a rate and a batch) is scored on: a cell, or the plane of a block."""
+
+    @property
+    def best_loss(self) -> float: ...
+    @property
+    def best_lr(self) -> float: ...
+    @property
+    def at_edge(self) -> bool: ...
+    def regret(self, choice: Choice, /) -> float: ...
+    def clamped(self, choice: Choice, /) -> bool: ...
 
 
 class _Plane:
@@ -162,8 +178,9 @@ class _Plane:
 
     def regrets(self, lrs: Array, batch: float) -> Array:
         x, at = self.log_batches, math.log(batch)
-        weights = [np.interp(at, x, np.eye(len(x))[i]) for i in range(len(x))]  # linear in ln B, ends held
-        losses = np.sum([w * c.loss_at(lrs) for w, c in zip(weights, self.cells, strict=True) if w], axis=0)
+        weights = [float(np.interp(at, x, np.eye(len(x))[i])) for i in range(len(x))]  # linear in ln B, ends held
+        curves = np.array([w * c.loss_at(lrs) for w, c in zip(weights, self.cells, strict=True) if w])
+        losses = curves.sum(axis=0)
         return np.maximum(0.0, losses - self.best_loss)
 
     def clamped(self, choice: tuple[float, float]) -> bool:
@@ -173,17 +190,17 @@ class _Plane:
         return outside or near.clamped(lr)
 
 
-class _Judge:
+class _Judge(Generic[Choice]):
     """Collects per-block mean regrets and turns them into scores, all against the first one added."""
 
-    def __init__(self, blocks: Sequence[Sequence[Cell | _Plane]], tolerance: float, resamples: int, seed: int):
+    def __init__(self, blocks: Sequence[Sequence[_Scored[Choice]]], tolerance: float, resamples: int, seed: int):
         self.blocks = blocks
         self.margin = tolerance * float(np.median([abs(c.best_loss) for block in blocks for c in block]))
         self.picks = np.random.default_rng(seed).integers(len(blocks), size=(resamples, len(blocks)))
         self.scores: list[LawScore] = []
         self.constant: Array | None = None
 
-    def add(self, name: str, calibrated: bool, choices: Sequence[Sequence]) -> None:
+    def add(self, name: str, calibrated: bool, choices: Sequence[Sequence[Choice]]) -> None:
         pairs = [(c, x) for block, xs in zip(self.blocks, choices, strict=True) for c, x in zip(block, xs, strict=True)]
         regrets = [
             [c.regret(x) for c, x in zip(b, xs, strict=True)] for b, xs in zip(self.blocks, choices, strict=True)
@@ -246,7 +263,7 @@ def _rate_grid(cells: Sequence[Cell]) -> Array:
 def _chosen_by_others(blocks: list[list[Cell]], factors: Array, shape: Callable[[Cell], float]) -> list[list[float]]:
     """For every cell factor * shape(cell), the factor being the one with the least mean regret on the other blocks."""
     regrets = np.array([np.mean([c.regrets(factors * shape(c)) for c in block], axis=0) for block in blocks])
-    chosen = []
+    chosen: list[list[float]] = []
     for i, block in enumerate(blocks):
         others = np.delete(regrets, i, axis=0).mean(axis=0)
         ties = np.flatnonzero(others <= others.min() + 1e-12)  # a flat stretch: take its middle
@@ -256,8 +273,8 @@ def _chosen_by_others(blocks: list[list[Cell]], factors: Array, shape: Callable[
 
 
 def _calibrated(blocks: list[list[Cell]], rates: Array, shape: dict[int, float]) -> list[list[float]]:
-    spread = np.array(list(shape.values()))
-    factors = np.geomspace(rates[0] / spread.max(), rates[-1] / spread.min(), _GRID)
+    low, high = float(rates[0]) / max(shape.values()), float(rates[-1]) / min(shape.values())
+    factors = np.geomspace(low, high, _GRID)
     return _chosen_by_others(blocks, factors, lambda c: shape[id(c)])
 
 

@@ -196,7 +196,7 @@ def _cells(arrays: dict[str, Array]) -> list[Cell]:
     for scale, lr, loss in zip(scales, arrays["lr"], arrays["loss"], strict=True):
         key = tuple(_key(x) for x in scale)
         groups.setdefault(key, {}).setdefault(_key(lr), []).append(float(loss))
-    cells = []
+    cells: list[Cell] = []
     for key, runs in groups.items():
         if len(runs) >= 2:
             lrs = tuple(sorted(runs))

@@ -20,9 +20,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.noise.noise_scale import NoiseScale, predict_noise_scale, summarise, two_batch_estimate
@@ -66,7 +68,7 @@ class NoiseScaleMeter:
             )
         self.micro_batch, self.averaged, self.decay, self.unit = micro_batch, averaged, decay, unit
         self.skipped = 0
-        self._group_of = groups or (lambda name: name)
+        self._group_of: Callable[[str], str] = groups or str
         self._process_group = process_group
         self._names = list(dict.fromkeys(self._group_of(n) for n in named))
         if TOTAL in self._names:
@@ -76,7 +78,7 @@ class NoiseScaleMeter:
         self._backwards: dict[str, int] = {}
         keep = math.ceil(math.log(1e-3) / math.log(decay))  # older steps weigh < .001
         self._history: dict[str, deque[NoiseScale]] = {g: deque(maxlen=keep) for g in [*self._names, TOTAL]}
-        self._handles = [p.register_hook(self._hook(n)) for n, p in named.items()]
+        self._handles: list[RemovableHandle] = [_hooked(p, self._hook(n)) for n, p in named.items()]
 
     def step(self, *, grad_scale: float = 1.0) -> None:
         """Take in one optimizer step's gradients. grad_scale: of a GradScaler whose `unscale_` was not called yet.
@@ -97,12 +99,12 @@ class NoiseScaleMeter:
             raise UsageError(
                 "NoiseScaleMeter: one microbatch on one rank holds one batch size only. Accumulate over >= 2."
             )
-        values = torch.stack([small, big]).double().tolist()
-        if not all(math.isfinite(x) for row in values for x in row):
+        values = np.asarray(torch.stack([small, big]).double().cpu(), dtype=np.float64)
+        if not np.isfinite(values).all():
             self.skipped += 1
             return
         sizes = {"small": self.micro_batch, "big": self.micro_batch * microbatches}
-        per_group = [two_batch_estimate(s, b, **sizes) for s, b in zip(*values, strict=True)]
+        per_group = [two_batch_estimate(float(s), float(b), **sizes) for s, b in values.T]
         for name, estimate in zip(self._names, per_group, strict=True):
             self._history[name].append(estimate)
         total = NoiseScale(sum(e.signal for e in per_group), sum(e.noise for e in per_group))
@@ -168,7 +170,8 @@ class NoiseScaleMeter:
                     device
                 )
         if self._world() > 1:
-            dist.all_reduce(small, group=self._process_group)
+            distributed: Any = dist
+            distributed.all_reduce(small, group=self._process_group)
             small = small / self._world()
         scale = count if self.averaged else 1  # a hook sees g_i / count where the loss was divided by count
         mean = 1 if self.averaged else count
@@ -181,3 +184,7 @@ class NoiseScaleMeter:
         if group not in self._history:
             raise UsageError(f"Unknown group {group!r}: choose from {TOTAL}, {', '.join(self._names)}.")
         return list(self._history[group])
+
+
+def _hooked(parameter: Any, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    return parameter.register_hook(hook)

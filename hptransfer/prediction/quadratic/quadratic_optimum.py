@@ -98,7 +98,7 @@ def optimal_lr(
 
     low, high = math.log(grid[max(best - 1, 0)]), math.log(grid[min(best + 1, len(grid) - 1)])
     found = minimize_scalar(log_loss, bounds=(low, high), method="bounded", options={"xatol": 1e-9})
-    lr = math.exp(float(found.x))  # type: ignore[attr-defined]
+    lr = math.exp(float(found.x))
     loss = float(final_losses(problem, np.array([lr]), fractions, rule=chosen, decay=decay)[0])
     at_edge = best in (0, len(grid) - 1)
     return QuadraticOptimum(lr, lr * fractions, loss, problem.initial_loss, problem.max_lr(chosen), at_edge)
@@ -134,12 +134,18 @@ def optimal_schedule(
 
     begun = [optimal_lr(problem, steps, shape=shape, rule=chosen, decay=decay) for shape in SHAPES.values()]
     candidates = [np.minimum(optimum.schedule, cap) for optimum in begun]
-    options = {"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-11, "gtol": 1e-9}
     bound = (0.0, None if math.isinf(cap) else cap / unit)
     for optimum in sorted(begun, key=lambda o: o.loss)[:2]:
         x0 = np.minimum(optimum.schedule, cap)[_knot_steps(steps, basis.shape[1])] / unit
-        found = minimize(objective, x0, jac=True, method="L-BFGS-B", bounds=[bound] * len(x0), options=options)
-        candidates.append(basis @ found.x * unit)
+        solution = minimize(
+            objective,
+            x0,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[bound] * len(x0),
+            options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, "ftol": 1e-11, "gtol": 1e-9},
+        )
+        candidates.append(basis @ solution.x * unit)
     losses = [float(loss_curve(problem, c, rule=chosen, decay=decay)[-1]) for c in candidates]
     best = int(np.argmin(losses))
     peak = float(candidates[best].max())

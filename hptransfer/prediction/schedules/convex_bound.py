@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -98,9 +97,13 @@ def best_cooldown(
     values = [bound(f).best_value for f in fractions]
     i = int(np.argmin(values))
     low, high = fractions[max(i - 1, 0)], fractions[min(i + 1, grid - 1)]
-    options = {"xatol": 0.5 / steps}
-    found: Any = minimize_scalar(lambda f: bound(f).best_value, bounds=(low, high), method="bounded", options=options)
-    best = float(found.x) if found.fun < values[i] else float(fractions[i])
+    ends = (float(low), float(high))
+
+    def cost(fraction: float) -> float:
+        return bound(fraction).best_value
+
+    inner = minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": 0.5 / steps})
+    best = float(inner.x) if inner.fun < values[i] else float(fractions[i])
     at_best = bound(best)
     tried = tuple((float(f), v) for f, v in zip(fractions, values, strict=True))
     return Cooldown(best, at_best.best_value, at_best.best_lr, tried)

@@ -65,7 +65,7 @@ def read_curve(path: str | Path, *, lrs: Array | None = None, warmup: int = 0) -
     columns = read_columns(path, {"step": "step", "lr": "lr", "loss": "loss"})
     steps, rates, losses = columns["step"].astype(int), columns["lr"], columns["loss"]
     if lrs is None:
-        every = np.arange(steps[-1] + 1)
+        every = np.arange(int(steps[-1]) + 1)
         ramp = np.minimum(1.0, (every + 1) / warmup) if warmup else 1.0
         lrs = np.asarray(np.interp(every, steps, rates) * ramp)
     return LossCurve(Path(path).stem, lrs, steps, losses)

@@ -90,7 +90,7 @@ class HeldOut:
 
 def held_out_errors(fit: MultiPowerFit, curves: Sequence[LossCurve]) -> tuple[HeldOut, ...]:
     """The errors of a fit on other curves, in nats."""
-    rows = []
+    rows: list[HeldOut] = []
     for curve in curves:
         error = fit.law.curve(curve.lrs, curve.steps) - curve.losses
         rows.append(HeldOut(curve.name, float(np.abs(error).mean()), float(error[-1])))

@@ -142,6 +142,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "power": power,
     "polynomial": polynomial,
 }
+"""The schedules that `make_schedule` makes by name."""
 
 
 def make_schedule(name: str, steps: int, **options: Any) -> Schedule:

@@ -17,7 +17,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class FoundSchedule:
+class OptimalSchedule:
     """schedule: factors on `peak_lr`; loss: its predicted final loss; rivals: the same for the usual schedules."""
 
     schedule: Schedule
@@ -28,7 +28,7 @@ class FoundSchedule:
 
 def optimise_schedule(
     law: MultiPowerLaw, steps: int, peak_lr: float, *, floor: float = 0.1, warmup: int = 0, knots: int = 80
-) -> FoundSchedule:
+) -> OptimalSchedule:
     """The non-increasing schedule of `steps` steps from peak_lr with the smallest predicted final loss.
 
     ln lr is piecewise linear with drops w_i >= 0 between `knots` knots (dense towards the end), which sum to at most
@@ -52,7 +52,7 @@ def optimise_schedule(
     assert best is not None
     schedule = from_array(_warm(best[1], warmup), name="multi-power optimum")
     loss = law.final_loss(peak_lr * schedule.factors)
-    return FoundSchedule(schedule, peak_lr, loss, _rivals(law, steps, peak_lr, floor, warmup))
+    return OptimalSchedule(schedule, peak_lr, loss, _rivals(law, steps, peak_lr, floor, warmup))
 
 
 def final_loss_torch(law: MultiPowerLaw, lrs: Tensor) -> Tensor:

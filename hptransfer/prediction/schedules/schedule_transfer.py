@@ -201,8 +201,8 @@ def group_optima(runs: Sequence[ScheduleRun], *, window: float = 4.0) -> list[Gr
         return []
     vertex, loss = middle - b / (2 * a), c - b**2 / (4 * a)
     return [
-        GroupOptimum(key[0], members[0].schedule, float(vertex[i]), float(loss[i]), _inside(members, vertex[i]))
-        for i, (key, members) in enumerate(near.items())
+        GroupOptimum(key[0], members[0].schedule, float(at), float(lowest), _inside(members, float(at)))
+        for (key, members), at, lowest in zip(near.items(), vertex, loss, strict=True)
     ]
 
 
@@ -243,7 +243,7 @@ def _regress(features: Array, target: Array) -> Array | None:
 def _resample(families: list[str], features: Array, target: Array, count: int, rng: np.random.Generator) -> list[Array]:
     names = sorted(set(families))
     members = {name: np.array([i for i, f in enumerate(families) if f == name]) for name in names}
-    draws = []
+    draws: list[Array] = []
     for _ in range(count):
         picked = np.concatenate([members[names[j]] for j in rng.integers(len(names), size=len(names))])
         if (fit := _regress(features[picked], target[picked])) is not None:

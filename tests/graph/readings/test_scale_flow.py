@@ -6,9 +6,6 @@ import random
 
 import pytest
 import torch
-from cases_models import CONTEXT, VOCAB, Shape, Transformer, seeded
-from cases_products import products
-from oracles_flow import output_of, run_graph
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -16,6 +13,9 @@ from hptransfer.graph.graph import Graph, users
 from hptransfer.graph.ops import op
 from hptransfer.graph.readings.scale_flow import Holders, NotAbsorbed, ScaleFlow
 from hptransfer.graph.trace import trace
+from tests.cases.models import CONTEXT, VOCAB, Shape, Transformer, seeded
+from tests.cases.products import products
+from tests.oracles.flow import output_of, run_graph
 
 THETA = 0.37
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases_models import CONTEXT
 from torch import Tensor, nn
 
 import hptransfer as hpt
@@ -15,6 +14,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.graph.recorded.run import recorded_graph
 from hptransfer.graph.streams import residual_streams
 from hptransfer.graph.trace import trace
+from tests.cases.models import CONTEXT
 
 TOKENS = torch.arange(2 * CONTEXT).view(2, CONTEXT) % 17
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from cases_models import MLP, PIXELS, Shape, Transformer, seeded
-from cases_traces import IMAGES, ROWS, TOKENS, plan_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +17,8 @@ from hptransfer.graph.ops import op
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.recorded.run import recorded_graph
 from hptransfer.graph.trace import trace
+from tests.cases.models import MLP, PIXELS, Shape, Transformer, seeded
+from tests.cases.traces import IMAGES, ROWS, TOKENS, plan_of
 
 
 def calls(graph: Graph) -> list[tuple[str, tuple[int, ...], str]]:

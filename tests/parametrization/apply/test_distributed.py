@@ -2,10 +2,11 @@
 
 from functools import cache
 
-import dist_worker_runtimes as worker
 import pytest
 import torch
-from versions import shards_on_cpu
+
+from tests.support.versions import shards_on_cpu
+from tests.workers import runtimes as worker
 
 pytestmark = shards_on_cpu
 

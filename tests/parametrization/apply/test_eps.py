@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases_models import MLP, Shape, Transformer, batches, losses, seeded
 from torch import nn
 
 import hptransfer as hpt
+from tests.cases.models import MLP, Shape, Transformer, batches, losses, seeded
 
 FIXED = hpt.Options(eps="fixed")
 

@@ -13,7 +13,7 @@ SETTINGS = {torch.optim.Muon: {"lr": 0.02, "weight_decay": 0.1}, torch.optim.Ada
 @pytest.fixture(scope="module")
 def worker():
     pytest.importorskip("transformers", reason="transformers is not installed (pip install hptransfer[hf])")
-    return pytest.importorskip("dist_worker_trainer")
+    return pytest.importorskip("tests.workers.trainer")
 
 
 def owners(opt: torch.optim.Optimizer) -> dict[str, str]:

@@ -8,11 +8,11 @@ import warnings
 
 import pytest
 import torch
-from cases_models import MLP, Shape, Transformer, batches, losses, seeded
 from torch import nn
 from torch.optim import lr_scheduler as sched
 
 import hptransfer as hpt
+from tests.cases.models import MLP, Shape, Transformer, batches, losses, seeded
 
 LR, STEPS = 1e-2, 12
 

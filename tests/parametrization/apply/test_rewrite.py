@@ -8,11 +8,11 @@ import pickle
 
 import pytest
 import torch
-from cases_models import MLP, batches, seeded
 from torch import nn
 
 import hptransfer as hpt
 from hptransfer.parametrization.measure import measure_rms
+from tests.cases.models import MLP, batches, seeded
 
 X = torch.randn(4, 8, dtype=torch.float64)
 

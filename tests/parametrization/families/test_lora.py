@@ -5,11 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from docs_blocks import run_block
 from torch import Tensor, nn
 
 import hptransfer as hpt
 from hptransfer.parametrization.apply.optimizers import build_optimizers
+from tests.support.docs_blocks import run_block
 
 X = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
 Y = X[:, :4].sin()
@@ -133,7 +133,7 @@ def test_fine_tuning_keeps_the_forward_pass():
 @pytest.mark.parametrize("kind", ["linear", "embedding too"])
 def test_a_peft_model(kind):
     peft = pytest.importorskip("peft", reason="peft is not installed (pip install peft)")
-    worker = pytest.importorskip("dist_worker_trainer", reason="needs transformers")
+    worker = pytest.importorskip("tests.workers.trainer", reason="needs transformers")
 
     def adapted(width: int) -> nn.Module:
         targets = ["q_proj", "v_proj", "down_proj", *(["embed_tokens"] if kind != "linear" else [])]

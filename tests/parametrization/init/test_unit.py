@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from cases_models import MLP, ConvNet, Shape, Transformer, batches, losses, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hptransfer as hpt
 from hptransfer.cli import main
 from hptransfer.core.rules import SCHEMES
+from tests.cases.models import MLP, ConvNet, Shape, Transformer, batches, losses, seeded
 
 UNIT = hpt.Options(forward="unit")
 BASE, WIDE = 64, 256

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from cases_models import seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
-from versions import exports_filled_lists
 
 import hptransfer as hpt
 from hptransfer.graph.readings.outputs import output_uses
 from hptransfer.graph.trace import trace
 from hptransfer.graph.uses import parameter_uses
+from tests.cases.models import seeded
+from tests.support.versions import exports_filled_lists
 
 UNIT = hpt.Options(forward="unit")
 X = torch.randn(128, 8, generator=torch.Generator().manual_seed(0)).double()

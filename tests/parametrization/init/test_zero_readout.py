@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases_models import MLP, ConvNet, Shape, Transformer, batches, seeded
 from torch import Tensor, nn
 
 import hptransfer as hpt
 from hptransfer.core.rules import SCHEMES
+from tests.cases.models import MLP, ConvNet, Shape, Transformer, batches, seeded
 
 ZERO = hpt.Options(readout_init="zero")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases_models import MLP, ConvNet, Shape, Transformer, batches, losses, seeded
 from torch import nn
 
 import hptransfer as hpt
+from tests.cases.models import MLP, ConvNet, Shape, Transformer, batches, losses, seeded
 
 mup = pytest.importorskip("mup", reason="mup is not installed (pip install --no-deps mup): no parity oracle")
 

@@ -8,8 +8,6 @@ import math
 
 import pytest
 import torch
-from cases_models import Shape, Transformer, batches, losses, seeded
-from cases_products import is_logits, products
 from torch import nn
 
 import hptransfer as hpt
@@ -19,6 +17,8 @@ from hptransfer.graph.streams import residual_streams
 from hptransfer.graph.trace import trace
 from hptransfer.parametrization.multipliers.placement import Multiplier, place
 from hptransfer.parametrization.multipliers.shift import absorb
+from tests.cases.models import Shape, Transformer, batches, losses, seeded
+from tests.cases.products import is_logits, products
 
 LOGITS, ATTENTION, BRANCH, STEPS = 0.25, 0.5, 0.6, 15
 

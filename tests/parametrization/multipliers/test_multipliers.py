@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from cases_models import CONTEXT, Shape, Transformer, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hptransfer as hpt
+from tests.cases.models import CONTEXT, Shape, Transformer, seeded
 
 TOKENS = torch.zeros(2, CONTEXT, dtype=torch.int64)
 

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from docs_blocks import run_block
 from torch import Tensor, nn
 
 import hptransfer as hpt
 from hptransfer.parametrization.apply.optimizers import build_optimizers
+from tests.support.docs_blocks import run_block
 
 accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed (pip install accelerate)")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")

@@ -2,13 +2,13 @@
 
 import logging
 
-import dist_worker_trainer as worker
 import pytest
 import torch
-from dist_worker_trainer import DATA, arguments, llama
-from docs_blocks import run_block
 
 import hptransfer as hpt
+from tests.support.docs_blocks import run_block
+from tests.workers import trainer as worker
+from tests.workers.trainer import DATA, arguments, llama
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (pip install hptransfer[hf])")
 pytest.importorskip("accelerate", reason="accelerate is not installed; transformers.Trainer needs it")

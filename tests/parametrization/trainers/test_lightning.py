@@ -4,13 +4,13 @@ import warnings
 
 import pytest
 import torch
-from docs_blocks import run_block
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hptransfer as hpt
 from hptransfer.parametrization.apply.checkpoint import plan_of, plan_state
 from hptransfer.parametrization.apply.optimizers import build_optimizers
+from tests.support.docs_blocks import run_block
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

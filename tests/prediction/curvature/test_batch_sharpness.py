@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles_curvature import dense_hessian
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
@@ -15,6 +14,7 @@ from hptransfer.prediction.curvature.curvature import sharpness
 from hptransfer.prediction.curvature.operators import gradients
 from hptransfer.prediction.curvature.parameters import ParameterSpace
 from hptransfer.prediction.curvature.preconditioned import preconditioner_at_init
+from tests.oracles.curvature import dense_hessian
 
 
 def mse(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles_curvature import dense_ggn, dense_hessian
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.curvature.curvature import sharpness, sharpness_by_block
 from hptransfer.prediction.curvature.operators import check_deterministic, ggn_operator, gradients, hessian_operator
 from hptransfer.prediction.curvature.parameters import ParameterSpace
+from tests.oracles.curvature import dense_ggn, dense_hessian
 
 
 class Attention(nn.Module):

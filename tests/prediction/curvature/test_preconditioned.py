@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles_curvature import dense_hessian, largest_real_eigenvalue
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
@@ -15,6 +14,7 @@ from hptransfer.prediction.curvature.norm_sharpness import NormGeometry, norm_sh
 from hptransfer.prediction.curvature.operators import Operator, ggn_operator, gradients
 from hptransfer.prediction.curvature.parameters import ParameterSpace
 from hptransfer.prediction.curvature.preconditioned import preconditioner_at_init, preconditioner_from_state
+from tests.oracles.curvature import dense_hessian, largest_real_eigenvalue
 
 
 def mse(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

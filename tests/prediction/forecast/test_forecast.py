@@ -5,12 +5,12 @@ import math
 import re
 
 import pytest
-from cases_forecast import BASE, CURVE, SETTINGS, START, TARGET, made
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Scale
 from hptransfer.prediction.forecast.forecast import Forecast, Rules, schedule_of
 from hptransfer.prediction.schedules.schedule import constant, linear
+from tests.cases.forecast import BASE, CURVE, SETTINGS, START, TARGET, made
 
 
 def factors(found: Forecast):

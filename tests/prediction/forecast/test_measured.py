@@ -4,14 +4,14 @@ import itertools
 
 import pytest
 import torch
-from cases_validation import batches, double, recipe
-from oracles_curvature import dense_hessian, largest_real_eigenvalue
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.curvature.operators import gradients
 from hptransfer.prediction.curvature.parameters import ParameterSpace
 from hptransfer.prediction.curvature.preconditioned import preconditioner_at_init
 from hptransfer.prediction.forecast.measured import noise_scale, stability_limit
+from tests.cases.validation import batches, double, recipe
+from tests.oracles.curvature import dense_hessian, largest_real_eigenvalue
 
 
 def test_adams_limit_is_38_over_the_largest_eigenvalue_of_the_dense_p_inverse_h():

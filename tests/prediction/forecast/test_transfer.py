@@ -10,11 +10,9 @@ from hptransfer.prediction.forecast.transfer import (
     Factor,
     batch_factor,
     compose,
-    law_factor,
     schedule_factor,
     width_and_depth,
 )
-from hptransfer.prediction.laws.lr_laws import LR_LAWS
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.schedule import linear
 
@@ -39,8 +37,8 @@ def test_factors_of_other_quantities_are_left_alone():
 
 
 def test_two_factors_on_one_axis_are_refused_with_both_named():
-    laws = {"params": 1e8, "tokens": 1e9}, {"params": 1e8, "tokens": 1e10}
-    step_law = law_factor(LR_LAWS["step-law"], *laws, axes={"width", "depth", "tokens"})
+    axes = frozenset({"width", "depth", "tokens"})
+    step_law = Factor("learning rate", axes, *(0.8, 0.8, 0.8), "step-law", "here", (), Kind("published", "none"))
     duration = schedule_factor(linear(100), linear(1000))
     with pytest.raises(UsageError, match=r"scaled twice with tokens: by 'step-law'.*convex bound"):
         compose(START, [step_law, *duration])

@@ -3,16 +3,12 @@ networks."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles_curvature import gaussian_expectation
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
@@ -26,16 +22,14 @@ from hptransfer.prediction.kernels.gaussian import (
     second_moment,
     slope_moment,
 )
+from tests.oracles.curvature import gaussian_expectation
+from tests.support.reference import anchors
 
 FUNCTIONS = {"tanh": torch.tanh, "erf": torch.erf, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
 
 def test_anchors() -> None:
-    folder = Path(os.environ.get("HPTRANSFER_DATA", Path(__file__).parents[4] / "shared" / "data"))
-    file = folder / "analytic_anchors.json"
-    if not file.is_file():
-        pytest.skip(f"no anchors at {file}")
-    for key, (weight_var, second) in json.loads(file.read_text())["edge_of_chaos"].items():
+    for key, (weight_var, second) in anchors("edge_of_chaos").items():
         name = key.split(",")[0].split(":")[0]
         if "sb2" in key:
             found = edge_of_chaos(FUNCTIONS[name], bias_var=float(key.split("=")[1]))

@@ -8,21 +8,21 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles_curvature import NTKLinear
 from scipy.integrate import solve_ivp
 from torch import nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.kernels.empirical_ntk import empirical_ntk
 from hptransfer.prediction.kernels.kernel_regime import KernelRegime, max_lr
-from hptransfer.prediction.kernels.ntk import act, dense, kernels
+from hptransfer.prediction.kernels.ntk import act, dense, infinite_width
 from hptransfer.prediction.quadratic.stability import ema, gd, heavy_ball, nesterov
+from tests.oracles.curvature import NTKLinear
 
 RNG = np.random.default_rng(0)
 X, XT = RNG.standard_normal((9, 4)), RNG.standard_normal((5, 4))
 Y = np.stack([np.sin(X[:, 0]), X[:, 1] * X[:, 2]], axis=1)
 LAYERS = [dense(1.5, 0.1), act("gelu"), dense(2.0)]
-TRAIN, TEST = kernels(LAYERS, X), kernels(LAYERS, XT, X)
+TRAIN, TEST = infinite_width(LAYERS, X), infinite_width(LAYERS, XT, X)
 
 
 def test_flow_equals_the_integrated_differential_equation() -> None:

@@ -3,15 +3,11 @@ forecast."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from oracles_curvature import ChannelRMSNorm, NTKConv, NTKLinear, Residual, dense_jacobian
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
@@ -28,24 +24,22 @@ from hptransfer.prediction.kernels.ntk import (
     dense,
     flatten,
     global_average_pool,
-    kernels,
+    infinite_width,
     residual,
     rms_norm,
 )
+from tests.oracles.curvature import ChannelRMSNorm, NTKConv, NTKLinear, Residual, dense_jacobian
+from tests.support.reference import anchors
 
 
 def test_relu_anchors() -> None:
     """rho and Theta after every hidden layer, s_w^2 = 2, diag(Theta) = layer + 1."""
-    folder = Path(os.environ.get("HPTRANSFER_DATA", Path(__file__).parents[4] / "shared" / "data"))
-    file = folder / "analytic_anchors.json"
-    if not file.is_file():
-        pytest.skip(f"no anchors at {file}")
-    section = json.loads(file.read_text())["relu_nngp_rho_ntk_offdiag_and_normalised(diag=L+1)_per_layer"]
+    section = anchors("relu_nngp_rho_ntk_offdiag_and_normalised(diag=L+1)_per_layer")
     for key, rows in section.items():
         rho = float(key.split("=")[1])
         x = np.array([[1.0, 0.0], [rho, np.sqrt(1 - rho**2)]]) * np.sqrt(2)
         for depth, (nngp, ntk, normalised) in enumerate(rows, start=1):
-            k = kernels([dense(), *[act("relu"), dense(2.0)] * depth], x)
+            k = infinite_width([dense(), *[act("relu"), dense(2.0)] * depth], x)
             assert np.allclose(np.diag(k.nngp), 1.0) and np.allclose(np.diag(k.ntk), depth + 1)
             assert k.nngp[0, 1] == pytest.approx(nngp, abs=1e-7)
             assert k.ntk[0, 1] == pytest.approx(ntk, abs=1e-7)
@@ -170,7 +164,7 @@ def test_finite_networks_have_the_kernels_in_the_mean(name: str) -> None:
     covariances (NNGP) of 24 x 192-fold independent readouts within 5 standard errors of a covariance estimate."""
     build, layers, shape = CASES[name]
     x = inputs(shape)
-    exact = kernels(layers, x.numpy())
+    exact = infinite_width(layers, x.numpy())
     kernel = sampled(build, x, 192, 24)
     mean, error = kernel.mean(dim=0).numpy(), (kernel.std(dim=0) / 24**0.5).numpy()
     assert (abs(mean - exact.ntk) < 4 * error + 0.03 * abs(exact.ntk).max()).all()
@@ -201,7 +195,7 @@ def test_the_empirical_kernel_converges_at_rate_one_half(name: str, widths: tupl
     allowed, and .02 for the kernel's 1/width bias, which adds (1/width)^2 to the mean square."""
     build, layers, shape = CASES[name]
     x = inputs(shape)
-    exact = torch.as_tensor(kernels(layers, x.numpy()).ntk)
+    exact = torch.as_tensor(infinite_width(layers, x.numpy()).ntk)
     drawn = [sampled(build, x, width, seeds) for width in widths]
     errors = np.array([[float((k - exact).norm() / exact.norm()) for k in kernel] for kernel in drawn])
 
@@ -257,7 +251,7 @@ def test_attention_has_an_empirical_kernel_too() -> None:
 
 def test_stacks_of_blocks_are_handled_in_pieces() -> None:
     layers, x = CASES["residual with norms"][1], inputs(IMAGES, 5).numpy()
-    whole, pieces = kernels(layers, x), kernels(layers, x, x[:2], rows=2)
+    whole, pieces = infinite_width(layers, x), infinite_width(layers, x, x[:2], rows=2)
     assert np.allclose(whole.ntk[:, :2], pieces.ntk) and np.allclose(whole.nngp[:, :2], pieces.nngp)
     assert np.allclose(whole.self1, np.diag(whole.nngp))
     assert float(np.linalg.eigvalsh(whole.ntk)[0]) > 0
@@ -266,34 +260,34 @@ def test_stacks_of_blocks_are_handled_in_pieces() -> None:
 def test_flatten_and_pooling_agree_on_one_position() -> None:
     x = inputs((3, 1, 1), 4).numpy()
     body = [conv(1, weight_var=2.0), act("relu")]
-    one, two = (kernels([*body, readout, dense()], x) for readout in (flatten(), global_average_pool()))
-    plain = kernels([dense(2.0), act("relu"), dense()], x[:, :, 0, 0])
+    one, two = (infinite_width([*body, readout, dense()], x) for readout in (flatten(), global_average_pool()))
+    plain = infinite_width([dense(2.0), act("relu"), dense()], x[:, :, 0, 0])
     assert np.allclose(one.ntk, two.ntk) and np.allclose(one.ntk, plain.ntk)
 
 
 def test_refusals() -> None:
     image, row = inputs(IMAGES).numpy(), inputs(ROWS).numpy()
     with pytest.raises(UsageError, match="meets positions"):
-        kernels([conv(3), dense()], image)
+        infinite_width([conv(3), dense()], image)
     with pytest.raises(UsageError, match="positions left"):
-        kernels([conv(3)], image)
+        infinite_width([conv(3)], image)
     with pytest.raises(UsageError, match="needs inputs of shape"):
-        kernels([conv(3)], row)
+        infinite_width([conv(3)], row)
     with pytest.raises(UsageError, match="must end in dense"):
-        kernels([residual(dense(), act("relu"))], row)
+        infinite_width([residual(dense(), act("relu"))], row)
     for bad in ([act("relu"), dense()], [dense(), act("relu"), act("erf")]):
         with pytest.raises(UsageError, match="needs Gaussian units"):
-            kernels(bad, row)
+            infinite_width(bad, row)
     with pytest.raises(UsageError, match="needs Gaussian units"):
-        kernels([conv(3), flatten(), act("relu"), dense()], image)
+        infinite_width([conv(3), flatten(), act("relu"), dense()], image)
     with pytest.raises(UsageError, match="differ in shape"):
-        kernels([residual(conv(3)), flatten(), dense()], image)
+        infinite_width([residual(conv(3)), flatten(), dense()], image)
     with pytest.raises(UsageError, match="wider than its input"):
-        kernels([conv(7), flatten(), dense()], image)
+        infinite_width([conv(7), flatten(), dense()], image)
     with pytest.raises(UsageError, match="'circular'"):
-        kernels([conv(3, padding="same"), flatten()], image)
+        infinite_width([conv(3, padding="same"), flatten()], image)
     with pytest.raises(UsageError, match="need \\(n, features"):
-        kernels([dense()], row, image)
+        infinite_width([dense()], row, image)
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
     with pytest.raises(UsageError, match=r"model\.eval"):
         empirical_ntk(model, inputs(ROWS))

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from oracles_laws import data
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.laws.lr_fit import fit_optima, fit_sweep
 from hptransfer.prediction.laws.sweep_table import make_table
 from scripts.public_data import TOKENS_PER_STEP_124M, schedule_runs
+from tests.support.reference import reference
 
 LRS = 2.0 ** np.arange(-14, -5)
 
@@ -109,7 +109,7 @@ def test_a_table_whose_optima_all_lie_at_the_edge_is_refused_with_advice():
 
 def test_real_runs_lower_their_rate_with_the_horizon_by_less_than_the_root():
     # 124M, WSD with 20% linear cooldown: optima near 1.29, 1.11, 1.07, .94e-3 at 15, 25, 35, 50 thousand steps
-    data("lr-scheduling/runs_index.csv")
+    reference("lr-scheduling/runs_index.csv")
     runs = [r for r in schedule_runs() if r.family == "wsd 0.2 linear" and r.lr > 2e-4]
     tokens = np.array([r.schedule.steps * TOKENS_PER_STEP_124M for r in runs], dtype=float)
     lr, loss = (np.array([getattr(r, name) for r in runs]) for name in ("lr", "loss"))

@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from oracles_laws import data
 from scipy.optimize import approx_fprime, minimize_scalar
 
 from hptransfer.core.errors import UsageError
-from hptransfer.prediction.laws.scaling import FREE, PUBLISHED, LossLaw, kaplan
+from hptransfer.prediction.laws.scaling import FREE, LOSS_LAWS, LossLaw, kaplan
 from hptransfer.prediction.laws.scaling_fit import _Problem, fit_loss_law, huber_objective
 from scripts.public_data import chinchilla_runs
+from tests.support.reference import reference
 
 CHINCHILLA = LossLaw("chinchilla", 1.8, 480.0, 0.35, 2100.0, 0.37)
 GENERAL = LossLaw("generalised", 1.7, 400.0, 0.33, 1250.0, 0.33, 0.6)
@@ -120,7 +120,7 @@ def test_predictions_say_how_far_they_extrapolate_and_what_they_rest_on():
 
 
 def public_runs():
-    data("chinchilla/svg_extracted_data.csv")
+    reference("chinchilla/svg_extracted_data.csv")
     return chinchilla_runs()
 
 
@@ -137,7 +137,7 @@ def test_the_chinchilla_refit_reaches_the_known_optimum():
 
 def test_published_laws_score_as_known_on_the_public_runs():
     logs = [np.log(x) for x in public_runs()]
-    scores = {name: huber_objective(PUBLISHED[name].law, *logs) for name in ("chinchilla", "besiroglu")}
+    scores = {name: huber_objective(LOSS_LAWS[name].law, *logs) for name in ("chinchilla", "besiroglu")}
     assert scores["besiroglu"] == pytest.approx(0.0010228, abs=5e-8)
     assert scores["chinchilla"] == pytest.approx(0.001231, abs=2e-6)
     rounded = LossLaw("chinchilla", 1.69, 406.4, 0.34, 410.7, 0.28)

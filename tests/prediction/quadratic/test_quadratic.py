@@ -4,16 +4,12 @@ optimality."""
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles_curvature import monte_carlo_losses
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
@@ -31,6 +27,8 @@ from hptransfer.prediction.quadratic.quadratic_optimum import (
     optimal_schedule,
 )
 from hptransfer.prediction.quadratic.stability import MomentumRule, ema, ema_nesterov, gd, heavy_ball, nesterov
+from tests.oracles.curvature import monte_carlo_losses
+from tests.support.reference import anchors
 
 RULES = {
     "gd": gd(),
@@ -90,15 +88,6 @@ def test_the_noise_floor() -> None:
     lr = 0.5
     floor = (lr * SMALL.noise / (2 * (2 - lr * SMALL.eigenvalues))).sum()
     assert loss_curve(SMALL, np.full(4000, lr))[-1] == pytest.approx(floor, rel=1e-10)
-
-
-def anchors(section: str) -> dict:
-    file = (
-        Path(os.environ.get("HPTRANSFER_DATA", Path(__file__).parents[4] / "shared" / "data")) / "analytic_anchors.json"
-    )
-    if not file.is_file():
-        pytest.skip(f"no anchors at {file}")
-    return json.loads(file.read_text())[section]
 
 
 def test_optimal_constant_lr_equals_the_anchors() -> None:

@@ -3,15 +3,11 @@ optimizers."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from oracles_curvature import simulate_mode
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.quadratic import stability
@@ -25,6 +21,8 @@ from hptransfer.prediction.quadratic.stability import (
     rule_for,
     spectral_radius,
 )
+from tests.oracles.curvature import simulate_mode
+from tests.support.reference import anchors
 
 Step = Callable[[float, float, float], tuple[float, float]]
 
@@ -83,18 +81,10 @@ def test_the_limit_with_weight_decay(rule: stability.MomentumRule, decay: float)
     assert all(spectral_radius(rule, s * edge, decay=decay) < 1 for s in np.linspace(0.01, 0.999, 40))
 
 
-def data_folder() -> Path:
-    """../shared/data beside the repository, or $HPTRANSFER_DATA."""
-    return Path(os.environ.get("HPTRANSFER_DATA", Path(__file__).parents[4] / "shared" / "data"))
-
-
 def test_anchors() -> None:
     """The tabulated values come from a scan in steps of .001, so they lie one step above the closed forms they
     name."""
-    file = data_folder() / "analytic_anchors.json"
-    if not file.is_file():
-        pytest.skip(f"no anchors at {file}")
-    table = json.loads(file.read_text())["stability_eta_lambda"]
+    table = anchors("stability_eta_lambda")
     ours = {
         "gd": limit(gd()),
         "heavy_ball_0.9": limit(heavy_ball(0.9)),

@@ -5,11 +5,12 @@ import time
 
 import numpy as np
 import pytest
-from oracles_laws import anchors, convex_bound_terms
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.schedules.convex_bound import best_cooldown, convex_bound, lr_ratio, theory_exponent
 from hptransfer.prediction.schedules.schedule import constant, cosine, from_array, linear, power, wsd
+from tests.oracles.laws import convex_bound_terms
+from tests.support.reference import anchors
 
 ANCHORED = {
     "const": constant,

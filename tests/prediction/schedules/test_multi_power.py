@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from oracles_laws import data, multi_power_loss
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.schedules.multi_power import (
@@ -21,6 +20,8 @@ from hptransfer.prediction.schedules.multi_power_fit import (
 )
 from hptransfer.prediction.schedules.schedule import cosine, wsd
 from scripts.public_data import curves_25m, rates_25m
+from tests.oracles.laws import multi_power_loss
+from tests.support.reference import reference
 
 PUBLISHED_25M = MultiPowerLaw(3.0405, 0.5247, 0.5079, 363.8, 2.066, 0.5828, 0.6414)  # arXiv:2503.12811, 25M
 SMALL = [
@@ -96,7 +97,7 @@ def test_the_held_out_interval_is_reported_only_when_something_was_held_out():
 
 
 def public_curves():
-    data("multi-power-law/csv_25")
+    reference("multi-power-law/csv_25")
     return curves_25m()
 
 
@@ -114,7 +115,7 @@ def test_a_fit_on_three_public_curves_predicts_the_other_six():
 
 def test_rates_read_off_the_log_serve_nearly_as_well_as_the_schedule_itself():
     for name in ("wsdcon_9", "wsd_20000_24000", "cosine_24000"):
-        path = data(f"multi-power-law/csv_25/{name}.csv")
+        path = reference(f"multi-power-law/csv_25/{name}.csv")
         known, logged = read_curve(path, lrs=rates_25m(name)), read_curve(path, warmup=2160)
         off = [np.abs(PUBLISHED_25M.curve(c.lrs, c.steps) - c.losses).mean() for c in (known, logged)]
         assert abs(off[0] - off[1]) < 5e-4

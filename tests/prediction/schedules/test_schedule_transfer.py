@@ -5,7 +5,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from oracles_laws import data
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.schedules.convex_bound import lr_ratio
@@ -19,6 +18,7 @@ from hptransfer.prediction.schedules.schedule_transfer import (
     transfer_lr,
 )
 from scripts.public_data import decays_to_zero, schedule_runs
+from tests.support.reference import reference
 
 FAMILIES = {
     "cosine": cosine,
@@ -111,7 +111,7 @@ def test_too_little_or_degenerate_data_is_refused():
 
 
 def public_runs():
-    data("lr-scheduling/runs_index.csv")
+    reference("lr-scheduling/runs_index.csv")
     return [r for r in schedule_runs() if decays_to_zero(r)]
 
 

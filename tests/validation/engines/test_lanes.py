@@ -15,8 +15,8 @@ from hptransfer.validation.engines.lanes import ELEMENTWISE, LanesUnsupported, t
 from hptransfer.validation.engines.trainer import Trainer
 from hptransfer.validation.grid import grid_of
 from hptransfer.validation.sweep import run_sweep
-from tests import cases_validation as cases
-from tests.cases_validation import double, recipe
+from tests.cases import validation as cases
+from tests.cases.validation import double, recipe
 
 OPTIMIZERS = {
     "SGD": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),

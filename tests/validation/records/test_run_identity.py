@@ -10,8 +10,8 @@ import torch
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Scale, load_recipe
 from hptransfer.validation.records.identity import fingerprint
-from tests import cases_validation as cases
-from tests.cases_validation import recipe
+from tests.cases import validation as cases
+from tests.cases.validation import recipe
 
 FILE = """
 import torch

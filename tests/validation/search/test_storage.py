@@ -23,8 +23,8 @@ from hptransfer.validation.search.queue import KEY, RETRY, RUNS, TrialQueue, dra
 from hptransfer.validation.search.shared import open_queue
 from hptransfer.validation.search.storage import open_storage
 from hptransfer.validation.transfer import transfer_check
-from tests import cases_validation as cases
-from tests.oracles_postgres import find_initdb, server
+from tests.cases import validation as cases
+from tests.oracles.postgres import find_initdb, server
 from tests.validation.records.test_results import FAILED, GONE, RUN
 
 SAMPLER = optuna.samplers.RandomSampler(seed=0)

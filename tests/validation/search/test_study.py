@@ -22,8 +22,8 @@ from hptransfer.validation.search.study import study
 from hptransfer.validation.search.tune import transferred_guess
 from hptransfer.validation.transfer import transfer_check
 from hptransfer.validation.worker import work
-from tests import cases_validation as cases
-from tests.cases_validation import recipe
+from tests.cases import validation as cases
+from tests.cases.validation import recipe
 
 ROOT = Path(__file__).parents[3]
 
@@ -160,7 +160,7 @@ SCRIPT = """
     from hptransfer.validation.search.study import study
     from hptransfer.validation.transfer import transfer_check
     from hptransfer.validation.worker import work
-    from tests import cases_validation as cases
+    from tests.cases import validation as cases
 
     def slow(model, batch):
         time.sleep(0.004)

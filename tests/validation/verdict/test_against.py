@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from cases_forecast import at_width
-from cases_reporting import result
 
 from hptransfer.core.errors import UsageError
 from hptransfer.validation.against import calibration, record_score, score_curve, score_forecast
 from hptransfer.validation.verdict.optimum import Curve
+from tests.cases.forecast import at_width
+from tests.cases.reporting import result
 
 BEST = 2**-6.8
 CHECK = result(recipe="regression")

@@ -24,7 +24,7 @@ def flat(tree: dict[str, Tensor]) -> Tensor:
 
 def unflat(vector: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `flat`."""
-    pieces = vector.split([t.numel() for t in like.values()])
+    pieces = torch.split(vector, [t.numel() for t in like.values()])
     return {n: piece.view(t.shape) for (n, t), piece in zip(like.items(), pieces, strict=True)}
 
 
@@ -48,27 +48,36 @@ def dense_hessian(model: nn.Module, loss_fn: Callable[[nn.Module, Any], Tensor],
         return functional_call(wrapped, {f"inner.{n}": t for n, t in unflat(vector, like).items()}, (batch,))
 
     with sdpa_kernel(SDPBackend.MATH):
-        return torch.autograd.functional.hessian(loss, flat(like))
+        functional: Any = torch.autograd.functional
+        return functional.hessian(loss, flat(like))
 
 
 def dense_jacobian(model: nn.Module, x: Tensor) -> Tensor:
     """d output / d parameters, (outputs.numel(), parameters)."""
     like = named(model)
-    made = jacrev(lambda v: functional_call(model, unflat(v, like), (x,)).reshape(-1))(flat(like))
-    return made
+
+    def outputs(vector: Tensor) -> Tensor:
+        return functional_call(model, unflat(vector, like), (x,)).reshape(-1)
+
+    return jacrev(outputs)(flat(like))
 
 
 def dense_ggn(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """J' H_z J with all three factors formed."""
     z = model(x).detach()
-    h = jacrev(jacrev(lambda flat_z: criterion(flat_z.view(z.shape), y)))(z.reshape(-1))
+
+    def loss(outputs: Tensor) -> Tensor:
+        return criterion(outputs.view(z.shape), y)
+
+    h = jacrev(jacrev(loss))(z.reshape(-1))
     j = dense_jacobian(model, x)
     return j.T @ h @ j
 
 
 def largest_real_eigenvalue(matrix: Tensor) -> float:
     """Of a matrix that need not be symmetric (P^-1 H) but has a real spectrum."""
-    values = torch.linalg.eigvals(matrix)
+    linalg: Any = torch.linalg
+    values: Tensor = linalg.eigvals(matrix)
     assert float(values.imag.abs().max()) < 1e-6 * float(values.abs().max())
     return float(values.real.max())
 
@@ -108,7 +117,9 @@ def gaussian_expectation(function: Callable[[Tensor], Tensor], covariance: Tenso
     """E function(z), z ~ N(0, covariance) of any dimension, by Monte Carlo with antithetic pairs."""
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(samples, covariance.shape[0], generator=generator, dtype=torch.float64)
-    z = torch.cat([z, -z]) @ torch.linalg.cholesky(covariance).T
+    linalg: Any = torch.linalg
+    root: Tensor = linalg.cholesky(covariance)
+    z = torch.cat([z, -z]) @ root.T
     return float(function(z).mean())
 
 

@@ -79,7 +79,11 @@ class ConvNet(nn.Module):
         return self.head(self.drop(h).mean(2))
 
 
-conv = mlp.replace(name="case-conv", build=lambda scale: ConvNet(scale.width or 32))
+def build_conv(scale: Scale) -> nn.Module:
+    return ConvNet(scale.width or 32)
+
+
+conv = mlp.replace(name="case-conv", build=build_conv)
 
 
 class Transformer(nn.Module):
@@ -135,4 +139,10 @@ transformer = Recipe(
     lrs=(2.0**-9, 2.0**-8, 2.0**-7),
     widths=WIDTHS,
 )
-tied = transformer.replace(name="case-tied", build=lambda scale: Transformer(scale.width or 32, tied=True))
+
+
+def build_tied(scale: Scale) -> nn.Module:
+    return Transformer(scale.width or 32, tied=True)
+
+
+tied = transformer.replace(name="case-tied", build=build_tied)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,8 @@ def coupled_sizes(layer: nn.Module, name: str, *inputs: Tensor) -> tuple[int, in
     def outputs(values: Tensor) -> Tensor:
         return torch.func.functional_call(layer, {name: values}, inputs)
 
-    jacobian: Tensor = torch.autograd.functional.jacobian(outputs, parameter.detach())
+    functional: Any = torch.autograd.functional
+    jacobian: Tensor = functional.jacobian(outputs, parameter.detach())
     depends = (jacobian.reshape(*jacobian.shape[: -parameter.dim()], -1) != 0).flatten(0, -2)
     fan_in = int(depends.sum(-1).max())
     return fan_in, parameter.numel() // fan_in

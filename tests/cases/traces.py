@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases_models import CONTEXT, PIXELS
 from torch import Tensor, nn
 
 import hptransfer as hpt
+from tests.cases.models import CONTEXT, PIXELS
 
 TOKENS = torch.arange(2 * CONTEXT).view(2, CONTEXT) % 17
 

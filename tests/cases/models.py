@@ -197,17 +197,18 @@ def batches(name: str, steps: int, seed: int = 0, dtype: torch.dtype = torch.flo
 
 def losses(model: nn.Module, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]]) -> list[float]:
     """Loss before each step of plain training on `data`: the trajectory that two models are compared by."""
-    found = []
+    trajectory: list[float] = []
     for x, y in data:
         loss = F.cross_entropy(model(x).flatten(0, -2), y.flatten())
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
-        found.append(float(loss.detach()))
-    return found
+        trajectory.append(float(loss.detach()))
+    return trajectory
 
 
 def seeded(build: Callable[..., nn.Module], *args: Any, seed: int = 0, **kwargs: Any) -> nn.Module:
     """A model in float64 with weights drawn from one seed."""
-    torch.manual_seed(seed)
+    random: Any = torch.random
+    random.manual_seed(seed)
     return build(*args, **kwargs).double()

@@ -26,6 +26,7 @@ def run_graph(
             values[node] = by_node[node] if node in by_node else _stored(graph, node, given)
         elif node.op == "call_function":
             look = _edge(values, node, seen_by)
+            assert callable(node.target)
             values[node] = node.target(*fx.map_arg(node.args, look), **fx.map_arg(node.kwargs, look))
         elif node.op == "output":
             values[node] = fx.map_arg(node.args[0], values.__getitem__)

@@ -1,0 +1,43 @@
+"""Schedules, the convex bound on them, base rates carried between them, and the multi-power law
+(docs/theory/convex_bound.md, multi_power.md)."""
+
+from hptransfer.prediction.schedules.convex_bound import ConvexBound as ConvexBound
+from hptransfer.prediction.schedules.convex_bound import Cooldown as Cooldown
+from hptransfer.prediction.schedules.convex_bound import best_cooldown as best_cooldown
+from hptransfer.prediction.schedules.convex_bound import convex_bound as convex_bound
+from hptransfer.prediction.schedules.convex_bound import lr_ratio as lr_ratio
+from hptransfer.prediction.schedules.convex_bound import theory_exponent as theory_exponent
+from hptransfer.prediction.schedules.multi_power import LossCurve as LossCurve
+from hptransfer.prediction.schedules.multi_power import MultiPowerLaw as MultiPowerLaw
+from hptransfer.prediction.schedules.multi_power import read_curve as read_curve
+from hptransfer.prediction.schedules.multi_power_fit import HeldOut as HeldOut
+from hptransfer.prediction.schedules.multi_power_fit import MultiPowerFit as MultiPowerFit
+from hptransfer.prediction.schedules.multi_power_fit import fit_multi_power as fit_multi_power
+from hptransfer.prediction.schedules.multi_power_fit import held_out_errors as held_out_errors
+from hptransfer.prediction.schedules.multi_power_fit import leave_one_out as leave_one_out
+from hptransfer.prediction.schedules.multi_power_fit import predict_final_loss as predict_final_loss
+from hptransfer.prediction.schedules.schedule import SCHEDULES as SCHEDULES
+from hptransfer.prediction.schedules.schedule import Schedule as Schedule
+from hptransfer.prediction.schedules.schedule import constant as constant
+from hptransfer.prediction.schedules.schedule import cosine as cosine
+from hptransfer.prediction.schedules.schedule import from_array as from_array
+from hptransfer.prediction.schedules.schedule import linear as linear
+from hptransfer.prediction.schedules.schedule import make_schedule as make_schedule
+from hptransfer.prediction.schedules.schedule import polynomial as polynomial
+from hptransfer.prediction.schedules.schedule import power as power
+from hptransfer.prediction.schedules.schedule import with_warmup as with_warmup
+from hptransfer.prediction.schedules.schedule import wsd as wsd
+from hptransfer.prediction.schedules.schedule_export import as_lambda_lr as as_lambda_lr
+from hptransfer.prediction.schedules.schedule_export import as_torch_code as as_torch_code
+from hptransfer.prediction.schedules.schedule_export import read_csv as read_csv
+from hptransfer.prediction.schedules.schedule_export import write_csv as write_csv
+from hptransfer.prediction.schedules.schedule_search import OptimalSchedule as OptimalSchedule
+from hptransfer.prediction.schedules.schedule_search import optimise_schedule as optimise_schedule
+from hptransfer.prediction.schedules.schedule_transfer import MEASURED_COOLDOWN as MEASURED_COOLDOWN
+from hptransfer.prediction.schedules.schedule_transfer import GroupOptimum as GroupOptimum
+from hptransfer.prediction.schedules.schedule_transfer import LrTransfer as LrTransfer
+from hptransfer.prediction.schedules.schedule_transfer import ScheduleRun as ScheduleRun
+from hptransfer.prediction.schedules.schedule_transfer import Shrinkage as Shrinkage
+from hptransfer.prediction.schedules.schedule_transfer import fit_shrinkage as fit_shrinkage
+from hptransfer.prediction.schedules.schedule_transfer import group_optima as group_optima
+from hptransfer.prediction.schedules.schedule_transfer import transfer_lr as transfer_lr

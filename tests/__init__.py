@@ -1,0 +1,1 @@
+"""Tests, and what they share: cases, oracles, workers of distributed runs, support."""

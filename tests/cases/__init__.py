@@ -1,0 +1,1 @@
+"""Models, recipes and results that several tests use."""

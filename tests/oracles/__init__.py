@@ -1,0 +1,1 @@
+"""Brute force and published numbers that the library is held against."""
