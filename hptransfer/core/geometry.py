@@ -147,8 +147,9 @@ class OptimizerInfo:
     default_eps: None where it has none; shape_factor: the library's own factor on a matrix's learning rate;
     betas: its averaging constants, None where it has none of that name.
     eps_power: eps is compared with the gradient's entries to this power. step_per_eps: the update, before lr, is
-    proportional to eps to this power (Adadelta's is, to the root). floor: the least weight rms that a relative step
-    assumes. decay_in_step: weight decay is multiplied by the relative step, not by lr alone.
+    proportional to eps to this power (Adadelta's is, to the root). floor: the second of an eps that is a pair, the
+    least weight rms that a relative step assumes. decay_in_step: weight decay is multiplied by the relative step, not
+    by lr alone.
     """
 
     name: str
@@ -177,7 +178,7 @@ class OptimizerInfo:
             default_betas(optimizer, options),
             eps_power=2.0 if scales_itself else _EPS_POWER.get(known, 1.0),
             step_per_eps=_STEP_PER_EPS.get(known, 0.0),
-            floor=float(eps[1]) if geometry == "relative" and isinstance(eps, (tuple, list)) else None,
+            floor=float(eps[1]) if isinstance(eps, (tuple, list)) else None,
             decay_in_step=scales_itself and geometry == "relative",
         )
 
