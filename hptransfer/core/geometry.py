@@ -29,7 +29,13 @@ _KNOWN: dict[str, Geometry] = {
 """gradient: proportional to the gradient; sign: entries of order one; relative: entries of the order of the weight's
 rms; spectral: all singular values of order one."""
 
-_DECOUPLED = {"AdamW", "Muon", "Lion", "Adafactor", "Scion", "Dion", "AdamW8bit", "AdEMAMix"}
+_DECOUPLED = {
+    *("AdamW", "Muon", "Lion", "Adafactor", "Scion", "Dion", "AdamW8bit", "AdEMAMix"),
+    *("FusedAdam", "DeepSpeedCPUAdam"),  # by default: see _DECAY_SWITCHES
+}
+_DECAY_SWITCHES = ("decoupled_weight_decay", "adam_w_mode", "adamw_mode")
+"""Options that decide it: of torch's Adam, NAdam and RAdam; of FusedAdam (apex, DeepSpeed, Transformer Engine) and of
+DeepSpeedCPUAdam, both True by default."""
 
 _REFUSED = {
     "Rprop": "every entry adapts its own step size, so lr is only its starting value and no multiplier on it lasts",
@@ -107,9 +113,13 @@ def geometry_of(optimizer: Optimizer, options: Mapping[str, Any] | None = None) 
 
 def decoupled_decay(optimizer: Optimizer, options: Mapping[str, Any] | None = None) -> bool:
     """True where weight decay multiplies the weight directly (AdamW), False where it joins the gradient (Adam, SGD)."""
-    if options and "decoupled_weight_decay" in options:
-        return bool(options["decoupled_weight_decay"])
-    return _known_name(optimizer) in _DECOUPLED
+    for switch in _DECAY_SWITCHES:
+        if options and switch in options:
+            return bool(options[switch])
+    name = _known_name(optimizer)
+    # bitsandbytes' Adam takes its AdamW's step, at 8 bits too (csrc/kernels.cu, case ADAM); torchao's Adam8bit does not
+    its_own = name in {"Adam", "Adam8bit"} and getattr(optimizer, "__module__", "").startswith("bitsandbytes.")
+    return its_own or name in _DECOUPLED
 
 
 def default_eps(optimizer: Optimizer, options: Mapping[str, Any] | None = None) -> float | None:
