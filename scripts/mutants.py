@@ -137,7 +137,7 @@ def _variants(node: ast.expr | ast.AugAssign) -> Iterator[tuple[ast.expr | ast.A
             yield node.operand, "sign"
         case ast.UnaryOp(op=ast.Not()):
             yield node.operand, "logic"
-        case ast.BinOp(op=op) | ast.AugAssign(op=op) if type(op) in _ARITHMETIC:
+        case ast.BinOp(op=op) | ast.AugAssign(op=op) if type(op) in _ARITHMETIC and not _joins_texts(node):
             new = deepcopy(node)
             new.op = _ARITHMETIC[type(op)]()
             yield new, "sign" if isinstance(op, ast.Add | ast.Sub) else "factor"
@@ -150,6 +150,12 @@ def _variants(node: ast.expr | ast.AugAssign) -> Iterator[tuple[ast.expr | ast.A
                 new = deepcopy(node)
                 new.ops[k] = _COMPARISONS[type(op)]()
                 yield new, "comparison"
+
+
+def _joins_texts(node: ast.BinOp | ast.AugAssign) -> bool:
+    """A + of two strings has no sign: changed, it could only raise."""
+    sides = [node.value] if isinstance(node, ast.AugAssign) else [node.left, node.right]
+    return any(isinstance(s, ast.JoinedStr) or isinstance(s, ast.Constant) and isinstance(s.value, str) for s in sides)
 
 
 def _span(source: str, node: ast.expr | ast.AugAssign) -> tuple[int, int]:

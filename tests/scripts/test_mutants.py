@@ -57,7 +57,16 @@ def test_the_changed_expression_keeps_its_place_among_operators() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["x: Array[3] = y", "def f(a: T[1]) -> T[2]: ...", "x = True", "x = 'a'", "x = f'{a + 1:.3f}'", '"""1 < 2"""'],
+    [
+        "x: Array[3] = y",
+        "def f(a: T[1]) -> T[2]: ...",
+        "x = True",
+        "x = 'a'",
+        "x = a + '.'",
+        "x += f'{a}'",
+        "x = f'{a + 1:.3f}'",
+        '"""1 < 2"""',
+    ],
 )
 def test_types_texts_and_booleans_are_left_alone(source: str) -> None:
     assert mutants(source) == []
