@@ -155,7 +155,9 @@ def _variants(node: ast.expr | ast.AugAssign) -> Iterator[tuple[ast.expr | ast.A
 def _joins_texts(node: ast.BinOp | ast.AugAssign) -> bool:
     """A + of two strings has no sign: changed, it could only raise."""
     sides = [node.value] if isinstance(node, ast.AugAssign) else [node.left, node.right]
-    return any(isinstance(s, ast.JoinedStr) or isinstance(s, ast.Constant) and isinstance(s.value, str) for s in sides)
+    return any(
+        isinstance(s, ast.JoinedStr) or (isinstance(s, ast.Constant) and isinstance(s.value, str)) for s in sides
+    )
 
 
 def _span(source: str, node: ast.expr | ast.AugAssign) -> tuple[int, int]:
