@@ -100,6 +100,9 @@ def test_an_unknown_optimizer_is_refused_until_declared() -> None:
     ):
         geometry_of(Novel)
     register_optimizer(Novel, "sign", decoupled=False)
-    assert geometry_of(Novel) == "sign"
+    assert geometry_of(Novel) == "sign" and OptimizerInfo.of(Novel).l2_in_step
+    assert OptimizerInfo.of(Novel).eps_ratio(0.25) == 0.25  # beside a root of the second moment, unless told otherwise
+    register_optimizer(Novel, "sign", eps_power=2.0)
+    assert OptimizerInfo.of(Novel).eps_ratio(0.25) == 0.0625 and OptimizerInfo.of(Novel).decoupled
     with pytest.raises(UsageError, match="'signed' is unknown"):
         register_optimizer(Novel, "signed")  # type: ignore[arg-type]

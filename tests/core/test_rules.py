@@ -157,6 +157,7 @@ def test_powers_multiply_and_invert_exactly() -> None:
     p = Power(F(1, 3), F(-2, 7), F(5))
     assert p * p.inverse() == Power()
     assert (p * p).at(2.0, 3.0, 1.5) == pytest.approx(p.at(2.0, 3.0, 1.5) ** 2)
+    assert Power(F(1), F(1), F(1)).at(2.0, 3.0) == 6.0  # depth does not count where it is not given
     assert str(Power()) == "1" and str(Power(fan_in=-H, depth=F(1))) == "m_in^-1/2 m_L"
 
 
