@@ -74,3 +74,11 @@ def test_a_ridge_has_no_minimum_of_its_own() -> None:
 
 def test_two_finite_points_are_no_parabola() -> None:
     assert parabola_minimum(X, np.where(np.abs(X - 0.5) < 1, bowl(0.3), math.inf)) == (0.0, bowl(0.3)[3])
+
+
+def test_a_dent_is_no_reason_to_leave_the_best_point_s_neighbours() -> None:
+    """Half an octave apart, a parabola about .8 whose value at 0 is the lowest by chance: the fit says more than .5."""
+    fine = X / 2
+    y = 2 + 0.1 * (fine - 0.8) ** 2
+    y[fine == 0] = y.min() - 0.004
+    assert parabola_minimum(fine, y)[0] == 0.5
