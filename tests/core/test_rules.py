@@ -161,6 +161,13 @@ def test_powers_multiply_and_invert_exactly() -> None:
     assert str(Power()) == "1" and str(Power(fan_in=-H, depth=F(1))) == "m_in^-1/2 m_L"
 
 
+def test_a_role_s_fans_are_one_unless_given_and_never_less() -> None:
+    assert Role("vector") == Role("vector", 1, 1, 1, 1) and Role("hidden", 6, 8, 3, 2).m_out == 4.0
+    for fans in ((0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)):
+        with pytest.raises(UsageError, match="every fan must be at least 1"):
+            Role("hidden", *fans)
+
+
 def test_an_unknown_scheme_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"'mupp' is unknown; use one of .*completep"):
         scheme_named("mupp")

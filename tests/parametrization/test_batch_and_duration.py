@@ -69,6 +69,13 @@ def test_betas_keep_their_half_life_in_samples() -> None:
         assert {g["betas"] for g in optimizer.param_groups} == {(0.9**power, 0.999**power)}
 
 
+def test_as_many_steps_on_larger_batches_is_a_change_too() -> None:
+    """k = r: the run has the base's steps, each of k times the data."""
+    made = plan(target=hpt.Scale(batch=64, tokens=4000))
+    assert shared(made, "lr_mult") == pytest.approx(2.0) and shared(made, "wd_mult") == pytest.approx(0.5)
+    assert made.beta_power == 4.0 and any("batch x 4" in reason for reason in made["last.weight"].why)
+
+
 @pytest.mark.parametrize("target", [BASE, hpt.Scale(), hpt.Scale(width=8)])
 def test_equal_or_open_axes_change_nothing(target: hpt.Scale) -> None:
     assert plan(target=target).is_identity

@@ -158,6 +158,17 @@ def test_with_one_seed_a_pair_is_ok_where_the_larger_is_no_worse() -> None:
     assert [pair.ok for pair in size_pairs([small, large])] == [True, True, False]
 
 
+def test_a_pair_whose_larger_one_diverges_is_not_ok_at_its_rate() -> None:
+    x = np.arange(-3.0, 0.0)
+    y = np.full((3, 3), 2.0)
+    large = y.copy()
+    large[2, 1] = math.inf
+    last = size_pairs([Curve("mup", 8, x, y), Curve("mup", 16, x, large)])[-1]
+    assert (last.lr, last.small, last.large, last.ok) == (0.5, 8, 16, False)
+    assert last.difference == last.low == last.high == math.inf
+    assert len(size_pairs([Curve("mup", 8, x, large), Curve("mup", 16, x, y)])) == 2  # the small one's is no comparison
+
+
 def test_pairs_are_of_one_scheme_and_of_neighbours() -> None:
     x = np.arange(2.0)
     curves = [Curve(s, n, x, np.full((2, 3), 2.0)) for s in ("sp", "mup") for n in (32, 8, 16)]

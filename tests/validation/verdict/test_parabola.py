@@ -82,3 +82,11 @@ def test_a_dent_is_no_reason_to_leave_the_best_point_s_neighbours() -> None:
     y = 2 + 0.1 * (fine - 0.8) ** 2
     y[fine == 0] = y.min() - 0.004
     assert parabola_minimum(fine, y)[0] == 0.5
+
+
+def test_at_an_edge_of_a_fine_grid_nothing_beyond_it_is_best() -> None:
+    """Three points within an octave make a parabola, whose minimum lies outside the grid."""
+    fine = X / 2
+    for at, end in ((-2.5, -1.5), (2.5, 1.5)):
+        y = 2 + 0.1 * (fine - at) ** 2
+        assert parabola_minimum(fine, y) == pytest.approx((end, y.min()))
