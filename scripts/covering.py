@@ -32,6 +32,8 @@ class Coverage:
         (first, last), wide = mutant.lines, wide or mutant.top
         lines = self.lines.get(file, {})
         reached = {test for line, tests in lines.items() if wide or first <= line <= last for test in tests}
+        if mutant.top and not reached:  # nothing but definitions: any test may read them
+            reached = set(self.seconds)
         return sorted(reached & self.seconds.keys(), key=lambda test: (self.seconds[test], test))
 
     @classmethod

@@ -140,3 +140,20 @@ def test_on_step_sees_every_loss_in_order() -> None:
     result = train(recipe, model, optimizer, scale=Scale(width=8), seed=0, on_step=lambda *step: seen.append(step))
     assert [t for t, _ in seen] == list(range(recipe.steps))
     assert [loss for _, loss in seen] == [loss for _, loss in result.curve]
+
+
+@pytest.mark.parametrize("steps", [15, 16, 20, 33])
+def test_losses_that_are_read_rarely_are_the_same_losses(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an accelerator losses wait for each other, 16 at a time; "xla" stands for one, with the batches left here."""
+    results = []
+    for device in ("cpu", "xla"):
+        torch.manual_seed(0)
+        model = recipe.build(Scale(width=8))
+        if device == "xla":
+            monkeypatch.setattr("hptransfer.core.loop.to_device", lambda batch, device: batch)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        longer = recipe.replace(steps=steps)
+        results.append(train(longer, model, optimizer, scale=Scale(width=8), seed=0, device=device))
+    cpu, other = results
+    assert other.steps == cpu.steps == steps
+    assert (other.curve, other.val_loss, other.train_loss) == (cpu.curve, cpu.val_loss, cpu.train_loss)
