@@ -82,6 +82,9 @@ def test_a_dent_is_no_reason_to_leave_the_best_point_s_neighbours() -> None:
     y = 2 + 0.1 * (fine - 0.8) ** 2
     y[fine == 0] = y.min() - 0.004
     assert parabola_minimum(fine, y)[0] == 0.5
+    # and below: the least-squares parabola of these five has its minimum at -.59
+    below = 2 + np.array([9.0, 0.15, 0.13, 0.0, 0.65, 0.75, 9.0])
+    assert parabola_minimum(fine, below)[0] == -0.5
 
 
 def test_at_an_edge_of_a_fine_grid_nothing_beyond_it_is_best() -> None:
