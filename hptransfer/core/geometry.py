@@ -29,7 +29,13 @@ _KNOWN: dict[str, Geometry] = {
 """gradient: proportional to the gradient; sign: entries of order one; relative: entries of the order of the weight's
 rms; spectral: all singular values of order one."""
 
-_DECOUPLED = {"AdamW", "Muon", "Lion", "Adafactor", "Scion", "Dion", "AdamW8bit", "AdEMAMix"}
+_DECOUPLED = {
+    *("AdamW", "Muon", "Lion", "Adafactor", "Scion", "Dion", "AdamW8bit", "AdEMAMix"),
+    *("FusedAdam", "DeepSpeedCPUAdam"),  # by default: see _DECAY_SWITCHES
+}
+_DECAY_SWITCHES = ("decoupled_weight_decay", "adam_w_mode", "adamw_mode")
+"""Options that decide it: of torch's Adam, NAdam and RAdam; of FusedAdam (apex, DeepSpeed, Transformer Engine) and of
+DeepSpeedCPUAdam, both True by default."""
 
 _REFUSED = {
     "Rprop": "every entry adapts its own step size, so lr is only its starting value and no multiplier on it lasts",
@@ -107,9 +113,13 @@ def geometry_of(optimizer: Optimizer, options: Mapping[str, Any] | None = None) 
 
 def decoupled_decay(optimizer: Optimizer, options: Mapping[str, Any] | None = None) -> bool:
     """True where weight decay multiplies the weight directly (AdamW), False where it joins the gradient (Adam, SGD)."""
-    if options and "decoupled_weight_decay" in options:
-        return bool(options["decoupled_weight_decay"])
-    return _known_name(optimizer) in _DECOUPLED
+    for switch in _DECAY_SWITCHES:
+        if options and switch in options:
+            return bool(options[switch])
+    name = _known_name(optimizer)
+    # bitsandbytes' Adam takes its AdamW's step, at 8 bits too (csrc/kernels.cu, case ADAM); torchao's Adam8bit does not
+    its_own = name in {"Adam", "Adam8bit"} and getattr(optimizer, "__module__", "").startswith("bitsandbytes.")
+    return its_own or name in _DECOUPLED
 
 
 def default_eps(optimizer: Optimizer, options: Mapping[str, Any] | None = None) -> float | None:
@@ -147,8 +157,9 @@ class OptimizerInfo:
     default_eps: None where it has none; shape_factor: the library's own factor on a matrix's learning rate;
     betas: its averaging constants, None where it has none of that name.
     eps_power: eps is compared with the gradient's entries to this power. step_per_eps: the update, before lr, is
-    proportional to eps to this power (Adadelta's is, to the root). floor: the least weight rms that a relative step
-    assumes. decay_in_step: weight decay is multiplied by the relative step, not by lr alone.
+    proportional to eps to this power (Adadelta's is, to the root). floor: the second of an eps that is a pair, the
+    least weight rms that a relative step assumes. decay_in_step: weight decay is multiplied by the relative step, not
+    by lr alone.
     """
 
     name: str
@@ -177,7 +188,7 @@ class OptimizerInfo:
             default_betas(optimizer, options),
             eps_power=2.0 if scales_itself else _EPS_POWER.get(known, 1.0),
             step_per_eps=_STEP_PER_EPS.get(known, 0.0),
-            floor=float(eps[1]) if geometry == "relative" and isinstance(eps, (tuple, list)) else None,
+            floor=float(eps[1]) if isinstance(eps, (tuple, list)) else None,
             decay_in_step=scales_itself and geometry == "relative",
         )
 

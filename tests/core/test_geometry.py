@@ -62,6 +62,24 @@ def test_decay_is_coupled_or_not_as_the_optimizer_does_it() -> None:
         assert (info.decoupled or info.geometry == "gradient") == shrunk, cls
 
 
+@pytest.mark.parametrize(("name", "switch"), [("FusedAdam", "adam_w_mode"), ("DeepSpeedCPUAdam", "adamw_mode")])
+def test_fused_and_offloaded_adam_decay_as_adamw_unless_told_otherwise(name: str, switch: str) -> None:
+    """By default: apex.optimizers.FusedAdam(adam_w_mode=True), deepspeed.ops.adam.DeepSpeedCPUAdam(adamw_mode=True)."""
+    assert OptimizerInfo.of(name).decoupled
+    assert OptimizerInfo.of(name, {switch: True}).decoupled
+    assert OptimizerInfo.of(name, {switch: False}).l2_in_step
+
+
+def test_an_adam_of_eight_bits_decays_as_its_library_does_it() -> None:
+    """bitsandbytes decays Adam as AdamW; torchao's Adam8bit, like torch's Adam, adds L2 to the gradient."""
+    for name in ("Adam", "Adam8bit"):
+        theirs = type(name, (torch.optim.Optimizer,), {"__module__": "bitsandbytes.optim.adam"})
+        other = type(name, (torch.optim.Optimizer,), {"__module__": "torchao.optim.adam"})
+        assert OptimizerInfo.of(theirs).decoupled and OptimizerInfo.of(other).l2_in_step
+    rmsprop = type("RMSprop", (torch.optim.Optimizer,), {"__module__": "bitsandbytes.optim.rmsprop"})
+    assert OptimizerInfo.of(rmsprop).l2_in_step
+
+
 def test_eps_comes_from_options_or_the_class() -> None:
     assert OptimizerInfo.of(torch.optim.AdamW).default_eps == 1e-8
     assert OptimizerInfo.of(torch.optim.AdamW, {"eps": 1e-5}).default_eps == 1e-5
@@ -82,6 +100,9 @@ def test_an_unknown_optimizer_is_refused_until_declared() -> None:
     ):
         geometry_of(Novel)
     register_optimizer(Novel, "sign", decoupled=False)
-    assert geometry_of(Novel) == "sign"
+    assert geometry_of(Novel) == "sign" and OptimizerInfo.of(Novel).l2_in_step
+    assert OptimizerInfo.of(Novel).eps_ratio(0.25) == 0.25  # beside a root of the second moment, unless told otherwise
+    register_optimizer(Novel, "sign", eps_power=2.0)
+    assert OptimizerInfo.of(Novel).eps_ratio(0.25) == 0.0625 and OptimizerInfo.of(Novel).decoupled
     with pytest.raises(UsageError, match="'signed' is unknown"):
         register_optimizer(Novel, "signed")  # type: ignore[arg-type]

@@ -157,7 +157,15 @@ def test_powers_multiply_and_invert_exactly() -> None:
     p = Power(F(1, 3), F(-2, 7), F(5))
     assert p * p.inverse() == Power()
     assert (p * p).at(2.0, 3.0, 1.5) == pytest.approx(p.at(2.0, 3.0, 1.5) ** 2)
+    assert Power(F(1), F(1), F(1)).at(2.0, 3.0) == 6.0  # depth does not count where it is not given
     assert str(Power()) == "1" and str(Power(fan_in=-H, depth=F(1))) == "m_in^-1/2 m_L"
+
+
+def test_a_role_s_fans_are_one_unless_given_and_never_less() -> None:
+    assert Role("vector") == Role("vector", 1, 1, 1, 1) and Role("hidden", 6, 8, 3, 2).m_out == 4.0
+    for fans in ((0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)):
+        with pytest.raises(UsageError, match="every fan must be at least 1"):
+            Role("hidden", *fans)
 
 
 def test_an_unknown_scheme_is_refused_with_the_known_ones() -> None:

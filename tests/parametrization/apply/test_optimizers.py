@@ -281,7 +281,7 @@ def test_transformers_adafactor_is_known_by_its_options():
     with pytest.raises(hpt.UsageError, match="ignores lr"):
         OptimizerInfo.of(cls)
     plain = OptimizerInfo.of(cls, {"relative_step": False, "scale_parameter": False})
-    assert plain.geometry == "sign" and plain.floor is None
+    assert plain.geometry == "sign" and not plain.decay_in_step
     relative = OptimizerInfo.of(cls, {"relative_step": False})
     assert relative.geometry == "relative" and relative.floor == 1e-3 and relative.decay_in_step
     options = {"lr": 1e-2, "relative_step": False, "weight_decay": 0.0}

@@ -1,6 +1,7 @@
 """mup 1.0.0 as the parity oracle: its base shapes are read and written, its rules are a plan, and ours agree."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -166,3 +167,35 @@ def test_a_shared_readout_becomes_a_hook():
     plan = mup_plan(model)
     hpt.parametrize_(plain, plan)
     torch.testing.assert_close(plain(tokens), model(tokens))
+
+
+def test_roles_and_fans_are_the_trace_s():
+    """mup's metadata (ninf, main_idx, base sizes) say of every parameter what our trace of the plain twin says."""
+    model, plain = pair()
+    ours = hpt.make_plan(plain, base=Net(16).double(), example_inputs=(X,))
+    for row in mup_plan(model):
+        own = ours[row.name]
+        assert (row.role, row.m_in, row.m_out) == (own.role, own.m_in, own.m_out), row.name
+        assert (row.shape, row.base_shape, row.fan_in, row.fan_out) == (
+            own.shape,
+            own.base_shape,
+            own.fan_in,
+            own.fan_out,
+        )
+
+
+def test_plans_that_differ_by_rounding_do_not_differ():
+    _, plain = pair()
+    plan = hpt.make_plan(plain, base=Net(16).double(), example_inputs=(X,))
+
+    def scaled(factor: float) -> hpt.Plan:
+        row = plan["hidden.weight"]
+        return dataclasses.replace(
+            plan, rows={**plan.rows, row.name: dataclasses.replace(row, lr_mult=row.lr_mult * factor)}
+        )
+
+    assert compare_plans(plan, scaled(1 + 1e-10)) == []
+    (difference,) = compare_plans(plan, scaled(1 + 1e-8), fields=("lr_mult",))
+    assert (difference.name, difference.field) == ("hidden.weight", "lr_mult")
+    with pytest.raises(hpt.UsageError, match=r"differ in parameters: \['inp.bias'\]"):
+        compare_plans(plan, dataclasses.replace(plan, rows={k: v for k, v in plan.rows.items() if k != "inp.bias"}))
