@@ -12,7 +12,7 @@ import torch
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import finish, thin, to_device, train
 from hptransfer.core.recipe import Scale, load_recipe, warmup_linear
-from tests.cases_validation import recipe
+from tests.cases.validation import recipe
 
 
 @pytest.mark.parametrize("warmup", [0.1, 0.4])
@@ -47,7 +47,7 @@ class Pair(NamedTuple):
 
 
 FILE = """\
-from tests.cases_validation import recipe
+from tests.cases.validation import recipe
 other = recipe.replace(name="other")
 def built():
     return recipe.replace(name="built")

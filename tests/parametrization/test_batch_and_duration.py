@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases_models import MLP, batches, seeded
+from tests.cases.models import MLP, batches, seeded
 
 import hptransfer as hpt
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases_models import MLP, batches, seeded
+from tests.cases.models import MLP, batches, seeded
 
 import hptransfer as hpt
 from hptransfer.core.geometry import OptimizerInfo

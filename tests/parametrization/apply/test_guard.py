@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases_models import MLP, batches, losses, seeded
+from tests.cases.models import MLP, batches, losses, seeded
 from torch import Tensor, nn
 
 import hptransfer as hpt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from cases_models import MLP, batches, seeded
+from tests.cases.models import MLP, batches, seeded
 
 import hptransfer as hpt
 
