@@ -11,7 +11,7 @@ from hptransfer.core.errors import UsageError
 
 SCHEMA = 1
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-Quantity = Literal["fan_in", "init", "lr", "gradient", "loss"]
+Quantity = Literal["fan_in", "init", "lr", "gradient", "loss", "size", "change"]
 QUANTITIES: tuple[Quantity, ...] = ("fan_in", "init", "lr", "gradient", "loss")
 
 SEES = (
@@ -79,7 +79,7 @@ class OracleReport:
 
     verdict: FAIL where a parameter's exponents disagree, INCONCLUSIVE where noise leaves one open, else PASS.
     reasons: what decided it. rows: by parameter name with layer indices taken out. unseen: parameters that could not
-    be measured.
+    be measured. outputs: what real steps and attention show over the width, by module; deeper: rows over depths.
     """
 
     verdict: Verdict
@@ -93,6 +93,9 @@ class OracleReport:
     seeds: int
     tolerance: float
     seconds: float
+    depths: tuple[int, ...] = ()
+    outputs: tuple[OracleRow, ...] = ()
+    deeper: tuple[OracleRow, ...] = ()
 
     @property
     def ok(self) -> bool:
