@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from hptransfer._version import __version__ as __version__
+from hptransfer.checks.verified import make_plan as make_plan
 from hptransfer.core.errors import UsageError as UsageError
 from hptransfer.core.geometry import register_optimizer as register_optimizer
 from hptransfer.core.recipe import Recipe as Recipe
@@ -17,7 +18,6 @@ from hptransfer.parametrization.apply.groups import max_lrs as max_lrs
 from hptransfer.parametrization.apply.groups import param_groups as param_groups
 from hptransfer.parametrization.apply.groups import set_lr as set_lr
 from hptransfer.parametrization.apply.rewrite import parametrize_ as parametrize_
-from hptransfer.parametrization.make import make_plan as make_plan
 from hptransfer.parametrization.options import Options as Options
 from hptransfer.parametrization.options import Tuned as Tuned
 from hptransfer.parametrization.plan import Plan as Plan

@@ -73,7 +73,7 @@ def verify_plan(
     depth rule and the recipe's base a depth: base, 2 base and 4 base, at the base width. () leaves them out.
     plan: a plan for a wider target of the same depth, verified by its exponents over the width; without one, make_plan
     is called with scheme, optimizer, optimizer_options, roles and options (defaults: "mup", the recipe's optimizer).
-    seeds: models per width, up to four times as many where noise leaves a row open and no `seconds` have passed.
+    seeds: models per width, up to four times as many where noise leaves a row open and no `seconds` of CPU have passed.
     tolerance: on exponents.
     Raises UsageError where the arguments are wrong or make_plan refuses the model.
     Source of the condition: Yang, Simon & Bernstein 2023, 2310.17813; of alignment: Everett et al. 2024, 2407.05872.
@@ -93,7 +93,7 @@ def verify_plan(
     promise = promise_of(name, next(iter(plans.values())).options)
     trained = _trained(plans[chosen[0]], cls, settings)
     over_width = Measurements(subject, plans, trained)
-    until = started + seconds
+    until = time.process_time() + seconds
 
     def by_width() -> tuple[list[OracleRow], list[OracleRow]]:
         return judged(over_width, promise, tolerance), _beside(over_width, promise, tolerance)
@@ -153,7 +153,7 @@ def _settled(
             add(seed)
         done, rows = limit, judge()
         open_ = any(check.ok is None for part in rows for row in part for check in row.checks)
-        if not open_ or time.perf_counter() > until:
+        if not open_ or time.process_time() > until:
             break
     return rows
 
