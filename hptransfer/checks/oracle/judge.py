@@ -162,6 +162,8 @@ class _Judge:
         if values is None:
             return None
         claim = self.held(self.output()) * self.power + self.slack
+        if self.group.geometry == "gradient" and self.fan_out > GROWS:  # `own` passes back n^-1, the model more
+            claim -= self.fan_out * self.promise.backward
         step = _shifted(self.slope(values), self.group.lr_mult)
         missing = -0.5 * self.power if self.found.composite(self.group.names[0]) else 0.0
         if claim + missing - self.tolerance <= step.value < claim - self.tolerance:
@@ -196,13 +198,17 @@ class _Judge:
     @property
     def slack(self) -> float:
         """What the scheme promises of this parameter's own change, beyond the law's 0."""
-        promise, fan_in = self.promise, 0.0 if self.fan is None else self.fan.value
-        fan_out = self.group.growth - fan_in
+        promise, fan_in, fan_out = self.promise, 0.0 if self.fan is None else self.fan.value, self.fan_out
         added = fan_out * promise.features if fan_out > GROWS else 0.0
         if self.group.geometry in {"sign", "relative"}:
             added += fan_in * promise.unaligned
             added += fan_out * promise.lookup if self.group.role == "input" else 0.0
         return added
+
+    @property
+    def fan_out(self) -> float:
+        """Measured growth of the number of outputs: the shape's, less that of what is summed."""
+        return self.group.growth - (0.0 if self.fan is None else self.fan.value)
 
     # Comparing
 

@@ -42,6 +42,11 @@ class Promise:
         """
         return 0.5 + self.start + self.features
 
+    @property
+    def backward(self) -> float:
+        """Of the gradient at a hidden output beyond n^-1: the readout's entries are n^(start - 1/2)."""
+        return self.start + 0.5
+
 
 _LAZY = "Jacot et al. 2018, 1806.07572: features stand still while the outputs move"
 PROMISES: Mapping[str, Promise] = {

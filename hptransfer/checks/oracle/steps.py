@@ -50,11 +50,12 @@ def output_rows(walks: Walks, promise: Promise, held: Callable[[str], float], to
 
 
 def logit_rows(
-    sites: Sequence[Mapping[int, Sequence[Site]]], promise: Promise, power: float, tolerance: float
+    sites: Sequence[Mapping[int, Sequence[Site]]], promise: Promise, tolerance: float, *, quadratic: bool
 ) -> list[OracleRow]:
     """A row per softmax: what a step that has lined up changes its logits by, in powers of the head dimension.
 
-    sites: per seed, width -> every softmax in order; power: 2 where the step is quadratic in the gradient.
+    sites: per seed, width -> every softmax in order; quadratic: the step is proportional to the gradient, so the
+    logits' scale counts twice, and so does what the model passes back beyond the instrument's.
     """
     widths, rows = tuple(sites[0]), list[OracleRow]()
     counts = {len(found) for run in sites for found in run.values()}
@@ -65,7 +66,8 @@ def logit_rows(
         heads = [sites[0][w][i].contracted for w in widths]
         if min(heads) <= 0 or not bool((effects > 0).all()):
             continue
-        claim = power * (promise.features + promise.logits * log_exponent(widths, heads)) + promise.unaligned
+        scale = promise.logits * log_exponent(widths, heads)
+        claim = promise.features + (2 * scale - promise.backward if quadratic else scale + promise.unaligned)
         check = settled("change", claim, log_slope(widths, effects), tolerance)
         rows.append(row_of(f"attention {i}", (f"attention {i}",), "logits", (check,)))
     return rows

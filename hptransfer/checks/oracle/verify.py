@@ -161,9 +161,9 @@ def _settled(
 def _beside(found: Measurements, promise: Promise, tolerance: float) -> list[OracleRow]:
     """What can be seen only on activations: their sizes and changes, and attention's logits."""
     plan = found.plans[max(found.plans)]
-    power = 2.0 if all(info.geometry == "gradient" for info in plan.optimizers.values()) else 1.0
+    quadratic = all(info.geometry == "gradient" for info in plan.optimizers.values())
     above = {owner_of(name): max(found.exponent(name, "held"), 0.0) for name in plan.rows}
-    logits = logit_rows(found.sites, promise, power, tolerance)
+    logits = logit_rows(found.sites, promise, tolerance, quadratic=quadratic)
     return (
         [*output_rows(found.walks, promise, lambda m: above.get(m, 0.0), tolerance), *logits] if found.walks else logits
     )
