@@ -183,11 +183,20 @@ def _told(plan: Plan, subject: Subject, verify: Verify, choices: Mapping[str, An
     passed: dict[str, Any] = {
         k: choices[k] for k in ("scheme", "optimizer", "optimizer_options", "options") if k in choices
     }
+    names = [cls for cls in _classes(choices) if isinstance(cls, str) and not hasattr(torch.optim, cls)]
+    if names:
+        return Verification(why=f"{names[0]} is known by name only; give its class, so that real steps can be taken")
     if choices.get("roles"):  # their fans are the target's: take its own exponents
         passed = {"plan": plan}
     base = subject.base if subject.base in widths else widths[-1]
     report = verify_plan(subject, widths=widths, base=base, seeds=2, seconds=SECONDS, **passed)
     return _of_report(report, plan, trained)
+
+
+def _classes(choices: Mapping[str, Any]) -> list[Any]:
+    """The optimizers asked for, as classes or names."""
+    given = choices.get("optimizer", torch.optim.AdamW)
+    return list(given.values()) if isinstance(given, Mapping) else [given]
 
 
 def _of_report(report: OracleReport, plan: Plan, trained: set[str]) -> Verification:
@@ -201,11 +210,6 @@ def _of_report(report: OracleReport, plan: Plan, trained: set[str]) -> Verificat
     blind = [name for name in report.unseen if name in trained and plan.rows[name].role != "unused"]
     if blind:
         return Verification(why=f"nothing reaches {', '.join(blind[:3])} from these example inputs", **sizes)
-    if not report.outputs:
-        names = " and ".join(plan.optimizers)
-        return Verification(
-            why=f"{names} is known by name only; give its class, so that real steps can be taken", **sizes
-        )
     return Verification("verified", "", **sizes)
 
 

@@ -25,7 +25,7 @@ EXPONENTS = ("init_mult", "lr_mult", "fwd_mult", "eps_mult", "grad_mult", "held"
 VANISHING = 1e-6
 """A step's effect below this fraction of the median parameter's is rounding of a gradient that is zero (a key's bias
 before a softmax)."""
-FEW = 2
+FEW = 8
 """Seeds that the responses to random signs are taken of: they average over all entries and hardly vary."""
 
 

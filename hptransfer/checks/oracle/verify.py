@@ -146,9 +146,13 @@ def _trained(plan: Plan, optimizer: Any, options: Mapping[str, Any] | None) -> T
 def _settled(
     add: Callable[[int], None], judge: Callable[[], tuple[list[OracleRow], ...]], seeds: int, until: float
 ) -> Any:
-    """Add seeds until noise leaves no row open, the time is over, or there are MORE times as many as asked for."""
+    """Add seeds until noise leaves no row open or there are enough.
+
+    Enough are MORE times as many as asked for; where the time has an end, four times more again until it is over.
+    """
     done, rows = 0, tuple[list[OracleRow], ...]()
-    for limit in (seeds, 2 * seeds, MORE * seeds):
+    limits = [seeds, 2 * seeds, MORE * seeds, *([] if until == float("inf") else [8 * seeds, 16 * seeds])]
+    for limit in limits:
         for seed in range(done, limit):
             add(seed)
         done, rows = limit, judge()
