@@ -25,8 +25,9 @@ SEES = (
     "not yet aligned with it, so gradient and loss may lie lower together, by 1/2 or, where they cancel, more; "
     "training aligns them. At least half the rows must be aligned. "
     "A row fails where an interval lies outside the tolerance. "
-    "Not seen: whether attention is scaled by 1/d or 1/sqrt(d) (a coordinate check sees it, once training aligns q and "
-    "k), depth, batch and duration rules, weight decay, and parameters that get no gradient from these inputs."
+    "outputs (of the report): what two real steps change every module's output by, and what a step that has lined up "
+    "changes attention logits by; deeper: the same over depth, where the scheme has a depth rule. "
+    "Not seen: batch and duration rules, weight decay, and parameters that get no gradient from these inputs."
 )
 """What the columns mean, and what cannot be seen."""
 
