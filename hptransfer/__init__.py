@@ -8,13 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from hptransfer._version import __version__
+from hptransfer.checks.verified import make_plan
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import register_optimizer
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
 from hptransfer.core.roles import Role
+from hptransfer.graph.ops import register_op
 from hptransfer.parametrization.apply.groups import max_lrs, param_groups, set_lr
 from hptransfer.parametrization.apply.rewrite import parametrize_
-from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.parametrization.plan import Plan, verify_fingerprint
 
@@ -100,6 +101,7 @@ __all__ = [
     "plan_state",
     "predict",
     "read_base_shapes",
+    "register_op",
     "register_optimizer",
     "run_sweep",
     "set_lr",

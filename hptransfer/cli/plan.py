@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 
-import torch
-
 from hptransfer.checks.oracle.verify import verify_plan
-from hptransfer.checks.proxy import inputs_for
+from hptransfer.checks.verified import recipe_plan
 from hptransfer.cli.arguments import add_json, add_recipe, recipe_of
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
-from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
 
-HELP = "how every hyperparameter changes at another size, and why"
+HELP = "how every hyperparameter changes at another size, and why; checked in seconds at small sizes"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--optimizer", help="class name, as AdamW or SGD; default: the recipe's")
     parser.add_argument("--explain", metavar="NAME", help="the rule, numbers and equation of one parameter")
-    parser.add_argument(
-        "--verify", action="store_true", help="measure the exponents at small widths; 1 if they disagree"
+    checked = parser.add_mutually_exclusive_group()
+    checked.add_argument(
+        "--verify", action="store_true", help="print every exponent measured at small sizes, in place of the plan"
     )
+    checked.add_argument("--no-verify", action="store_true", help="leave the check at small sizes out")
     parser.add_argument("--save", metavar="FILE", help="write the plan as JSON")
     add_json(parser)
 
@@ -49,26 +48,17 @@ def run(args: argparse.Namespace) -> int:
         print(_explained(plan, args.explain))
     else:
         print(plan)
-    return 0
+    return 1 if plan.verification is not None and plan.verification.state == "failed" else 0
 
 
 def plan_of(recipe: Recipe, args: argparse.Namespace) -> Plan:
-    """The recipe's plan at the asked size; the target is built without memory for its weights."""
+    """The recipe's plan at the asked size, checked at small ones unless only one parameter is asked after."""
     width = args.width if args.width is not None else max(recipe.widths, default=recipe.base.width)
     scale = recipe.base.with_(width=width, **({} if args.depth is None else {"depth": args.depth}))
-    torch.manual_seed(0)
-    base = recipe.build(recipe.base)
-    options = Options(forward=args.forward)
-    with torch.device("meta"):
-        model = recipe.build(scale)
-    return make_plan(
-        model,
-        base=base,
-        example_inputs=inputs_for(recipe, options),
-        scheme=args.scheme,
-        optimizer=args.optimizer or recipe.optimizer,
-        optimizer_options=None if args.optimizer else recipe.optimizer_options,
-        options=options,
+    chosen = {} if args.optimizer is None else {"optimizer": args.optimizer}
+    verify = not (args.no_verify or args.explain)
+    return recipe_plan(
+        recipe, scale, verify=verify, scheme=args.scheme, options=Options(forward=args.forward), **chosen
     )
 
 

@@ -17,6 +17,7 @@ from hptransfer.graph.graph import template
 from hptransfer.parametrization.multipliers.placement import Hook
 from hptransfer.parametrization.multipliers.shift import fold, shift, unfold
 from hptransfer.parametrization.row import Row
+from hptransfer.parametrization.verification import Verification
 
 FORMAT = 1
 
@@ -28,6 +29,7 @@ class Plan:
     rows: name -> Row; aliases: further names of tied parameters; hooks: multipliers that no parameter can hold;
     notes: what the user should know; optimizers: name -> what the learning-rate rules were derived for;
     options: the named choices that were made; beta_power: the optimizer's betas are raised to it (batch / base batch).
+    verification: what a numeric check said; None where none was run.
     """
 
     scheme: str
@@ -38,6 +40,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     beta_power: float = 1.0
+    verification: Verification | None = None
 
     def __getitem__(self, name: str) -> Row:
         """The row of a parameter, under any of its names. Raises KeyError naming close matches."""
@@ -68,7 +71,7 @@ class Plan:
 
         The measured initial stds are left out: they differ between seeds of the base, and resuming does not use them.
         """
-        body = {k: v for k, v in self.to_json().items() if k != "notes"}
+        body = {k: v for k, v in self.to_json().items() if k not in {"notes", "verification"}}
         for row in body["rows"]:
             for unread in ("why", "init_std"):
                 row.pop(unread)
@@ -110,6 +113,8 @@ class Plan:
         data["rows"] = [dataclasses.asdict(row) for row in self]
         data["hooks"] = [dataclasses.asdict(hook) for hook in self.hooks]
         data["optimizers"] = [dataclasses.asdict(info) for info in self.optimizers.values()]
+        if self.verification is None:
+            del data["verification"]
         return {"format": FORMAT, **json.loads(json.dumps(data))}
 
     @classmethod
@@ -124,6 +129,8 @@ class Plan:
             fields["rows"] = {row.name: row for row in rows}
             fields["hooks"] = tuple(Hook(**hook) for hook in fields["hooks"])
             fields["notes"] = tuple(fields["notes"])
+            told = fields.get("verification")
+            fields["verification"] = None if told is None else Verification(**told)
             return cls(**fields)
         except (KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"Not a plan: {type(error).__name__} {error}. Write it with Plan.save.") from error
@@ -194,7 +201,9 @@ def _table(plan: Plan) -> str:
     trained_by = ", ".join(f"{info.name} ({info.geometry} geometry)" for info in plan.optimizers.values())
     title = f"plan: scheme {plan.scheme}, {trained_by}, {len(plan)} parameters"
     hooks = [f"hook: {h.module} {h.where} x {h.factor:.4g}: {h.why}" for h in plan.hooks]
-    return "\n".join([title, *shown, *hooks, *(f"note: {note}" for note in plan.notes)])
+    return "\n".join(
+        [str(plan.verification or Verification()), title, *shown, *hooks, *(f"note: {note}" for note in plan.notes)]
+    )
 
 
 def _numbers(row: Row) -> tuple[float, ...]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.cases.models import MLP, batches, seeded
 
 import hptransfer as hpt
+from tests.cases.models import MLP, batches, seeded
 
 K, R = 8.0, 3.0  # batch and tokens, target / base
 TARGET, BASE = hpt.Scale(batch=128, tokens=3000), hpt.Scale(batch=16, tokens=1000)

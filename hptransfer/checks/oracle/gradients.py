@@ -62,7 +62,7 @@ def readings(
         output = outputs.get(owner, [])
         for name, parameter in members.items():
             info = geometry(name)
-            norms = [None if g is None else _norm(g, parameter, info) for g in (own.get(name), from_loss.get(name))]
+            norms = [None if g is None else norm(g, parameter, info) for g in (own.get(name), from_loss.get(name))]
             entry = None if from_loss.get(name) is None else rms_of([from_loss[name]])
             size = sum(t.numel() for t in output)
             found[name] = Reading(norms[0], norms[1], entry, rms_of(output) if output else None, size)
@@ -143,7 +143,7 @@ def _grad(value: Tensor, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]
     return {n: g.detach() for n, g in zip(named, grads, strict=True) if g is not None and bool(g.any())}
 
 
-def _norm(gradient: Tensor, parameter: nn.Parameter, info: OptimizerInfo) -> float:
+def norm(gradient: Tensor, parameter: nn.Parameter, info: OptimizerInfo) -> float:
     """What a unit learning rate's step along the gradient changes the objective by."""
     g = gradient.double()
     if info.geometry == "gradient":

@@ -1,4 +1,9 @@
-"""Hold the measured exponents against the plan's."""
+"""Hold the measured exponents against the plan's.
+
+What should come out is the law of promises.py, spelt in measured fans and shapes. A plan's multipliers enter only on
+the other side, as what is judged, but for `held`: the factor of an activation that was absorbed into this parameter,
+which steps.py judges where that activation is used.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,9 @@ from dataclasses import dataclass, replace
 from hptransfer.checks.oracle.fans import MEETING
 from hptransfer.checks.oracle.gradients import owner_of
 from hptransfer.checks.oracle.measure import EXPONENTS, Array, Measurements
+from hptransfer.checks.oracle.promises import Promise
 from hptransfer.checks.oracle.report import Check, OracleRow, Quantity
 from hptransfer.checks.slopes import Slope, log_slope
-from hptransfer.core.rules import Scheme
 from hptransfer.graph.graph import template
 from hptransfer.parametrization.plan import Plan
 
@@ -37,9 +42,9 @@ class _Group:
     m_out: float
 
 
-def judged(found: Measurements, scheme: Scheme, tolerance: float) -> list[OracleRow]:
+def judged(found: Measurements, promise: Promise, tolerance: float) -> list[OracleRow]:
     """A row per group of parameters."""
-    return [_Judge(found, scheme, tolerance, group).row() for group in _groups(found)]
+    return [_Judge(found, promise, tolerance, group).row() for group in _groups(found)]
 
 
 def _groups(found: Measurements) -> Iterator[_Group]:
@@ -65,8 +70,8 @@ def _group(found: Measurements, plan: Plan, names: list[str], shown: str, role: 
 class _Judge:
     """Makes the checks of one group."""
 
-    def __init__(self, found: Measurements, scheme: Scheme, tolerance: float, group: _Group) -> None:
-        self.found, self.scheme, self.tolerance, self.group = found, scheme, tolerance, group
+    def __init__(self, found: Measurements, promise: Promise, tolerance: float, group: _Group) -> None:
+        self.found, self.promise, self.tolerance, self.group = found, promise, tolerance, group
         self.fan = self._fan()
         self.why: list[str] = []
 
@@ -116,7 +121,7 @@ class _Judge:
         fixed = self.found.output_growth(group.names[0]) <= GROWS
         if self.fan is None or not fixed or "readout" not in self.roles(self.fan.value) or self.is_zero:
             return None
-        power = -0.5 if group.role == "bottleneck" else float(self.scheme.readout_init)
+        power = -0.5 if group.role == "bottleneck" else self.promise.start - 0.5
         asked = _shifted(_scaled(self.fan, power), group.held - group.fwd_mult)
         return self.compared("init", group.init_mult, asked)
 
@@ -157,6 +162,8 @@ class _Judge:
         if values is None:
             return None
         claim = self.held(self.output()) * self.power + self.slack
+        if self.group.geometry == "gradient" and self.fan_out > GROWS:  # `own` passes back n^-1, the model more
+            claim -= self.fan_out * self.promise.backward
         step = _shifted(self.slope(values), self.group.lr_mult)
         missing = -0.5 * self.power if self.found.composite(self.group.names[0]) else 0.0
         if claim + missing - self.tolerance <= step.value < claim - self.tolerance:
@@ -168,7 +175,8 @@ class _Judge:
         values = self.found.values(self.group.names, "loss")
         if values is None:
             return None
-        behind = 0.0 if self.group.role == "readout" else 1 + float(self.scheme.readout_init)
+        promise = self.promise
+        behind = 0.0 if self.group.role == "readout" else promise.objective - promise.features
         step = _shifted(self.slope(values), self.group.lr_mult)
         check = self.compared("loss", behind + self.slack, step, floor=-math.inf)
         return replace(check, unaligned=step.value < check.plan - self.tolerance)
@@ -189,13 +197,18 @@ class _Judge:
 
     @property
     def slack(self) -> float:
-        """What the scheme itself adds to a full-size step: see the derivation in core/rules.py."""
-        group, scheme, added = self.group, self.scheme, 0.0
-        if not scheme.aligned and group.geometry in {"sign", "relative"}:
-            added += group.m_in / 2
-        if scheme.kernel:
-            added -= group.m_out * (1 + float(scheme.readout_init))
-        return added + (group.m_out * float(scheme.embedding_lr) if group.role == "input" else 0.0)
+        """What the scheme promises of this parameter's own change, beyond the law's 0."""
+        promise, fan_in, fan_out = self.promise, 0.0 if self.fan is None else self.fan.value, self.fan_out
+        added = fan_out * promise.features if fan_out > GROWS else 0.0
+        if self.group.geometry in {"sign", "relative"}:
+            added += fan_in * promise.unaligned
+            added += fan_out * promise.lookup if self.group.role == "input" else 0.0
+        return added
+
+    @property
+    def fan_out(self) -> float:
+        """Measured growth of the number of outputs: the shape's, less that of what is summed."""
+        return self.group.growth - (0.0 if self.fan is None else self.fan.value)
 
     # Comparing
 

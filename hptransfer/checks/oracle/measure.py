@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from hptransfer.checks.oracle.fans import Responses, fan_in_responses
 from hptransfer.checks.oracle.gradients import Reading, owner_of, readings
+from hptransfer.checks.oracle.logits import Site, logit_sites
 from hptransfer.checks.oracle.subject import Subject
+from hptransfer.checks.oracle.walk import Trained, Walk, chosen_lr, walk
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.plan import Plan
@@ -23,19 +25,30 @@ EXPONENTS = ("init_mult", "lr_mult", "fwd_mult", "eps_mult", "grad_mult", "held"
 VANISHING = 1e-6
 """A step's effect below this fraction of the median parameter's is rounding of a gradient that is zero (a key's bias
 before a softmax)."""
+FEW = 8
+"""Seeds that the responses to random signs are taken of: they average over all entries and hardly vary."""
+
+
+_BETWEEN = 1.3
+"""The entries of a matrix between two growing axes grow faster than this power of the width."""
 
 
 @dataclass
 class Measurements:
     """What was measured so far.
 
-    readings, responses: one entry per seed, of width -> parameter -> value.
+    trained: the optimizer classes that take real steps; none are taken without.
+    readings, responses: one entry per seed, of width -> parameter -> value; walks, sites: of width -> what real steps
+    did, and what steps that have lined up do to attention.
     """
 
     subject: Subject
     plans: Mapping[int, Plan]
+    trained: Trained | None = None
     readings: list[dict[int, dict[str, Reading]]] = field(default_factory=list)
     responses: list[dict[int, Responses]] = field(default_factory=list)
+    walks: list[dict[int, Walk]] = field(default_factory=list)
+    sites: list[dict[int, list[Site]]] = field(default_factory=list)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -43,17 +56,35 @@ class Measurements:
 
     def add(self, seed: int) -> None:
         """One more model at every width."""
-        readings, responses = {}, {}
+        for kept in (self.readings, self.sites):
+            kept.append({})
         for width, plan in self.plans.items():
             model, batch = self.subject.model(width, seed), self.subject.batch(seed)
-            named = dict(model.named_parameters())
             run = partial(self.subject.score, model, batch, seed)
-            responses[width] = fan_in_responses(named, run, batch, seed=seed)
+            if seed < FEW:
+                named = dict(model.named_parameters())
+                self.responses += [{}] if len(self.responses) <= seed else []
+                self.responses[seed][width] = fan_in_responses(named, run, batch, seed=seed)
             parametrize_(model, plan)
-            found = readings[width] = _read(model, plan, run, seed)
+            found = self.readings[-1][width] = _read(model, plan, run, seed)
             _drop_vanishing(found)
-        self.readings.append(readings)
-        self.responses.append(responses)
+            self.sites[-1][width] = self._logits(model, plan, run, seed)
+        if self.trained is not None:
+            trained, lr = self.trained, self.lr
+            self.walks.append({w: walk(self.subject, plan, trained, w, seed, lr=lr) for w, plan in self.plans.items()})
+
+    @cached_property
+    def lr(self) -> float:
+        """The base's learning rate of the real steps."""
+        assert self.trained is not None
+        smallest = min(self.plans)
+        return chosen_lr(self.subject, self.plans[smallest], self.trained, smallest)
+
+    def _logits(self, model: nn.Module, plan: Plan, run: Callable[[], Tensor], seed: int) -> list[Site]:
+        """Of the matrices between two growing axes, in a model that is parametrized already."""
+        matrices = {n: p for n, p in plain_names(model, plan).items() if self.growth(n) > _BETWEEN}
+        info, rate = (lambda name: plan.optimizers[plan[name].optimizer]), (lambda name: plan[name].lr_mult)
+        return logit_sites(matrices, run, info, rate, seed=seed)
 
     def exponent(self, name: str, quantity: str) -> float:
         """The plan's own exponent of one of a row's multipliers; 0 where it is zero (a readout started at zero)."""

@@ -11,7 +11,7 @@ from hptransfer.core.errors import UsageError
 
 SCHEMA = 1
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-Quantity = Literal["fan_in", "init", "lr", "gradient", "loss"]
+Quantity = Literal["fan_in", "init", "lr", "gradient", "loss", "size", "change"]
 QUANTITIES: tuple[Quantity, ...] = ("fan_in", "init", "lr", "gradient", "loss")
 
 SEES = (
@@ -25,8 +25,9 @@ SEES = (
     "not yet aligned with it, so gradient and loss may lie lower together, by 1/2 or, where they cancel, more; "
     "training aligns them. At least half the rows must be aligned. "
     "A row fails where an interval lies outside the tolerance. "
-    "Not seen: whether attention is scaled by 1/d or 1/sqrt(d) (a coordinate check sees it, once training aligns q and "
-    "k), depth, batch and duration rules, weight decay, and parameters that get no gradient from these inputs."
+    "outputs (of the report): what two real steps change every module's output by, and what a step that has lined up "
+    "changes attention logits by; deeper: the same over depth, where the scheme has a depth rule. "
+    "Not seen: batch and duration rules, weight decay, and parameters that get no gradient from these inputs."
 )
 """What the columns mean, and what cannot be seen."""
 
@@ -79,7 +80,7 @@ class OracleReport:
 
     verdict: FAIL where a parameter's exponents disagree, INCONCLUSIVE where noise leaves one open, else PASS.
     reasons: what decided it. rows: by parameter name with layer indices taken out. unseen: parameters that could not
-    be measured.
+    be measured. outputs: what real steps and attention show over the width, by module; deeper: rows over depths.
     """
 
     verdict: Verdict
@@ -93,6 +94,9 @@ class OracleReport:
     seeds: int
     tolerance: float
     seconds: float
+    depths: tuple[int, ...] = ()
+    outputs: tuple[OracleRow, ...] = ()
+    deeper: tuple[OracleRow, ...] = ()
 
     @property
     def ok(self) -> bool:

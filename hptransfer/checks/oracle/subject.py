@@ -36,12 +36,14 @@ _RATIOS = (
     "grad_mult",
     "held",
 )
+"""A row's fields that are powers of the sizes."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model family: how to build it at a width, feed it, and score one forward pass.
+    """A model family: how to build it at a width (or, over_depth, at a depth), feed it, and score one forward pass.
 
+    deepened: depth -> model at the base width, where the builder has a depth, and base_depth the base's.
     batch: seed -> what one pass reads; objective: (model, batch, seed) -> scalar, running the model once.
     """
 
@@ -53,6 +55,14 @@ class Subject:
     base: int | None = None
     optimizer: Any = torch.optim.AdamW
     optimizer_options: Mapping[str, Any] | None = None
+    deepened: Builder | None = None
+    base_depth: int | None = None
+
+    def over_depth(self) -> Subject:
+        """The same family by depth at its base width. Raises UsageError where it is not known how to deepen it."""
+        if self.deepened is None or self.base_depth is None:
+            raise UsageError("Depth cannot be checked: the base's Scale has no depth.")
+        return dataclasses.replace(self, build=self.deepened, base=self.base_depth, deepened=None)
 
     def model(self, width: int, seed: int) -> nn.Module:
         """A freshly initialised model in training mode, drawn from a seed of its own for every width."""
@@ -89,6 +99,8 @@ def subject_of(source: Recipe | Builder, example_inputs: Inputs, options: Option
             recipe.base.width,
             recipe.optimizer,
             recipe.optimizer_options,
+            None if recipe.base.depth is None else lambda depth: recipe.build(recipe.base.with_(depth=depth)),
+            recipe.base.depth,
         )
     if not callable(source):
         raise UsageError(f"verify_plan takes a Recipe or a builder (width -> model), but got {type(source).__name__}.")
@@ -106,16 +118,61 @@ def subject_of(source: Recipe | Builder, example_inputs: Inputs, options: Option
 def plans_by_width(
     subject: Subject, widths: Sequence[int], base: int, given: Plan | None, **choices: Any
 ) -> dict[int, Plan]:
-    """The plan at every width: made from the subject, or the given plan's exponents taken to that width."""
+    """The plan at every width: the given plan's exponents, or those of a plan made at the widest, taken to each.
+
+    Where a plan is no power of the widths, because it asks for something at the base already, one is made at each.
+    """
     base_model, stds = subject.model(base, 0), subject.initial_rms(base)
-    if given is not None:
-        return {width: rescaled(given, subject.model(width, 0), base_model, stds) for width in widths}
-    return {
-        width: make_plan(
-            subject.model(width, 0), base=base_model, example_inputs=subject.inputs, base_std=stds, **choices
-        )
-        for width in widths
+
+    def planned(width: int) -> Plan:
+        model, inputs = subject.model(width, 0), subject.inputs
+        return make_plan(model, base=base_model, example_inputs=inputs, base_std=stds, **choices)
+
+    if given is None:
+        widest = planned(max(widths))
+        if not _is_power(widest) or max(widths) <= base:
+            return {width: widest if width == max(widths) else planned(width) for width in widths}
+        given = widest
+    return {width: rescaled(given, subject.model(width, 0), base_model, stds) for width in widths}
+
+
+def _is_power(plan: Plan) -> bool:
+    """All multipliers are 1 at the base: a unit forward and weights stored at unit rms ask for others there."""
+    return plan.options.get("forward") == "own" and all(row.fwd_mult == 1.0 for row in plan)
+
+
+def plans_by_depth(subject: Subject, depths: Sequence[int], **choices: Any) -> dict[int, Plan]:
+    """The plan at every depth, each made against the base's. subject: by depth."""
+    assert subject.base is not None
+    base_model, stds = subject.model(subject.base, 0), subject.initial_rms(subject.base)
+    deepest, *rest = sorted(depths, reverse=True)
+
+    def planned(depth: int) -> Plan:
+        model, inputs = subject.model(depth, 0), subject.inputs
+        return make_plan(model, base=base_model, example_inputs=inputs, base_std=stds, **choices)
+
+    plan = planned(deepest)
+    if not _is_power(plan) or deepest <= subject.base:
+        return {depth: plan if depth == deepest else planned(depth) for depth in depths}
+    shallower = {
+        d: _shallower(plan, subject.model(d, 0), math.log(d / subject.base, deepest / subject.base)) for d in rest
     }
+    return {**{d: shallower[d] for d in sorted(rest)}, deepest: plan}
+
+
+def _shallower(plan: Plan, model: nn.Module, power: float) -> Plan:
+    """The plan's exponents at another depth, of whose layers it has more."""
+    names = dict(model.named_parameters())
+    rows = {name: _powered(row, power) for name, row in plan.rows.items() if name in names}
+    modules = dict(model.named_modules())
+    hooks = tuple(dataclasses.replace(h, factor=h.factor**power) for h in plan.hooks if h.module in modules)
+    return dataclasses.replace(plan, rows=rows, hooks=hooks)
+
+
+def _powered(row: Row, power: float) -> Row:
+    changed = {f: value**power for f in _RATIOS if (value := getattr(row, f)) > 0}
+    std = None if row.init_std is None or not row.init_mult else row.init_std * changed["init_mult"] / row.init_mult
+    return dataclasses.replace(row, init_std=std if row.init_mult else row.init_std, **changed)
 
 
 def rescaled(plan: Plan, model: nn.Module, base: nn.Module, stds: Mapping[str, float]) -> Plan:
@@ -149,19 +206,7 @@ def rescaled(plan: Plan, model: nn.Module, base: nn.Module, stds: Mapping[str, f
 def _row_at(row: Row, shape: tuple[int, ...], base_shape: tuple[int, ...], widest: float, std: float) -> Row:
     then = _growth(row.shape, row.base_shape)
     power = math.log(_growth(shape, base_shape)) / math.log(then if then > 1 else widest)
-    fields = (
-        "init_mult",
-        "lr_mult",
-        "wd_mult",
-        "eps_mult",
-        "fwd_mult",
-        "m_in",
-        "m_out",
-        "scale_mult",
-        "grad_mult",
-        "held",
-    )
-    changed = {f: getattr(row, f) ** power if getattr(row, f) > 0 else getattr(row, f) for f in fields}
+    changed = {f: value**power if (value := getattr(row, f)) > 0 else value for f in _RATIOS}
     kept = None if row.init_std is None else std * changed["init_mult"]
     return dataclasses.replace(row, shape=shape, base_shape=base_shape, init_std=kept, **changed)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cases.models import MLP, batches, seeded
 
 import hptransfer as hpt
 from hptransfer.core.geometry import OptimizerInfo
+from tests.cases.models import MLP, batches, seeded
 
 LR, WD, BASE, WIDE = 0.01, 0.1, 8, 64
 

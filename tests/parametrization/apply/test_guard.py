@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.cases.models import MLP, batches, losses, seeded
 from torch import Tensor, nn
 
 import hptransfer as hpt
+from tests.cases.models import MLP, batches, losses, seeded
 
 LR = 1e-2
 

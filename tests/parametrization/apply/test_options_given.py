@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from tests.cases.models import MLP, batches, seeded
 
 import hptransfer as hpt
+from tests.cases.models import MLP, batches, seeded
 
 
 def test_muon_s_eps_is_the_given_one_and_adamw_s_is_scaled() -> None:
