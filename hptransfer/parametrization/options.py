@@ -36,6 +36,7 @@ class Options:
     for adapters and trained readouts. None: pretrained where a hidden matrix is frozen.
     bottleneck_init: of a trained matrix that contracts the width to a fixed rank inside a pretrained model (LoRA's A):
     "fan-in", n^-1/2 as PEFT draws it (LoRA+), or "readout", n^-1 as its fans say, see docs/limits.
+    grouped_heads: TODO
     unplaced: "error" refuses a plan of which a forward multiplier has no place; "note" goes on without it.
     batch, duration, decay_horizon: rules for batch size and tokens, see hptransfer.core.horizon.
     """
@@ -49,6 +50,7 @@ class Options:
     unplaced: Literal["error", "note"] = "error"
     weights: Literal["initial", "pretrained"] | None = None
     bottleneck_init: Literal["fan-in", "readout"] = "fan-in"
+    grouped_heads: Literal["readout", "fan-in"] = "readout"
     batch: str = "default"
     duration: str = "none"
     decay_horizon: str = "timescale"
@@ -64,6 +66,7 @@ class Options:
             "unplaced": ("error", "note"),
             "weights": (None, "initial", "pretrained"),
             "bottleneck_init": ("fan-in", "readout"),
+            "grouped_heads": ("readout", "fan-in"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
