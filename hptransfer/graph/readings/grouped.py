@@ -85,7 +85,8 @@ class _Walk:
 
     def gates(self, node: fx.Node, user: fx.Node) -> bool:
         """True where `user` is pointwise with a larger activation: the heads only scale, shift or mask that one."""
-        others = [other for other in user.all_input_nodes if other is not node and other in self.from_inputs]
+        read = (other for other in user.all_input_nodes if other is not node and user in users(other))
+        others = [other for other in read if other in self.from_inputs]
         sizes = [shape(part) for part in (node, *others)]
         return any(_size(other) > _size(sizes[0]) for other in sizes[1:]) and _spread(sizes) == shape(user)
 
