@@ -144,7 +144,10 @@ def figures(recipe: Recipe, runs: Sequence[Run]) -> dict[str, Any]:
         name: [Fit.of(curve_of(runs, scheme=name, size=width, seeds=SEEDS)) for width in WIDTHS] for name in CANDIDATES
     }
     gaps = {
-        name: [asdict(gap) for gap in loss_gaps(own, fits[CONTROL], base_size=recipe.base.width)]
+        name: [
+            {"width": gap.size, "nats": gap.mup_minus_sp, "low": gap.low, "high": gap.high}
+            for gap in loss_gaps(own, fits[CONTROL], base_size=recipe.base.width)
+        ]
         for name, own in fits.items()
         if name != CONTROL
     }

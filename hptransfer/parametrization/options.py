@@ -36,7 +36,10 @@ class Options:
     for adapters and trained readouts. None: pretrained where a hidden matrix is frozen.
     bottleneck_init: of a trained matrix that contracts the width to a fixed rank inside a pretrained model (LoRA's A):
     "fan-in", n^-1/2 as PEFT draws it (LoRA+), or "readout", n^-1 as its fans say, see docs/limits.
-    grouped_heads: TODO
+    grouped_heads: of weights that make heads of a fixed size for ever more query heads to read (grouped-query attention
+    whose key-value heads do not grow): "readout", n^-1 as their fans say, so that heads start small; or "fan-in",
+    n^-1/2, as a hidden matrix. The learning rate is the same. The default is the derived one: with n^-1/2 a step of the
+    earlier layers moves the values by n^1/2. The code released with 2605.15290 takes n^-1/2; see docs/gqa.md.
     unplaced: "error" refuses a plan of which a forward multiplier has no place; "note" goes on without it.
     batch, duration, decay_horizon: rules for batch size and tokens, see hptransfer.core.horizon.
     """
