@@ -1,6 +1,6 @@
 """Fixed key-value heads, entry by entry: what keys and values are, and how a step changes them, over the width.
 
-    python scripts/bench_gqa_entries.py [--steps 3]      # recipes/gpt.py, widths 64 to 512, one minute of one core
+    python scripts/bench_gqa_entries.py [--only Muon,SGD] [--steps 1]   # recipes/gpt.py, widths 64 to 512, a minute
 
 One key-value head of 8, r = 8 to 64 query heads. Of the second block's keys and values, root mean squares: `start`, the
 entries; `gradient`, of the weight at the first step; `own`, what the weight's own change did to them, (W - W0) x;
@@ -11,6 +11,7 @@ are printed and written, with the values, to benchmarks/gqa_entries.json.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -100,20 +101,22 @@ def slopes(recipe: Recipe, optimizer: str, rule: Rule, steps: int) -> dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--only", default=",".join(OPTIMIZERS), help="optimizers, separated by commas")
     args = parser.parse_args()
     os.environ |= {"HPTRANSFER_HEAD_DIM": "8", "HPTRANSFER_KV_HEADS": "1"}
     torch.set_num_threads(1)
     recipe = load_recipe(str(ROOT / "recipes" / "gpt.py"))
-    body: dict[str, Any] = {"command": "scripts/bench_gqa_entries.py", "widths": WIDTHS, "seeds": SEEDS}
+    settings = {"command": "scripts/bench_gqa_entries.py", "widths": WIDTHS, "seeds": SEEDS, "steps": args.steps}
+    out = ROOT / "benchmarks" / "gqa_entries.json"
     rules: tuple[Rule, ...] = ("readout", "fan-in")
-    for optimizer in OPTIMIZERS:
-        for rule in rules:
-            body[f"{optimizer}, {rule}"] = found = slopes(recipe, optimizer, rule, args.steps)
-            print(
-                f"{optimizer}, {rule}", *(f"  {key:18} {row['exponent']:+.2f}" for key, row in found.items()), sep="\n"
-            )
-    (ROOT / "benchmarks" / "gqa_entries.json").write_text(json.dumps(body, indent=1) + "\n")
+    for optimizer, rule in itertools.product(args.only.split(","), rules):
+        found = slopes(recipe, optimizer, rule, args.steps)
+        shown = [f"  {key:18} {row['exponent']:+.2f}" for key, row in found.items()]
+        print(f"{optimizer}, {rule}", *shown, sep="\n", flush=True)
+        known = json.loads(out.read_text()) if out.exists() else {}
+        kept = known if known.get("steps") == args.steps else {}
+        out.write_text(json.dumps({**kept, **settings, f"{optimizer}, {rule}": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
