@@ -2,9 +2,11 @@
 
     hptransfer check recipes/gpt.py                    sweep the learning rate at every width and judge the transfer
     hptransfer check recipes/gpt.py --text FILE        the same on FILE
+    hptransfer check recipes/gpt.py --head-dim 8 --kv-heads 1        more query heads at every width, one key-value head
     python recipes/gpt.py [--text FILE]                train once at the base width and print the loss
 
-The number of heads is fixed, so the head dimension grows with the width. The head is not tied to the embedding.
+The number of heads is fixed, so the head dimension grows with the width, unless --head-dim fixes that; --kv-heads fixes
+the number of key-value heads, each read by as many query heads. The head is not tied to the embedding.
 The last tenth of the bytes is the validation text. The seed draws the weights and the batches.
 """
 
@@ -26,7 +28,11 @@ from hptransfer.core.recipe import Recipe, Scale
 
 BASE = Scale(width=32, depth=2)
 CONTEXT, BATCH, HEADS, BYTES = 64, 16, 4, 256
-options = {"text": "a file to train on, in place of the standard library's source"}  # --text FILE sets HPTRANSFER_TEXT
+options = {  # --text FILE sets HPTRANSFER_TEXT
+    "text": "a file to train on, in place of the standard library's source",
+    "head-dim": "size of a head at every width, so that the number of query heads grows; default: four heads",
+    "kv-heads": "key-value heads at every width, a divisor of the query heads; default: as many as those",
+}
 
 
 @cache
@@ -44,19 +50,41 @@ def text() -> tuple[Tensor, Tensor]:
     return data[:cut], data[cut:]
 
 
+def heads_at(width: int) -> tuple[int, int]:
+    """(query heads, key-value heads) of a model of this width. Raises UsageError where they do not divide."""
+    size = _chosen("head-dim")
+    if width % (size or HEADS):
+        raise UsageError(f"width={width} does not divide into heads: give a multiple of {size or HEADS}.")
+    heads = HEADS if size is None else width // size
+    kv_heads = _chosen("kv-heads") or heads
+    if heads % kv_heads:
+        raise UsageError(f"--kv-heads {kv_heads}: width {width} has {heads} query heads; give a divisor of that.")
+    return heads, kv_heads
+
+
+def _chosen(option: str) -> int | None:
+    value = os.environ.get(f"HPTRANSFER_{option.upper().replace('-', '_')}")
+    if value is not None and not (value.isdigit() and int(value) > 0):
+        raise UsageError(f"--{option} {value}: must be a whole number, at least 1.")
+    return None if value is None else int(value)
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, heads: int, kv_heads: int) -> None:
         super().__init__()
+        self.heads, self.kv_heads, kv_width = heads, kv_heads, width // heads * kv_heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.q, self.k, self.v, self.proj = (nn.Linear(width, width) for _ in range(4))
+        self.q, self.k, self.v, self.proj = (nn.Linear(width, made) for made in (width, kv_width, kv_width, width))
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm1(x)
-        q, k, v = (f(h).unflatten(-1, (HEADS, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
-        x = x + self.proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        h, grouped = self.norm1(x), self.heads != self.kv_heads
+        q = self.q(h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = (f(h).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2) for f in (self.k, self.v))
+        read = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+        x = x + self.proj(read.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
@@ -65,10 +93,9 @@ class GPT(nn.Module):
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
-        if width % HEADS:
-            raise UsageError(f"width={width} does not divide into {HEADS} heads; give a multiple of {HEADS}.")
+        heads, kv_heads = heads_at(width)
         self.embed, self.position = nn.Embedding(BYTES, width), nn.Embedding(CONTEXT, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, kv_heads) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, BYTES, bias=False)
         for table in (self.embed, self.position):
             nn.init.normal_(table.weight, std=0.1)

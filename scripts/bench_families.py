@@ -80,10 +80,17 @@ def markdown(rows: Sequence[Row]) -> str:
     passed = [row for row in rows if row["verdict"] == "PASS"]
     lines = ["## Passes", "", "Seconds: build, trace and plan; then measure.", ""]
     for kind in kinds:
-        lines += [f"### {kind}", "", "| family | fixed heads | growing heads |", "|---|---|---|"]
-        for name in dict.fromkeys(row["family"] for row in passed if row["kind"] == kind):
-            both = {row["heads"]: row for row in passed if row["family"] == name}
-            lines.append(f"| {name} | {_seconds(both.get('fixed'))} | {_seconds(both.get('growing'))} |")
+        own = [row for row in passed if row["kind"] == kind]
+        modes = [mode for mode in _COLUMNS if mode != "fixed kv" or any(row["heads"] == mode for row in own)]
+        lines += [
+            f"### {kind}",
+            "",
+            f"| family | {' | '.join(_COLUMNS[m] for m in modes)} |",
+            "|---" * len(modes) + "|---|",
+        ]
+        for name in dict.fromkeys(row["family"] for row in own):
+            cells = {row["heads"]: _seconds(row) for row in own if row["family"] == name}
+            lines.append(f"| {name} | {' | '.join(cells.get(mode, '') for mode in modes)} |")
         lines.append("")
     lines.pop()
     for title, verdicts in _TITLES.items():
@@ -95,6 +102,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+_COLUMNS = {"fixed": "fixed heads", "growing": "growing heads", "fixed kv": "growing heads, fixed kv"}
 _TITLES = {
     "Fails": ("FAIL",),
     "Left open by noise": ("INCONCLUSIVE",),
@@ -103,8 +111,8 @@ _TITLES = {
 }
 
 
-def _seconds(row: Row | None) -> str:
-    return "" if row is None else f"{row['plan_seconds']:.1f}, {row['oracle_seconds']:.1f}"
+def _seconds(row: Row) -> str:
+    return f"{row['plan_seconds']:.1f}, {row['oracle_seconds']:.1f}"
 
 
 def _shortened(reason: str) -> str:
@@ -115,7 +123,7 @@ def _shortened(reason: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help="families, separated by commas")
-    parser.add_argument("--heads", default="fixed,growing", help="fixed, growing or both")
+    parser.add_argument("--heads", default=",".join(_COLUMNS), help="head modes, separated by commas")
     parser.add_argument("--widths", default=",".join(map(str, WIDTHS)))
     parser.add_argument("--seeds", type=int, default=2, help="up to four times as many where noise asks for it")
     parser.add_argument("--out", type=Path, default=OUT)

@@ -16,9 +16,11 @@ activations and their change in one step have entries of order 1. Written for on
   eps      follows the gradient's entries   ->  eps = delta
 
 A quantity that grows with neither fan drops out, so roles need no table: an embedding or a gain has i fixed, a readout
-o. Depth (CompleteP, Dey et al. 2025, 2505.01618): a branch multiplied by L^-alpha has delta ~ L^-alpha, and L updates
-add up: sign, relative and spectral lr = L^(alpha-1), gradient lr = L^(2 alpha-1), eps = L^-alpha. What acts on the
-stream itself is not multiplied: alpha = 0 there.
+o. So have key-value heads that stay as they are while the query heads that read them grow: delta ~ 1, and a readout's
+init (docs/gqa.md, equations 1 to 6; a "bottleneck" is the same with a hidden matrix's init). Depth (CompleteP, Dey et
+al. 2025, 2505.01618): a branch multiplied by L^-alpha has delta ~ L^-alpha, and L updates add up: sign, relative and
+spectral lr = L^(alpha-1), gradient lr = L^(2 alpha-1), eps = L^-alpha. What acts on the stream
+itself is not multiplied: alpha = 0 there.
 """
 
 from __future__ import annotations

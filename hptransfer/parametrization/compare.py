@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.roles import Role
 from hptransfer.graph.fans import role_of_use, settle
-from hptransfer.graph.graph import Graph
+from hptransfer.graph.graph import Graph, template
 from hptransfer.graph.readings.bottleneck import normalised_readouts
+from hptransfer.graph.readings.grouped import grouped_heads
 from hptransfer.graph.uses import Use, hosts, inner_weights, parameter_uses
 from hptransfer.parametrization.names import match_names
 
@@ -25,8 +27,9 @@ class Comparison:
     roles: parameter -> role; settled: parameter -> the uses it was read off; matches: parameter -> the base's; notes;
     tied: parameter that is both an input weight and a readout -> its uses as a readout; hosts: bias -> the weight it
     stands beside; inner: parameters that are neither the first nor the last weight on their way, at any size.
-    annotated: parameter name or glob -> role, which overrules the trace. keep_unused: see Options.unused. ruled: False
-    where no rule will be applied (the SP control), so that uses may contradict each other.
+    annotated: parameter name or glob -> role, which overrules the trace. keep_unused: see Options.unused. heads: see
+    Options.grouped_heads. ruled: False where no rule will be applied (the SP control), so that uses may contradict each
+    other.
     Raises UsageError where a role cannot be settled, shapes do not correspond or an annotation matches nothing.
     """
 
@@ -38,6 +41,7 @@ class Comparison:
         annotated: Mapping[str, Role],
         *,
         keep_unused: bool = False,
+        heads: str = "readout",
         ruled: bool = True,
     ) -> None:
         self.parameters, self.base_parameters = dict(model.named_parameters()), dict(base.named_parameters())
@@ -55,6 +59,10 @@ class Comparison:
                 f"roles={matches_nothing[0]!r} matches no parameter; there are for example {list(self.parameters)[:3]}."
             )
         self.roles = {name: self._role(name) for name in self.parameters}
+        if ruled and (grouped := grouped_heads(graphs[0], self.settled, self.roles)):
+            kind = "bottleneck" if heads == "fan-in" else "readout"
+            self.roles |= {name: replace(self.roles[name], kind=kind) for name in grouped}
+            self.notes.append(_heads_note(grouped, self.roles[grouped[0]], heads))
         self.notes += [_norm_note(name, self.roles[name]) for name in normalised_readouts(self.settled, self.roles)]
 
     def shapes(self, name: str) -> tuple[Shape, Shape]:
@@ -106,6 +114,15 @@ class Comparison:
         if trainable:
             self.notes.append(f"{name} is never used in the traced forward; it is left as it is")
         return Role("unused")
+
+
+def _heads_note(names: Sequence[str], role: Role, heads: str) -> str:
+    shown = ", ".join(dict.fromkeys(template(name) for name in names))
+    start = "as at the base" if heads == "fan-in" else f"m^-1/2 = {role.m_in**-0.5:.3g} of the base's"
+    return (
+        f"{shown}: heads of a fixed size, which ever more query heads read as the width grows (m = {role.m_in:g}); "
+        f"Options(grouped_heads={heads!r}): their entries start {start}, see docs/gqa.md"
+    )
 
 
 def _norm_note(name: str, role: Role) -> str:

@@ -83,7 +83,7 @@ def make_plan(
         graphs = (graphs[0], made.graph)
         check_same_way(*graphs)
     stds = measure_rms(base) if base_std is None else dict(base_std)
-    lenient = {"keep_unused": options.unused == "keep", "ruled": not chosen.global_lr}
+    lenient = {"keep_unused": options.unused == "keep", "ruled": not chosen.global_lr, "heads": options.grouped_heads}
     compared = Comparison(model, base, graphs, roles or {}, **lenient)
     choices: dict[str, Any] = {"scheme": chosen, "optimizers": optimizers, "options": options}
     unit = None if made is None else unit_forward(made, float(chosen.readout_init))

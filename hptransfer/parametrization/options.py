@@ -36,6 +36,10 @@ class Options:
     for adapters and trained readouts. None: pretrained where a hidden matrix is frozen.
     bottleneck_init: of a trained matrix that contracts the width to a fixed rank inside a pretrained model (LoRA's A):
     "fan-in", n^-1/2 as PEFT draws it (LoRA+), or "readout", n^-1 as its fans say, see docs/limits.
+    grouped_heads: of weights that make heads of a fixed size for ever more query heads to read (grouped-query attention
+    whose key-value heads do not grow): "readout", n^-1 as their fans say, so that heads start small; or "fan-in",
+    n^-1/2, as a hidden matrix. The learning rate is the same. The default is the derived one: with n^-1/2 a step of the
+    earlier layers moves the values by n^1/2. The code released with 2605.15290 takes n^-1/2; see docs/gqa.md.
     unplaced: "error" refuses a plan of which a forward multiplier has no place; "note" goes on without it.
     depth: "error" refuses a plan under a scheme with a depth rule of which a layer that the base lacks stands in no
     residual branch; "note" leaves such layers without one.
@@ -52,6 +56,7 @@ class Options:
     depth: Literal["error", "note"] = "error"
     weights: Literal["initial", "pretrained"] | None = None
     bottleneck_init: Literal["fan-in", "readout"] = "fan-in"
+    grouped_heads: Literal["readout", "fan-in"] = "readout"
     batch: str = "default"
     duration: str = "none"
     decay_horizon: str = "timescale"
@@ -68,6 +73,7 @@ class Options:
             "depth": ("error", "note"),
             "weights": (None, "initial", "pretrained"),
             "bottleneck_init": ("fan-in", "readout"),
+            "grouped_heads": ("readout", "fan-in"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:

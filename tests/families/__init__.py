@@ -1,7 +1,8 @@
 """Unmodified transformers models at any width, with random weights: what the planner and the role oracle are tried on.
 
 `FAMILIES[name].build(width, heads)` is a model of few layers whose every width axis follows `width`; `.inputs()` is one
-batch for it. Fixed heads make the head dimension grow; heads in proportion to the width keep it. Nothing is downloaded.
+batch for it. Fixed heads make the head dimension grow; heads in proportion to the width keep it, and key-value heads
+may then stay fixed. Nothing is downloaded.
 """
 
 from __future__ import annotations

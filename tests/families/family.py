@@ -12,7 +12,7 @@ from torch import Tensor, nn
 BATCH, LENGTH, VOCAB, LAYERS, PIXELS = 4, 12, 40, 2, 32
 BASE, WIDTHS = 64, (64, 128, 256)
 
-Heads = Literal["fixed", "growing"]
+Heads = Literal["fixed", "growing", "fixed kv"]
 Sizes = Callable[[int, int], Mapping[str, Any]]
 """(width, heads) -> configuration entries."""
 
@@ -39,20 +39,35 @@ class Family:
 
     @property
     def modes(self) -> tuple[Heads, ...]:
-        """Fixed heads make the head dimension grow; heads in proportion to the width keep it."""
-        return ("fixed", "growing") if self.grows_heads else ("fixed",)
+        """Fixed heads make the head dimension grow; heads in proportion to the width keep it.
 
-    def build(self, width: int, heads: int | None = None) -> nn.Module:
+        Fixed kv: query heads in proportion to the width, and the base's key-value heads, where a language model has
+        fewer of them.
+        """
+        if not self.grows_heads:
+            return ("fixed",)
+        return ("fixed", "growing", "fixed kv") if self.kv_heads is not None else ("fixed", "growing")
+
+    @property
+    def kv_heads(self) -> int | None:
+        """Key-value heads at the base, None but for a decoder that has fewer of them than query heads."""
+        heads = self.sizes(BASE, self.heads).get("num_key_value_heads") if self.kind in {"decoder", "moe"} else None
+        return heads if heads is not None and heads < self.heads else None
+
+    def build(self, width: int, heads: int | None = None, kv_heads: int | None = None) -> nn.Module:
         """A freshly initialised model. Raises AttributeError where this transformers version lacks the family."""
         import transformers
 
-        config = getattr(transformers, self.config)(**self.sizes(width, self.heads if heads is None else heads))
+        own = {} if kv_heads is None else {"num_key_value_heads": kv_heads}
+        sizes = {**self.sizes(width, self.heads if heads is None else heads), **own}
+        config = getattr(transformers, self.config)(**sizes)
         config.use_cache = config.get_text_config().use_cache = False
         return getattr(transformers, self.model)(config)
 
     def builder(self, heads: Heads) -> Callable[[int], nn.Module]:
-        """Width -> model, with the base's number of heads or one in proportion to the width."""
-        return lambda width: self.build(width, self.heads if heads == "fixed" else self.heads * width // BASE)
+        """Width -> model, with the base's number of heads or one in proportion to the width; see modes."""
+        kv_heads = self.kv_heads if heads == "fixed kv" else None
+        return lambda width: self.build(width, self.heads if heads == "fixed" else self.heads * width // BASE, kv_heads)
 
 
 def tokens(vocabulary: int = VOCAB, length: int = LENGTH) -> Tensor:

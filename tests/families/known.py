@@ -17,6 +17,7 @@ class Known:
 
 
 _BOTH: tuple[Heads, ...] = ("fixed", "growing")
+_ALL: tuple[Heads, ...] = ("fixed", "growing", "fixed kv")
 _FIXED: tuple[Heads, ...] = ("fixed",)
 _GROWING: tuple[Heads, ...] = ("growing",)
 _CONSTANT = "linear attention scales its queries by d^-1/2 behind a SiLU and their own norm, so nothing can hold it"
@@ -24,11 +25,11 @@ _FUSED = "q, k and v are made by one weight and v meets a nonlinearity, so atten
 _TAPS = "a weight norm per tap of a kernel loses the initial scale"
 
 _LISTED: tuple[tuple[str, tuple[Heads, ...], str, str], ...] = (
-    ("diffllama", _BOTH, "REFUSED", "a number made of two trained vectors multiplies the second attention map"),
-    ("gemma3n", _BOTH, "REFUSED", "a router called twice reads its input times 1/n: two constants, one weight"),
+    ("diffllama", _ALL, "REFUSED", "a number made of two trained vectors multiplies the second attention map"),
+    ("gemma3n", _ALL, "REFUSED", "a router called twice reads its input times 1/n: two constants, one weight"),
     ("llama4", _FIXED, "REFUSED", "queries and keys leave norms without gains, in a module that is called twice"),
     ("dbrx", _FIXED, "REFUSED", "queries and keys are clamped, so attention's factor cannot pass to their weights"),
-    ("doge-moe", _BOTH, "FAIL", "experts are looked-up rows contracted with the activation: noted, no rule scales it"),
+    ("doge-moe", _ALL, "FAIL", "experts are looked-up rows contracted with the activation: noted, no rule scales it"),
     ("deberta", _FIXED, "REFUSED", "a constant on queries that a fused projection makes and two products share"),
     ("albert-bottleneck", _BOTH, "FAIL", "a norm behind a fixed-size readout undoes its 1/n: noted"),
     (

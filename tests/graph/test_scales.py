@@ -1,4 +1,4 @@
-"""Attention found from the graph, with the whole constant that the code puts on the logits, wherever it puts it."""
+"""Scales counted from the graph: attention, products, softmaxes and unit vectors, whichever way they are written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hptransfer as hpt
-from hptransfer.graph.trace import trace
 from tests.cases.models import CONTEXT, Shape, Transformer, batches, losses, seeded
 
 TOKENS = torch.zeros(2, CONTEXT, dtype=torch.int64)
@@ -19,12 +18,6 @@ FORMS = [
     Shape(16, attention="scaled-q"), Shape(16, attention="scaled-q", fused_qkv=True), Shape(16, qk_norm=True),
     Shape(16, attention="scaled-q", qk_norm=True), Shape(16, attention="scaled-q", qk_norm=True, fused_qkv=True),
 ]  # fmt: skip
-
-
-@pytest.mark.parametrize("shape", FORMS, ids=str)
-def test_the_scale_is_found_in_every_form(shape: Shape) -> None:
-    (site,) = attentions(trace(seeded(Transformer, shape), (TOKENS,)))
-    assert (site.head_dim, site.scale) == (8, pytest.approx(8**-0.5))
 
 
 @pytest.mark.parametrize("shape", FORMS, ids=str)
@@ -61,8 +54,6 @@ def test_multi_head_attention_gets_one_over_d_in_both_of_its_paths(need_weights:
 
     x = torch.randn(2, 5, 3)
     model, base = Net(32), Net(8)
-    (site,) = attentions(trace(model, (x,)))
-    assert (site.head_dim, site.scale) == (16, pytest.approx(0.25))
     plan = hpt.make_plan(model, base=base, example_inputs=(x,))
     # logits x sqrt(4)/16 over 1/sqrt(16) = 1/2: half of it on q and on k, taken back from v by the output projection
     assert plan["attention.in_proj_weight"].held == pytest.approx(0.5**0.5)
@@ -126,55 +117,113 @@ class Product(nn.Module):
         return q @ (k.mT @ v)
 
 
-def test_products_that_no_rule_scales_are_noted() -> None:
+def test_a_product_that_grows_is_kept_at_order_one() -> None:
+    """q (k^T v) sums over the width once: x 1/m in all, and since nothing bends it, its start is smaller still."""
     x = torch.randn(1, 5, 3)
-    assert [p.contracted for p in unscaled_products(trace(Product(16), (x,)))] == [5, 16]
     plan = hpt.make_plan(Product(16), base=Product(4), example_inputs=(x,))
+    assert math.prod(plan[f"{name}.weight"].held for name in "qkv") == pytest.approx(1 / 4)
     (note,) = plan.notes
-    assert "multiplied over an axis that grows (4 -> 16) with no softmax" in note
-    einsum = trace(Wrap(lambda q, k: torch.einsum("btd,bsd->bts", q, k)), (x, x))
-    assert [p.contracted for p in unscaled_products(einsum)] == [3]
+    assert "at the start, where they are independent, it is smaller" in note
 
 
-def test_a_cosine_has_the_same_size_at_any_head_dimension() -> None:
-    """q.k of vectors of unit norm is at most 1: attention by cosine takes no 1/d, and a similarity needs no rule."""
+def divided_norm(t: Tensor) -> Tensor:
+    return t / t.pow(2).sum(-1, keepdim=True).sqrt()
+
+
+UNITS = {
+    "normalize": lambda t: F.normalize(t, dim=-1),
+    "divided": divided_norm,
+    "rsqrt": lambda t: t * torch.rsqrt((t * t).sum(-1, keepdim=True) + 1e-6),
+    "vector_norm": lambda t: t / torch.linalg.vector_norm(t, dim=-1, keepdim=True).clamp(min=1e-12),
+    "einsum": lambda t: t * torch.einsum("...d,...d->...", t, t).unsqueeze(-1).pow(-0.5),
+}
+
+
+class Heads(nn.Module):
+    """Queries and keys of a growing dimension, and what the test makes of them."""
+
+    def __init__(self, width: int, forward) -> None:
+        super().__init__()
+        self.q, self.k, self.last, self.run = nn.Linear(3, width), nn.Linear(3, width), nn.Linear(3, 2), forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.run(self.q(x), self.k(x)) @ x)
+
+
+def held(forward) -> float:
+    """The factor that q and k together hold at four times the base's head dimension."""
     x = torch.randn(1, 5, 3)
-    for unit in (lambda t: F.normalize(t, dim=-1), lambda t: t / t.pow(2).sum(-1, keepdim=True).sqrt()):
-        cosine = lambda q, k, unit=unit: unit(q) @ unit(k).mT  # noqa: E731
-        assert attentions(trace(Wrap(lambda q, k, f=cosine: f(q, k).softmax(-1)), (x, x))) == []
-        assert unscaled_products(trace(Wrap(cosine), (x, x))) == []
-        one_sided = trace(Wrap(lambda q, k, f=unit: (f(q) @ k.mT).softmax(-1)), (x, x))
-        assert [site.head_dim for site in attentions(one_sided)] == [3]
+    plan = hpt.make_plan(Heads(16, forward), base=Heads(4, forward), example_inputs=(x,))
+    return plan["q.weight"].held * plan["k.weight"].held
 
 
-def test_a_softmax_over_an_axis_that_grows_is_noted() -> None:
-    """Gates that share one among all n features have entries of 1/n; those over positions do not."""
+@pytest.mark.parametrize("unit", UNITS.values(), ids=list(UNITS))
+def test_a_cosine_has_the_same_size_at_any_head_dimension(unit) -> None:
+    """q.k of vectors of unit norm is at most 1: attention by cosine takes no 1/d, and a similarity needs no rule."""
+    assert held(lambda q, k: (unit(q) @ unit(k).mT).softmax(-1)) == 1
+    assert held(lambda q, k: unit(q) @ unit(k).mT) == 1
+    # one of the two of unit length: d entries of d^-1/2 add up to d^1/2, and only k can hold the m^-1/2
+    assert held(lambda q, k: (unit(q) @ k.mT).softmax(-1)) == pytest.approx(0.5)
+
+
+LOGITS = {
+    "matmul": lambda q, k: q @ k.mT / q.shape[-1] ** 0.5,
+    "root after": lambda q, k: (q @ k.mT).div(math.sqrt(q.shape[-1])),
+    "on q": lambda q, k: (q * q.shape[-1] ** -0.5) @ k.mT,
+    "quarters": lambda q, k: (q * q.shape[-1] ** -0.25) @ (k * q.shape[-1] ** -0.25).mT,
+    "einsum": lambda q, k: torch.einsum("btd,bsd->bts", q, k) / q.shape[-1] ** 0.5,
+    "three letters": lambda q, k: torch.einsum("btd,bsd,d->bts", q, k, torch.full(q.shape[-1:], q.shape[-1] ** -0.5)),
+    "product, sum": lambda q, k: (q[:, :, None] * k[:, None]).sum(-1) / q.shape[-1] ** 0.5,
+    "product, mean": lambda q, k: (q[:, :, None] * k[:, None]).mean(-1) * q.shape[-1] ** 0.5,
+    "baddbmm": lambda q, k: torch.baddbmm(torch.zeros(1, 5, 5), q, k.mT, beta=0, alpha=q.shape[-1] ** -0.5),
+}
+WEIGHS = {
+    "softmax": lambda a: a.softmax(-1),
+    "hand softmax": lambda a: a.exp() / a.exp().sum(-1, keepdim=True),
+    "shifted softmax": lambda a: (a - a.amax(-1, keepdim=True)).exp(),
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+    "masked": lambda a: a.masked_fill(torch.ones(5, 5).triu(1).bool(), -1e9).softmax(-1),
+    "added mask": lambda a: (a + torch.full((5, 5), -torch.inf).triu(1)).softmax(-1),
+    "softcap": lambda a: (torch.tanh(a / 30) * 30).softmax(-1),
+}
+
+
+@pytest.mark.parametrize("logits", [n for n in LOGITS if n != "three letters"])
+def test_every_spelling_of_logits_gets_one_over_d(logits: str) -> None:
+    """1/sqrt(d) in the code, one over d asked for (2203.03466, definition 4.1): (4/16)^1/2 on q and k together."""
+    assert held(lambda q, k: LOGITS[logits](q, k).softmax(-1)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("weigh", WEIGHS)
+def test_logits_are_told_by_what_bends_them(weigh: str) -> None:
+    assert held(lambda q, k: WEIGHS[weigh](LOGITS["matmul"](q, k))) == pytest.approx(0.5)
+
+
+def test_a_softmax_over_an_axis_that_grows_has_entries_of_one_over_it() -> None:
+    """Gates that share one among all n features have entries of 1/n, which the next weight makes up for; those over
+    positions do not, and an output that sums to one is left as it is.
+    """
 
     class Gate(nn.Module):
         def __init__(self, width: int, axis: int) -> None:
             super().__init__()
             self.up, self.gate, self.axis = nn.Linear(3, width), nn.Linear(width, width), axis
+            self.down = nn.Linear(width, 2)
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.up(x)
-            return x * self.gate(x).softmax(self.axis)
+            return self.down(x * self.gate(x).softmax(self.axis))
 
     x = torch.randn(1, 5, 3)
-    (note,) = hpt.make_plan(Gate(16, -1), base=Gate(4, -1), example_inputs=(x,)).notes
-    assert "softmax runs over an axis that grows (4 -> 16)" in note
-    assert hpt.make_plan(Gate(16, 1), base=Gate(4, 1), example_inputs=(x,)).notes == ()
+    made_up = hpt.make_plan(Gate(16, -1), base=Gate(4, -1), example_inputs=(x,))["down.weight"]
+    plain = hpt.make_plan(Gate(16, 1), base=Gate(4, 1), example_inputs=(x,))["down.weight"]
+    assert (made_up.init_mult, made_up.lr_mult) == pytest.approx((4 * plain.init_mult, 4 * plain.lr_mult))
+    shares = [nn.Sequential(nn.Linear(3, width), nn.Softmax(-1)) for width in (16, 4)]
+    assert hpt.make_plan(shares[0], base=shares[1], example_inputs=(x,))["0.weight"].init_mult == 1
     eager = seeded(Transformer, Shape(16, attention="eager"))
     shorter = hpt.make_plan(eager, base=eager, example_inputs=(TOKENS,), base_example_inputs=(TOKENS[:, :2],))
-    assert shorter.notes == ()
-
-
-class Wrap(nn.Module):
-    def __init__(self, forward) -> None:
-        super().__init__()
-        self.run, self.unit = forward, nn.Parameter(torch.ones(()))
-
-    def forward(self, *args: Tensor) -> Tensor:
-        return self.run(*args) * self.unit
+    assert shorter.is_identity
 
 
 def test_trained_twins_of_two_forms_stay_together() -> None:
