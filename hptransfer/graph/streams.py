@@ -9,6 +9,7 @@ order, over any number of summands, with the stream's start added in again or no
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,7 +137,9 @@ class _Walk:
         closing = self.closing(carried) if len(carried) > 1 else None
         streams = [s for c in carried if (s := self.facts[c].stream) is not None]
         facts.line = reduce(or_, (self.facts[c].line for c in carried), facts.bit)
-        facts.since |= 0 if _bends(node) else reduce(or_, (self.facts[c].since for c in carried), 0)
+        facts.since |= (
+            0 if _bends(node) or _cuts(node, carried) else reduce(or_, (self.facts[c].since for c in carried), 0)
+        )
         facts.stream = max(streams) if streams else None
         if closing is not None:
             stream, ends = closing
@@ -252,6 +255,11 @@ class _Walk:
 def _bends(node: fx.Node) -> bool:
     known = row(node)
     return known is not None and (known.pointwise or known.law == "normalise")
+
+
+def _cuts(node: fx.Node, carried: Sequence[fx.Node]) -> bool:
+    """A part of a tensor, or copies of it, is no longer what a branch of the whole is added to."""
+    return any(math.prod(shape(c)) != math.prod(shape(node)) for c in carried)
 
 
 def layer_of(name: str) -> str:
