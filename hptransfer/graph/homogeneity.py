@@ -1,7 +1,8 @@
 """What a weight's function is of the weight: of which degree it is homogeneous, and whether its entries share a sign.
 
-A rule sets the scale of a weight as an op sees it, so f(W) must scale as W does: f(t W) = t f(W). Entries of one sign add
-up in full over the width, where those of a centred weight add up as a random walk does; no init and no rate mend that.
+A rule sets the scale of a weight as an op sees it, so f(W) must scale as W does: f(t W) = t f(W). Entries of one sign
+add up in full over the width, where those of a centred weight add up as a random walk does: no init and no rate mend
+that.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ SMALL = 1e-3
 
 @dataclass(frozen=True)
 class Form:
-    """f(t W) = t^degree f(W) for t > 0; nan where it is of none. one_sign: its entries add up coherently; by: the op that
-    made it what it is.
+    """f(t W) = t^degree f(W) for t > 0; nan where it is of none. one_sign: its entries add up coherently; by: the
+    op that made it so.
     """
 
     degree: float = 1.0
@@ -36,6 +37,9 @@ class Form:
         return self.degree == 1 and not self.one_sign
 
 
+WEIGHT = Form()
+"""The parameter itself."""
+
 CONSTANT = Form(0.0, one_sign=True)
 """What does not depend on the parameter: masks, counts, other parameters."""
 
@@ -45,7 +49,7 @@ def forms(graph: Graph, placeholder: fx.Node, made: Collection[fx.Node]) -> Mapp
 
     made: those nodes, see uses.
     """
-    known = {placeholder: Form()}
+    known = {placeholder: WEIGHT}
     for node in sorted(made, key=graph.order.__getitem__):
         if node is not placeholder:
             known[node] = _Step(node, known).form()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import fx
 
-from hptransfer.graph.axes import Dims, broadcast
+from hptransfer.graph.axes import NONE, Dims, broadcast
 from hptransfer.graph.graph import number, sequence, shape, users
 from hptransfer.graph.operands import argument, is_convolution, is_transposed
 from hptransfer.graph.ops import facts, law
@@ -125,6 +125,18 @@ def _einsum(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node])
     others = "".join(t for k, t in enumerate(terms) if k != position[1])
     other = next((o for k, o in enumerate(operands) if k != position[1]), None)
     return [_einsum_label(c, others, right) for c in terms[position[1]]], _node(other)
+
+
+def written_letters(node: fx.Node, source: fx.Node, dims: Dims) -> Dims | None:
+    """The axes of an einsum's result that sums over nothing: a product written with letters. None for any other op."""
+    if facts(node).consumes != "einsum" or "." in str(node.args[0]) or "->" not in str(node.args[0]):
+        return None
+    left, _, right = str(node.args[0]).replace(" ", "").partition("->")
+    operands = sequence(node.args[1])
+    if set(left) - {","} != set(right) or sum(o is source for o in operands) != 1:
+        return None
+    held = dict(zip(left.split(",")[operands.index(source)], dims, strict=True))
+    return tuple(held.get(letter, NONE) for letter in right)
 
 
 def _einsum_label(letter: str, others: str, right: str) -> Label:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, fx
 
 from hptransfer.graph.axes import NONE, Dims, broadcast, through_view
-from hptransfer.graph.graph import Graph, module_path, number, shape, users
-from hptransfer.graph.labels import Label, consumer_of, groups_of, label_of, positions
+from hptransfer.graph.graph import Graph, module_path, number, operand, shape, users
+from hptransfer.graph.homogeneity import WEIGHT, Form, forms
+from hptransfer.graph.labels import Label, consumer_of, groups_of, label_of, positions, written_letters
+from hptransfer.graph.operands import argument
 from hptransfer.graph.ops import facts, law, op
 
 Norm = Literal["", "rows", "columns", "taps", "whole", "entries"]
@@ -26,6 +29,7 @@ class Use:
     normalised: the parameter was divided by its own norm first, so that its scale is lost: per row (produced axis), per
     column (contracted), per tap of a kernel (over all rows and columns), or as a whole by its largest singular value;
     entries: by their standard deviation, so that each entry has order 1 (weight standardization, 1903.10520).
+    form: what the op sees as a function of the parameter; mate: the op that multiplied it with a weight of its shape.
     """
 
     parameter: str
@@ -36,6 +40,8 @@ class Use:
     operand: fx.Node | None = None
     groups: int = 1
     normalised: Norm = ""
+    form: Form = WEIGHT
+    mate: fx.Node | None = None
 
     def __str__(self) -> str:
         return f"{self.op}[{', '.join(self.axes)}] in {self.module or 'the root module'}"
@@ -56,8 +62,10 @@ class Unsettled:
 def parameter_uses(graph: Graph) -> dict[str, list[Use | Unsettled]]:
     """All uses of all parameters of a graph, by parameter name. An unused parameter has an empty list."""
     from_inputs = depends_on_inputs(graph)
+    trained = {node for node in graph.parameters.values() if getattr(node.meta.get("val"), "requires_grad", True)}
+    learned = downstream(graph, trained)
     return {
-        name: list(_Walk(name, graph, from_inputs).uses(node, len(shape(node))))
+        name: list(_Walk(name, graph, from_inputs, learned).uses(node, len(shape(node))))
         for name, node in graph.parameters.items()
     }
 
@@ -131,32 +139,45 @@ def _one_number(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """The parameter as one node holds it.
+
+    dims: axes of the node's dimensions. gain: it scales slices of another weight; mate: the op that multiplied it
+    entry by entry with another weight of its shape.
+    """
+
+    dims: Dims
+    gain: bool = False
+    mate: fx.Node | None = None
+
+
 class _Walk:
     """Follows one parameter from its placeholder to the ops that consume it."""
 
-    def __init__(self, parameter: str, graph: Graph, from_inputs: set[fx.Node]) -> None:
-        self.parameter, self.graph, self.from_inputs = parameter, graph, from_inputs
+    def __init__(self, parameter: str, graph: Graph, from_inputs: set[fx.Node], learned: set[fx.Node]) -> None:
+        self.parameter, self.graph, self.from_inputs, self.learned = parameter, graph, from_inputs, learned
         self.normalised: Norm = ""
         self.kept: int | None = None
-        self.is_gain = False
 
     def uses(self, placeholder: fx.Node, rank: int) -> Iterator[Use | Unsettled]:
         self.rank, self.own = rank, self.descendants(placeholder)
-        pending: list[tuple[fx.Node, Dims]] = [(placeholder, tuple(frozenset({a}) for a in range(rank)))]
+        self.forms = forms(self.graph, placeholder, self.own)
+        pending = [(placeholder, _Seen(tuple(frozenset({a}) for a in range(rank))))]
         seen: set[tuple[fx.Node, fx.Node]] = set()
         while pending:
-            source, dims = pending.pop()
+            source, held = pending.pop()
             for node in users(source):
                 if (source, node) in seen or node.op == "output" or _lends_shape(node, source):
                     continue
                 if facts(node).statistic:
                     continue
                 seen.add((source, node))
-                onward = self.onward(node, source, dims)
+                onward = self.onward(node, source, held)
                 if onward is not None:
                     pending.append((node, onward))
                 elif node in self.from_inputs or not self.is_statistic(node):
-                    yield from self.consume(node, source, dims)
+                    yield from self.consume(node, source, held)
 
     def descendants(self, placeholder: fx.Node) -> set[fx.Node]:
         """Nodes that depend on this parameter and on no input."""
@@ -190,34 +211,64 @@ class _Walk:
         entering = [parent for parent in node.all_input_nodes if parent in self.own and parent not in numbers]
         return node in self.from_inputs or _is_single(node) or not entering
 
-    def onward(self, node: fx.Node, source: fx.Node, dims: Dims) -> Dims | None:
-        """Axes of `node` when it is still the parameter in another form, None when it consumes the parameter."""
-        known = facts(node)
+    def onward(self, node: fx.Node, source: fx.Node, held: _Seen) -> _Seen | None:
+        """The parameter in another form, None where `node` consumes it."""
+        known, dims = facts(node), held.dims
         if known.layout == "pick":
-            return dims
+            return held
         viewed = through_view(node, source, dims)
         if viewed is not None:
-            return viewed
+            return replace(held, dims=viewed)
         if node in self.from_inputs:
             return None
+        if known.diagonal and len(dims) < len(shape(node)):
+            return _Seen(broadcast(dims, len(shape(node))), gain=True)
         if known.per_channel and node.args[0] is source:
             self.normalised = "entries"  # each row over all its entries
-            return dims
-        if known.pointwise or known.law == "weight norm":
-            self.note_weight_norm(node, source)
-            return dims
+            return held
+        if known.law == "weight norm":
+            return self.weight_normed(node, source, held)
+        if known.pointwise:
+            return held
+        if known.multiplies or known.law == "contract":
+            return self.multiplied(node, source, held)
         if known.combines:
-            self.note_normalisation(node, source)
-            return self.stacked(node, dims) if known.layout == "insert" else broadcast(dims, len(shape(node)))
+            return replace(held, dims=self.joined(node, dims))
         return None
 
-    def note_weight_norm(self, node: fx.Node, source: fx.Node) -> None:
+    def weight_normed(self, node: fx.Node, source: fx.Node, held: _Seen) -> _Seen:
         """g v / |v|: the scale of v is lost, and g is a gain on the slices that |v| is taken of."""
-        if law(node) == "weight norm":
-            if node.args[0] is source:
-                self.normalised, self.kept = "rows", number(node.args[2]) if len(node.args) > 2 else 0
-            else:
-                self.is_gain = True
+        if operand(node) is not source:
+            return replace(held, gain=True)
+        self.normalised, self.kept = "rows", number(argument(node, 2, 0))
+        return held
+
+    def multiplied(self, node: fx.Node, source: fx.Node, held: _Seen) -> _Seen | None:
+        """A product on the weights' side: with a statistic of itself, with a gain, or as one."""
+        self.note_normalisation(node, source)
+        others = [a for a in node.all_input_nodes if a is not source and a not in self.own and a in self.learned]
+        letters = written_letters(node, source, held.dims)
+        if facts(node).law == "contract" and letters is None:
+            diagonal = held.gain or any(self.is_diagonal(other) for other in others)
+            return held if diagonal and len(shape(node)) == len(held.dims) else None
+        dims = letters if letters is not None else broadcast(held.dims, len(shape(node)))
+        spread = any(not axes and size > 1 for axes, size in zip(dims, shape(node), strict=True))
+        spread = spread or math.prod(shape(node)) > math.prod(shape(source))
+        gain = held.gain or (bool(others) and spread)
+        full = [other for other in others if math.prod(shape(other)) == math.prod(shape(node))]
+        mate = node if full and not gain and len(dims) > 1 else None
+        return _Seen(dims, gain, held.mate or mate)
+
+    def is_diagonal(self, node: fx.Node) -> bool:
+        while not facts(node).diagonal:
+            source = operand(node)
+            if source is None or not (facts(node).passes or facts(node).multiplies or facts(node).pointwise):
+                return False
+            node = source
+        return True
+
+    def joined(self, node: fx.Node, dims: Dims) -> Dims:
+        return self.stacked(node, dims) if facts(node).layout == "insert" else broadcast(dims, len(shape(node)))
 
     def stacked(self, node: fx.Node, dims: Dims) -> Dims:
         """A new dimension; putting pieces of the parameter together, it holds the axis that they were cut along."""
@@ -246,21 +297,23 @@ class _Walk:
             pending += fresh
         return False
 
-    def consume(self, node: fx.Node, source: fx.Node, dims: Dims) -> Iterator[Use | Unsettled]:
-        consumer = consumer_of(node)
+    def consume(self, node: fx.Node, source: fx.Node, held: _Seen) -> Iterator[Use | Unsettled]:
+        consumer, dims = consumer_of(node), held.dims
         for position in positions(node, source) if consumer else [None]:
-            found = consumer(node, position, dims, self.from_inputs) if consumer else None
-            if found is None:
+            labelled = consumer(node, position, dims, self.from_inputs) if consumer else None
+            if labelled is None:
                 yield Unsettled(self.parameter, op(node), module_path(node))
                 continue
-            labels, operand = found
+            labels, contracted = labelled
             if any(_both_sides(axis, dims, labels) for axis in range(self.rank)):
                 yield Unsettled(self.parameter, f"{op(node)} that contracts and produces one axis", module_path(node))
                 continue
             axes: tuple[Label, ...] = tuple(label_of(axis, dims, labels) for axis in range(self.rank))
-            axes = ("elementwise",) * self.rank if self.is_gain else axes
-            where, norm = module_path(node), self.norm(axes)
-            yield Use(self.parameter, op(node), where, node, axes, operand, groups_of(node), norm)
+            axes = tuple("stacked" if axis == "stacked" else "elementwise" for axis in axes) if held.gain else axes
+            form = self.forms.get(source, WEIGHT)
+            norm = self.norm(axes) if form.degree == 0 else ""
+            where, groups = module_path(node), groups_of(node)
+            yield Use(self.parameter, op(node), where, node, axes, contracted, groups, norm, form, held.mate)
 
     def norm(self, axes: tuple[Label, ...]) -> Norm:
         """What a weight normalisation normalises, by the label of the axis that it keeps."""
