@@ -36,6 +36,10 @@ class Form:
         """A weight in another form, whose scale is the parameter's."""
         return self.degree == 1 and not self.one_sign
 
+    def is_like(self, other: Form) -> bool:
+        same = self.degree == other.degree or (math.isnan(self.degree) and math.isnan(other.degree))
+        return same and self.one_sign == other.one_sign
+
 
 WEIGHT = Form()
 """The parameter itself."""
@@ -52,15 +56,15 @@ def forms(graph: Graph, placeholder: fx.Node, made: Collection[fx.Node]) -> Mapp
     known = {placeholder: WEIGHT}
     for node in sorted(made, key=graph.order.__getitem__):
         if node is not placeholder:
-            known[node] = _Step(node, known).form()
+            known[node] = _Step(node, known, graph.values).form()
     return known
 
 
 class _Step:
     """One op's form from those of its operands."""
 
-    def __init__(self, node: fx.Node, known: Mapping[fx.Node, Form]) -> None:
-        self.node, self.known, self.facts = node, known, facts(node)
+    def __init__(self, node: fx.Node, known: Mapping[fx.Node, Form], values: Mapping[fx.Node, float]) -> None:
+        self.node, self.known, self.values, self.facts = node, known, values, facts(node)
 
     def of(self, argument: object) -> Form:
         if isinstance(argument, (int, float)):
@@ -70,9 +74,8 @@ class _Step:
     def form(self) -> Form:
         inside = [self.of(operand) for operand in self.node.all_input_nodes]
         form = self.by_law(self.facts, self.of(self.node.args[0] if self.node.args else None), inside)
-        before = next((f for f in inside if f.by is not None and f.degree != 0), None)
-        plain = form.degree == 1 and not form.one_sign
-        return replace(form, by=None if plain else before.by if before is not None else self.node)
+        before = next((f for f in inside if f.by is not None and f.is_like(form)), None)
+        return replace(form, by=None if form.is_weight else before.by if before is not None else self.node)
 
     def by_law(self, known: Op, first: Form, inside: list[Form]) -> Form:
         kind = known.law
@@ -101,6 +104,8 @@ class _Step:
         if known.law == "quotient":
             above, below = self.of(self.node.args[0]), self.of(self.node.args[1])
             return Form(above.degree - below.degree, above.one_sign and below.one_sign)
+        if known.law == "join" and not known.adds and not known.listed and len(self.node.args) == 2:
+            return self.extreme_of_two()
         if known.law in {"join", "write", "contract"}:
             return self.joined()
         return Form(0.0, known.law == "index") if known.law in {"index", "fresh"} else Form(math.nan)
@@ -110,6 +115,16 @@ class _Step:
         degree = 0.0 if all(form.degree == 0 for form in inside) else math.nan
         odd = self.facts.zero == "odd" and all(form.one_sign for form in inside)
         return Form(degree, self.facts.positive or odd)
+
+    def extreme_of_two(self) -> Form:
+        """The larger, or the smaller, of a function of the parameter and of one, or of a bound."""
+        bound = next((a for a in self.node.args if a not in self.known), None)
+        if bound is None:
+            return self.joined()
+        inside = next(self.of(a) for a in self.node.args if a in self.known)
+        value = self.values.get(bound) if isinstance(bound, fx.Node) else bound
+        free = isinstance(value, (int, float)) and abs(value) <= SMALL
+        return replace(inside, one_sign=True) if free else self.bent([inside])
 
     def joined(self) -> Form:
         """Summands of one degree; other tensors are counted with their own parameter, a small number is none."""
