@@ -89,6 +89,8 @@ def contracted_size(node: fx.Node) -> float:
     if known.listed:
         return _summed_letters(node)
     left, right = factors_of(node)[:2]
+    if known.consumes == "tensordot":
+        return math.prod(shape(left)[int(dim)] for dim in sequence(node.args[2]))
     if known.consumes == "conv":
         return math.prod(shape(right)[1:])
     return shape(left)[-1] if shape(left) else 1

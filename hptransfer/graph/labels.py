@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from torch import fx
 
-from hptransfer.graph.axes import Dims, broadcast
+from hptransfer.graph.axes import NONE, Dims, broadcast
 from hptransfer.graph.graph import number, sequence, shape, users
 from hptransfer.graph.operands import argument, is_convolution, is_transposed
 from hptransfer.graph.ops import facts, law
 
-Label = Literal["contracted", "produced", "indexed", "elementwise", "kernel", "batched"]
+Label = Literal["contracted", "produced", "indexed", "elementwise", "kernel", "batched", "stacked"]
 Found = tuple[list[Label], fx.Node | None] | None
 """A label per dimension and the activation contracted with; None where the op cannot be labelled."""
 
@@ -28,12 +28,16 @@ def consumer_of(node: fx.Node) -> Consumer | None:
 
 
 def label_of(axis: int, dims: Dims, labels: list[Label]) -> Label:
-    """The label of a parameter axis; one that was split over several dimensions takes the strongest of theirs."""
+    """The label of a parameter axis; one that was split over several dimensions takes the strongest of theirs.
+
+    Of an axis that one entry was picked from nothing is left: it stacks what layers (or q, k and v) each have of their
+    own, and no fan grows by it.
+    """
     carried = [label for held, label in zip(dims, labels, strict=True) if axis in held]
     for label in _STRENGTH:
         if label in carried:
             return label
-    return "batched"
+    return "stacked"
 
 
 def positions(node: fx.Node, source: fx.Node) -> list[Any]:
@@ -115,15 +119,43 @@ def _einsum(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node])
         return None
     if not arrow:
         right = "".join(c for c in set(left) if c.isalpha() and left.count(c) == 1)
+    own = set(terms[position[1]])
+    if any(own < set(term) and operands[k] not in from_inputs for k, term in enumerate(terms)):
+        return _elementwise(node, position, dims, from_inputs)  # a gain on another weight
     others = "".join(t for k, t in enumerate(terms) if k != position[1])
     other = next((o for k, o in enumerate(operands) if k != position[1]), None)
     return [_einsum_label(c, others, right) for c in terms[position[1]]], _node(other)
+
+
+def written_letters(node: fx.Node, source: fx.Node, dims: Dims) -> Dims | None:
+    """The axes of an einsum's result that sums over nothing: a product written with letters. None for any other op."""
+    if facts(node).consumes != "einsum" or "." in str(node.args[0]) or "->" not in str(node.args[0]):
+        return None
+    left, _, right = str(node.args[0]).replace(" ", "").partition("->")
+    operands = sequence(node.args[1])
+    if set(left) - {","} != set(right) or sum(o is source for o in operands) != 1:
+        return None
+    held = dict(zip(left.split(",")[operands.index(source)], dims, strict=True))
+    return tuple(held.get(letter, NONE) for letter in right)
 
 
 def _einsum_label(letter: str, others: str, right: str) -> Label:
     if letter not in right:
         return "contracted"
     return "batched" if letter in others else "produced"
+
+
+def _inner(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    """torch.inner sums over the last dimension of both."""
+    made: list[Label] = ["produced"] * (len(dims) - 1)
+    return [*made, "contracted"], _node(node.args[1 - position])
+
+
+def _tensordot(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
+    if node not in from_inputs:
+        return None
+    summed = {number(dim) % len(dims) for dim in sequence(node.args[2 + position])}
+    return ["contracted" if k in summed else "produced" for k in range(len(dims))], _node(node.args[1 - position])
 
 
 def _conv(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
@@ -167,6 +199,8 @@ _CONSUMERS: Mapping[str, Consumer] = {
     "addmm": _addmm,
     "matmul": _matmul,
     "einsum": _einsum,
+    "inner": _inner,
+    "tensordot": _tensordot,
     "conv": _conv,
     "embedding": _embedding,
     "index": _index,

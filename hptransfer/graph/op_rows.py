@@ -43,7 +43,7 @@ Layout = Literal[
 ]  # fmt: skip
 Consumes = Literal[
     "", "elementwise", "scaled", "linear", "addmm", "matmul", "einsum", "conv", "embedding", "index", "bilinear",
-    "recurrent",
+    "recurrent", "inner", "tensordot",
 ]  # fmt: skip
 
 
@@ -62,7 +62,7 @@ class Op:
     only its shape or type; copies: the result is the operand's own values; fill: position of a number that it writes;
     may_copy: a view where the memory allows it; resizes: an image's last axes; transposed: of a convolution;
     per_channel: normalises each channel over all the rest; scale_free: the same at any positive scale of its operand;
-    reads: takes a value out of the graph; zeros: the result is zero.
+    reads: takes a value out of the graph; diagonal: writes a vector on one; zeros: the result is zero.
     """
 
     law: Law
@@ -88,6 +88,7 @@ class Op:
     per_channel: bool = False
     scale_free: bool = False
     reads: bool = False
+    diagonal: bool = False
     zeros: bool = False
 
     @property
@@ -167,12 +168,13 @@ TABLE: dict[str, Op] = {
     "getitem": replace(_VIEW, layout="pick"),
     **_rows(replace(_VIEW, layout="repeat"), "expand repeat broadcast_to tile"),
     "expand_as": replace(_VIEW, layout="repeat", like=True),
-    **_rows(_VIEW, "as_strided masked_select diagonal diag_embed diag take_along_dim "
+    **_rows(_VIEW, "as_strided masked_select diagonal take_along_dim "
             "sort topk kthvalue median unfold im2col col2im fold pixel_shuffle pixel_unshuffle channel_shuffle "
             "grid_sampler grid_sampler_2d grid_sampler_3d max_pool1d max_pool2d max_pool3d max_pool2d_with_indices "
             "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
             "_adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d reflection_pad1d "
             "reflection_pad2d replication_pad1d replication_pad2d replication_pad3d rot90"),
+    **_rows(Op("view", diagonal=True), "diag diag_embed"),
     "pad": replace(_VIEW, fill=3),
     **_rows(replace(_VIEW, fill=2), "constant_pad_nd masked_fill"),
     "zero": Op("view", zeros=True),
@@ -217,7 +219,8 @@ TABLE: dict[str, Op] = {
     "cat": replace(_JOIN, combines=True, listed=True, layout="same"),
     "stack": replace(_JOIN, combines=True, listed=True, layout="insert"),
     **_rows(replace(_JOIN, combines=True), "where maximum minimum"),
-    **_rows(_JOIN, "fmax fmin fmod remainder complex"),
+    "complex": replace(_JOIN, combines=True),
+    **_rows(_JOIN, "fmax fmin fmod remainder"),
     **_rows(Op("write", consumes="elementwise", summand=1), "copy slice_scatter as_strided_scatter select_scatter "
             "diagonal_scatter"),
     **_rows(Op("write", consumes="elementwise", summand=2), "index_put _index_put_impl _unsafe_index_put "
@@ -232,7 +235,8 @@ TABLE: dict[str, Op] = {
     "addbmm": Op("contract", factors=(1, 2), summand=0),
     **_rows(_PRODUCT, "mm bmm matmul mv dot vdot _grouped_mm grouped_mm grouped_mm_fallback"),
     "outer": Op("product", factors=(0, 1)),
-    "inner": Op("contract", factors=(0, 1)),
+    "inner": Op("contract", consumes="inner", factors=(0, 1)),
+    "tensordot": Op("contract", consumes="tensordot", factors=(0, 1)),
     "einsum": Op("contract", consumes="einsum", factors=(1,), listed=True),
     **_rows(_CONV, "conv1d conv2d conv3d convolution _convolution"),
     **_rows(replace(_CONV, transposed=True), "conv_transpose1d conv_transpose2d conv_transpose3d"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from hptransfer.core.errors import UsageError
 from hptransfer.graph.export.export import exported_program, graph_of
@@ -31,7 +33,9 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     except Exception as error:
         exporting = _reason(error)
     else:
-        return graph_of(model, program)
+        if not _open_sizes(program):
+            return graph_of(model, program)
+        exporting = "sizes of its tensors depend on the data"
     from hptransfer.graph.recorded.run import recorded_graph  # imports torch._dynamo: seconds that few models need
 
     try:
@@ -43,6 +47,13 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             f"values that training uses; or say what every parameter is with roles={{'name or glob': Role(...)}}, "
             f"which makes a plan without a trace."
         ) from error
+
+
+def _open_sizes(program: ExportedProgram) -> bool:
+    """True where a size is not known before the data are, as of x[x > 0]: what is recorded has those of its run."""
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    sizes = [size for value in values if isinstance(value, Tensor) for size in value.shape]
+    return any(isinstance(size, torch.SymInt) and not size.node.has_hint() for size in sizes)
 
 
 def _refuse_without_inputs(model: nn.Module, graph: Graph) -> None:

@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
 
-from torch import Tensor, fx
+from torch import fx
 
-from hptransfer.graph.axes import NONE, Dims, broadcast, through_view
-from hptransfer.graph.graph import Graph, module_path, number, shape, users
-from hptransfer.graph.labels import Label, consumer_of, groups_of, label_of, positions
-from hptransfer.graph.ops import facts, law, op
-
-Norm = Literal["", "rows", "columns", "taps", "whole", "entries"]
-
-
-@dataclass(frozen=True)
-class Use:
-    """One use of a parameter.
-
-    op: the consuming aten op; module: path of the module whose forward ran it; node: that op in the graph.
-    axes: a label per parameter axis; operand: the activation that the parameter is contracted with.
-    groups: a grouped convolution's groups (1 elsewhere): a transposed one contracts only 1/groups of its axis 0.
-    normalised: the parameter was divided by its own norm first, so that its scale is lost: per row (produced axis), per
-    column (contracted), per tap of a kernel (over all rows and columns), or as a whole by its largest singular value;
-    entries: by their standard deviation, so that each entry has order 1 (weight standardization, 1903.10520).
-    """
-
-    parameter: str
-    op: str
-    module: str
-    node: fx.Node
-    axes: tuple[Label, ...]
-    operand: fx.Node | None = None
-    groups: int = 1
-    normalised: Norm = ""
-
-    def __str__(self) -> str:
-        return f"{self.op}[{', '.join(self.axes)}] in {self.module or 'the root module'}"
-
-
-@dataclass(frozen=True)
-class Unsettled:
-    """A use that the trace cannot label: the op that stopped it."""
-
-    parameter: str
-    op: str
-    module: str
-
-    def __str__(self) -> str:
-        return f"{self.op} (not understood) in {self.module or 'the root module'}"
+from hptransfer.graph.graph import Graph, shape
+from hptransfer.graph.use import Unsettled, Use
+from hptransfer.graph.walk import Walk
 
 
 def parameter_uses(graph: Graph) -> dict[str, list[Use | Unsettled]]:
     """All uses of all parameters of a graph, by parameter name. An unused parameter has an empty list."""
     from_inputs = depends_on_inputs(graph)
+    trained = {node for node in graph.parameters.values() if getattr(node.meta.get("val"), "requires_grad", True)}
+    learned = downstream(graph, trained)
     return {
-        name: list(_Walk(name, graph, from_inputs).uses(node, len(shape(node))))
+        name: list(Walk(name, graph, from_inputs, learned).uses(node, len(shape(node))))
         for name, node in graph.parameters.items()
     }
 
@@ -109,162 +69,3 @@ def upstream(graph: Graph, end: set[fx.Node]) -> set[fx.Node]:
 def depends_on_inputs(graph: Graph) -> set[fx.Node]:
     """Nodes whose value depends on the model's inputs (and not on parameters and constants alone)."""
     return downstream(graph, set(graph.inputs))
-
-
-def _lends_shape(node: fx.Node, source: fx.Node) -> bool:
-    """A reshape reads the values of its first argument only (reshape_as)."""
-    return facts(node).layout == "reshape" and node.args[0] is not source
-
-
-def _is_single(node: fx.Node) -> bool:
-    return node.op == "call_function" and shape(node) in {(), (1,)}
-
-
-def _both_sides(axis: int, dims: Dims, labels: Sequence[Label]) -> bool:
-    """True for an axis that was split, part of which is contracted and part produced (a matrix kept flat)."""
-    held = {label for own, label in zip(dims, labels, strict=True) if axis in own}
-    return {"contracted", "produced"} <= held
-
-
-def _one_number(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and value.numel() == 1
-
-
-class _Walk:
-    """Follows one parameter from its placeholder to the ops that consume it."""
-
-    def __init__(self, parameter: str, graph: Graph, from_inputs: set[fx.Node]) -> None:
-        self.parameter, self.graph, self.from_inputs = parameter, graph, from_inputs
-        self.normalised: Norm = ""
-        self.kept: int | None = None
-        self.is_gain = False
-
-    def uses(self, placeholder: fx.Node, rank: int) -> Iterator[Use | Unsettled]:
-        self.rank, self.own = rank, self.descendants(placeholder)
-        pending: list[tuple[fx.Node, Dims]] = [(placeholder, tuple(frozenset({a}) for a in range(rank)))]
-        seen: set[tuple[fx.Node, fx.Node]] = set()
-        while pending:
-            source, dims = pending.pop()
-            for node in users(source):
-                if (source, node) in seen or node.op == "output" or _lends_shape(node, source):
-                    continue
-                if facts(node).statistic:
-                    continue
-                seen.add((source, node))
-                onward = self.onward(node, source, dims)
-                if onward is not None:
-                    pending.append((node, onward))
-                elif node in self.from_inputs or not self.is_statistic(node):
-                    yield from self.consume(node, source, dims)
-
-    def descendants(self, placeholder: fx.Node) -> set[fx.Node]:
-        """Nodes that depend on this parameter and on no input."""
-        found, pending = {placeholder}, [placeholder]
-        while pending:
-            for user in pending.pop().users:
-                if user not in found and user not in self.from_inputs:
-                    found.add(user)
-                    pending.append(user)
-        return found
-
-    def is_statistic(self, node: fx.Node) -> bool:
-        """True where an input-independent reduction of the parameter ends in single numbers (power iteration)."""
-        pending, seen, numbers = [node], {node}, set[fx.Node]()
-        while pending:
-            current = pending.pop()
-            single = _one_number(current) or current in numbers
-            if current in self.from_inputs or (not single and not current.users):
-                return False
-            # a single number is a statistic unless it meets an activation, by whatever is made of such numbers alone
-            numbers |= {current} if single else set()
-            onward = [user for user in current.users if not single or self.made_of(user, numbers)]
-            numbers.update(onward if single else ())
-            fresh = [user for user in onward if user not in seen]
-            seen.update(fresh)
-            pending += fresh
-        return True
-
-    def made_of(self, node: fx.Node, numbers: set[fx.Node]) -> bool:
-        """True for a single number, an activation, and what no other part of the parameter enters."""
-        entering = [parent for parent in node.all_input_nodes if parent in self.own and parent not in numbers]
-        return node in self.from_inputs or _is_single(node) or not entering
-
-    def onward(self, node: fx.Node, source: fx.Node, dims: Dims) -> Dims | None:
-        """Axes of `node` when it is still the parameter in another form, None when it consumes the parameter."""
-        known = facts(node)
-        if known.layout == "pick":
-            return dims
-        viewed = through_view(node, source, dims)
-        if viewed is not None:
-            return viewed
-        if node in self.from_inputs:
-            return None
-        if known.per_channel and node.args[0] is source:
-            self.normalised = "entries"  # each row over all its entries
-            return dims
-        if known.pointwise or known.law == "weight norm":
-            self.note_weight_norm(node, source)
-            return dims
-        if known.combines:
-            self.note_normalisation(node, source)
-            return self.stacked(node, dims) if known.layout == "insert" else broadcast(dims, len(shape(node)))
-        return None
-
-    def note_weight_norm(self, node: fx.Node, source: fx.Node) -> None:
-        """g v / |v|: the scale of v is lost, and g is a gain on the slices that |v| is taken of."""
-        if law(node) == "weight norm":
-            if node.args[0] is source:
-                self.normalised, self.kept = "rows", number(node.args[2]) if len(node.args) > 2 else 0
-            else:
-                self.is_gain = True
-
-    def stacked(self, node: fx.Node, dims: Dims) -> Dims:
-        """A new dimension; putting pieces of the parameter together, it holds the axis that they were cut along."""
-        pieces = [piece for piece in node.all_input_nodes if piece in self.own]
-        lost = frozenset(range(self.rank)).difference(*dims) if len(pieces) > 1 else NONE
-        at = number(node.args[1]) % (len(dims) + 1) if len(node.args) > 1 else 0
-        return (*dims[:at], lost, *dims[at:])
-
-    def note_normalisation(self, node: fx.Node, source: fx.Node) -> None:
-        """Record that the parameter meets a statistic of itself (W / |W|)."""
-        others = [a for a in node.all_input_nodes if a is not source and a in self.own]
-        if facts(node).multiplies and others:
-            whole = all(size == 1 for other in others for size in shape(other))
-            spread = any(self.from_spread(other) for other in others)
-            self.normalised = "entries" if spread else "whole" if whole else "rows"
-
-    def from_spread(self, node: fx.Node) -> bool:
-        """True for a statistic made from the parameter's variance or standard deviation."""
-        pending, seen = [node], {node}
-        while pending:
-            current = pending.pop()
-            if law(current) == "spread":
-                return True
-            fresh = [parent for parent in current.all_input_nodes if parent in self.own and parent not in seen]
-            seen.update(fresh)
-            pending += fresh
-        return False
-
-    def consume(self, node: fx.Node, source: fx.Node, dims: Dims) -> Iterator[Use | Unsettled]:
-        consumer = consumer_of(node)
-        for position in positions(node, source) if consumer else [None]:
-            found = consumer(node, position, dims, self.from_inputs) if consumer else None
-            if found is None:
-                yield Unsettled(self.parameter, op(node), module_path(node))
-                continue
-            labels, operand = found
-            if any(_both_sides(axis, dims, labels) for axis in range(self.rank)):
-                yield Unsettled(self.parameter, f"{op(node)} that contracts and produces one axis", module_path(node))
-                continue
-            axes: tuple[Label, ...] = tuple(label_of(axis, dims, labels) for axis in range(self.rank))
-            axes = ("elementwise",) * self.rank if self.is_gain else axes
-            where, norm = module_path(node), self.norm(axes)
-            yield Use(self.parameter, op(node), where, node, axes, operand, groups_of(node), norm)
-
-    def norm(self, axes: tuple[Label, ...]) -> Norm:
-        """What a weight normalisation normalises, by the label of the axis that it keeps."""
-        if self.normalised == "entries":
-            return "entries"
-        kept = "produced" if self.kept is None else "kernel" if self.kept < 0 else axes[self.kept]
-        return self.normalised if kept == "produced" else "columns" if kept == "contracted" else "taps"

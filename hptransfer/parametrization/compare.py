@@ -16,6 +16,7 @@ from hptransfer.graph.graph import Graph, template
 from hptransfer.graph.readings.bottleneck import normalised_readouts
 from hptransfer.graph.readings.grouped import grouped_heads
 from hptransfer.graph.uses import Use, hosts, inner_weights, parameter_uses
+from hptransfer.parametrization.functions import refuse_function
 from hptransfer.parametrization.names import match_names
 
 Shape = tuple[int, ...]
@@ -88,6 +89,7 @@ class Comparison:
                 raise UsageError(f"{name!r} is used as {use}, but {self.matches[name]!r} of the base is not.")
             role = role_of_use(use, shape, twin, base_shape)
             if self.ruled:
+                refuse_function(name, use, role)
                 _refuse_normalised(name, use, role)
             found.setdefault(role, []).append(use)
         return self._joined(name, found) if self.ruled else next(iter(found))

@@ -46,7 +46,8 @@ def is_ordered(parameter: torch.Tensor) -> bool:
 def _power_mean(parameter: torch.Tensor, order: int) -> float:
     if parameter.numel() == 0:
         return 0.0
-    wide = parameter.detach() if parameter.dtype == torch.float64 else parameter.detach().float()
+    values = parameter.detach().abs() if parameter.is_complex() else parameter.detach()
+    wide = values if values.dtype == torch.float64 else values.float()
     norm = torch.linalg.vector_norm(wide, order)
     full = getattr(norm, "full_tensor", None)
     return float(full() if full is not None else norm) / parameter.numel() ** (1 / order)

@@ -48,8 +48,9 @@ def _bare(name: str) -> str:
 
 def _plain(name: str, plan: Plan) -> str:
     bare = _bare(name)
-    bare = re.sub(r"(^|\.)parametrizations\.([^.]+)\.original$", r"\1\2", bare)
-    for candidate in (bare, bare.removeprefix("module.")):
+    # a name of a parametrized model's own stays; one that the plan's multipliers gave is taken back
+    outside = re.sub(r"(^|\.)parametrizations\.([^.]+)\.original$", r"\1\2", bare)
+    for candidate in (form.removeprefix(prefix) for form in (bare, outside) for prefix in ("", "module.")):
         if candidate in plan.rows:
             return candidate
         if candidate in plan.aliases:
