@@ -14,8 +14,8 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 
+from hptransfer.core.files import encode
 from hptransfer.core.recipe import Recipe
-from hptransfer.validation.codec import encode
 from hptransfer.validation.engines.trainer import CONTROL, Pruned, Trainer, describe, failed
 from hptransfer.validation.records.runs import Job, Run
 from hptransfer.validation.search.queue import TrialQueue

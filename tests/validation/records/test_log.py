@@ -6,12 +6,12 @@ import os
 import stat
 
 import pytest
-from tests.validation.records.test_results import FAILED, GONE, RUN
 
 from hptransfer.core.errors import UsageError
 from hptransfer.validation.records import log
 from hptransfer.validation.records.log import RunLog
 from hptransfer.validation.records.runs import read_runs
+from tests.validation.records.test_results import FAILED, GONE, RUN
 
 
 def test_runs_are_known_when_opened_again(tmp_path):

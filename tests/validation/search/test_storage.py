@@ -14,7 +14,6 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from tests.validation.records.test_results import FAILED, GONE, RUN
 
 from hptransfer.core.errors import UsageError
 from hptransfer.validation.engines.trainer import Trainer
@@ -26,6 +25,7 @@ from hptransfer.validation.search.storage import open_storage
 from hptransfer.validation.transfer import transfer_check
 from tests import cases_validation as cases
 from tests.oracles_postgres import find_initdb, server
+from tests.validation.records.test_results import FAILED, GONE, RUN
 
 SAMPLER = optuna.samplers.RandomSampler(seed=0)
 

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from tests.validation.records.test_results import RUN
 
 from hptransfer.validation.records.results import Drift, LossGap, Optimum, Regret
 from hptransfer.validation.records.runs import Run
 from hptransfer.validation.verdict import comparisons, judge
 from hptransfer.validation.verdict.optimum import Curve, Fit
+from tests.validation.records.test_results import RUN
 
 X = np.arange(-10.0, -1.0)
 

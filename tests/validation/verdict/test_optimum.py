@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.validation.records.test_results import RUN
 
 from hptransfer.validation.verdict.comparisons import drift_between
 from hptransfer.validation.verdict.optimum import (
@@ -20,6 +19,7 @@ from hptransfer.validation.verdict.optimum import (
     resamples,
     variance,
 )
+from tests.validation.records.test_results import RUN
 
 Array = np.ndarray
 
