@@ -12,6 +12,7 @@ from hptransfer.cli.arguments import add_json, add_recipe, recipe_of
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text
 from hptransfer.core.recipe import Recipe
+from hptransfer.core.seeding import seeded_model
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
@@ -56,8 +57,7 @@ def plan_of(recipe: Recipe, args: argparse.Namespace) -> Plan:
     """The recipe's plan at the asked size; the target is built without memory for its weights."""
     width = args.width if args.width is not None else max(recipe.widths, default=recipe.base.width)
     scale = recipe.base.with_(width=width, **({} if args.depth is None else {"depth": args.depth}))
-    torch.manual_seed(0)
-    base = recipe.build(recipe.base)
+    base = seeded_model(recipe, recipe.base, 0)
     options = Options(forward=args.forward)
     with torch.device("meta"):
         model = recipe.build(scale)

@@ -14,6 +14,7 @@ import torch
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import evaluate
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
+from hptransfer.core.seeding import seeded_model
 from hptransfer.prediction.forecast.forecast import Forecast, Rules, Settings, forecast, schedule_of
 from hptransfer.prediction.forecast.lean import Lean, lean
 from hptransfer.prediction.forecast.measured import noise_scale, stability_limit
@@ -196,8 +197,7 @@ def _given(lr: float) -> Prediction:
 def _lean(recipe: Recipe, curve: Curve, start: Prediction) -> Lean | None:
     if start.low is None or start.high is None or int(np.isfinite(curve.means).sum()) < 3:
         return None
-    torch.manual_seed(0)
-    initial = evaluate(recipe, recipe.build(recipe.base), "cpu")
+    initial = evaluate(recipe, seeded_model(recipe, recipe.base, 0), "cpu")
     sd = math.log2(start.high / start.low) / (2 * 1.645)
     return lean(
         curve.log2_lrs.tolist(),

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.seeding import numpy_generator
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.convex_bound import convex_bound
 from hptransfer.prediction.schedules.schedule import Schedule
@@ -154,7 +155,7 @@ def fit_shrinkage(
     fit = _regress(features, target)
     if fit is None:
         raise UsageError("Shrinkage needs runs of at least two schedules and two horizons that vary independently.")
-    draws = _resample(families, features, target, resamples, np.random.default_rng(seed))
+    draws = _resample(families, features, target, resamples, numpy_generator(seed))
     low, high = np.quantile(draws, [0.05, 0.95], axis=0) if len(draws) else (np.full(3, -np.inf), np.full(3, np.inf))
     residual = target - np.column_stack([np.ones(len(target)), features]) @ fit
     freedom = max(1, len(target) - 3)

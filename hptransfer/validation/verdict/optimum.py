@@ -20,6 +20,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from hptransfer.core.recipe import Axis
+from hptransfer.core.seeding import numpy_generator
 from hptransfer.validation.records.results import Optimum
 from hptransfer.validation.records.runs import Run
 from hptransfer.validation.verdict.smooth import Smoother
@@ -124,7 +125,7 @@ def resamples(seeds: int) -> Array:
     """Indices of seeds [resamples, seeds]: every resample there is for up to 4 seeds, else RESAMPLES drawn ones."""
     if seeds <= 4:
         return np.array(list(itertools.product(range(seeds), repeat=seeds)))
-    return np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))
+    return numpy_generator(0).integers(seeds, size=(RESAMPLES, seeds))
 
 
 @dataclass(frozen=True)
