@@ -25,6 +25,7 @@ class Plan(Document):
     rows: name -> Row; aliases: further names of tied parameters; hooks: multipliers that no parameter can hold;
     notes: what the user should know; optimizers: name -> what the learning-rate rules were derived for;
     options: the named choices that were made; beta_power: the optimizer's betas are raised to it (batch / base batch).
+    carries: quantity -> which of batch and tokens its multipliers hold: a number that holds them, too, is refused.
     """
 
     TITLE = "a plan"
@@ -39,6 +40,7 @@ class Plan(Document):
     notes: tuple[str, ...] = ()
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     beta_power: float = 1.0
+    carries: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Row:
         """The row of a parameter, under any of its names. Raises KeyError naming close matches."""
@@ -69,7 +71,7 @@ class Plan(Document):
 
         The measured initial stds are left out: they differ between seeds of the base, and resuming does not use them.
         """
-        body = {k: v for k, v in self.to_json().items() if k not in {"schema", "notes"}}
+        body = {k: v for k, v in self.to_json().items() if k not in {"schema", "notes", "carries"}}
         body["format"] = 1  # what it was hashed as first: checkpoints keep it
         for row in body["rows"]:
             for unread in ("why", "init_std"):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.horizon import refuse_twice
 from hptransfer.core.loop import evaluate
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
 from hptransfer.core.seeding import seeded_model
@@ -191,6 +192,7 @@ def _size(recipe: Recipe, width: int) -> int:
 def _given(lr: float) -> Prediction:
     if not (math.isfinite(lr) and lr > 0):
         raise UsageError(f"lr={lr!r}: a learning rate must be a positive finite number.")
+    refuse_twice("learning rate", lr, getattr(lr, "axes", ()), "a forecast from the base")
     return Prediction("learning rate", lr, None, None, "1", "given", "the user", (), Kind("none", "given"))
 
 

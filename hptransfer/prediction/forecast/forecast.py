@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hptransfer.core.files import Document
+from hptransfer.core.horizon import Carried
 from hptransfer.core.recipe import Scale
 from hptransfer.core.rules import scheme_named
 from hptransfer.prediction.forecast.lean import Lean
@@ -15,6 +16,7 @@ from hptransfer.prediction.forecast.transfer import (
     Factor,
     batch_factor,
     compose,
+    decay_axes,
     decayed,
     refuse_unknown_base,
     schedule_factor,
@@ -68,6 +70,7 @@ class Forecast(Document):
     base_curve: (log2 lr, mean loss) of the sweep at the base, inf where a run diverged; empty where there was none.
     cliff: log2 of the base's last rate that trained and the first that diverged, None where none diverged.
     schedule_factors: (progress in 0..1, factor) of the target's schedule, thinned for a figure.
+    carries: quantity -> the axes whose factors its number holds; a plan that carries one of them, too, refuses it.
     """
 
     TITLE = "a forecast"
@@ -89,6 +92,13 @@ class Forecast(Document):
     base_curve: tuple[tuple[float, float], ...] = ()
     cliff: tuple[float, float] | None = None
     schedule_factors: tuple[tuple[float, float], ...] = ()
+    carries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rate, decay = (self.carries.get(name, ()) for name in ("learning rate", "weight decay"))
+        object.__setattr__(self, "advised_lr", Carried(self.advised_lr, rate))
+        object.__setattr__(self, "learning_rate", _carried(self.learning_rate, rate))
+        object.__setattr__(self, "weight_decay", self.weight_decay and _carried(self.weight_decay, decay))
 
     def __str__(self) -> str:
         lines = [f"Forecast for {self.recipe} at {self.target}, from {self.base}"]
@@ -103,7 +113,9 @@ class Forecast(Document):
     def upgraded(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """A loss that is null is a run that diverged: earlier files had no inf."""
         curve = [[lr, "inf" if loss is None else loss] for lr, loss in fields.get("base_curve", ())]
-        return fields | {"base_curve": curve}
+        at, to = ({"batch": None, "tokens": None, **fields[end]} for end in ("base", "target"))
+        moved = [axis for axis in ("batch", "tokens") if at[axis] != to[axis]]
+        return {"carries": {"learning rate": moved, "weight decay": moved}, **fields, "base_curve": curve}
 
 
 def forecast(
@@ -164,7 +176,17 @@ def forecast(
         base_curve=tuple(base_curve),
         cliff=(lean.cliff_low, lean.cliff_high) if lean and math.isfinite(lean.cliff_high) else None,
         schedule_factors=_thinned(target_schedule),
+        carries={"learning rate": _axes(factors), "weight decay": decay_axes(rules.decay, base, target)},
     )
+
+
+def _axes(factors: Sequence[Factor]) -> tuple[str, ...]:
+    """The axes whose factors change the rate."""
+    return tuple(sorted({axis for factor in factors if factor.value != 1 for axis in factor.axes}))
+
+
+def _carried(prediction: Prediction, axes: tuple[str, ...]) -> Prediction:
+    return prediction.replace(value=Carried(prediction.value, axes))
 
 
 def _batch_rule(name: str, settings: Settings, noise: Prediction | None) -> str:

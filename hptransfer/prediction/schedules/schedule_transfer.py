@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.horizon import DURATION_RULES
 from hptransfer.core.seeding import numpy_generator
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.convex_bound import convex_bound
@@ -54,11 +55,12 @@ class Shrinkage:
     source: str
 
 
+_BOUND = DURATION_RULES["bound"]
 SHRINKAGE = Shrinkage(
     schedule=0.9154,
     schedule_interval=(0.766, 0.996),
-    horizon=0.5862,
-    horizon_interval=(0.536, 0.636),
+    horizon=-2 * _BOUND.exponent,
+    horizon_interval=(-2 * _BOUND.interval[1], -2 * _BOUND.interval[0]),
     residual=0.0465,
     groups=29,
     source="124M Llama on SlimPajama, AdamW, public runs of arXiv:2501.18965; all decay to zero; this fit",
