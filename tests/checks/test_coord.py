@@ -17,10 +17,10 @@ from hptransfer.checks.coord.report import CoordReport
 from hptransfer.checks.coord.rows import NATURAL, Module, Row, judge
 from hptransfer.checks.coord.verdict import verdict_of
 from hptransfer.checks.proxy import Proxies
-from hptransfer.checks.slopes import Slope
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import load_recipe
 from hptransfer.core.rules import SCHEMES
+from hptransfer.core.statistics import Slope
 from hptransfer.parametrization.options import Options
 
 RECIPES = {r.name: r for r in (mlp, mlp_sgd, conv, transformer, tied)}

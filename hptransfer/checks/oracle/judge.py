@@ -10,8 +10,8 @@ from hptransfer.checks.oracle.fans import MEETING
 from hptransfer.checks.oracle.gradients import owner_of
 from hptransfer.checks.oracle.measure import EXPONENTS, Array, Measurements
 from hptransfer.checks.oracle.report import Check, OracleRow, Quantity
-from hptransfer.checks.slopes import Slope, log_slope
 from hptransfer.core.rules import Scheme
+from hptransfer.core.statistics import Slope, log_slope
 from hptransfer.graph.graph import template
 from hptransfer.parametrization.plan import Plan
 
