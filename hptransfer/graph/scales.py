@@ -35,6 +35,7 @@ from hptransfer.graph.arithmetic import (
     vector_order,
 )
 from hptransfer.graph.graph import Graph, operand, shape
+from hptransfer.graph.operands import argument
 from hptransfer.graph.ops import facts, law, row
 from hptransfer.graph.pairs import Pairs, node_pairs
 from hptransfer.graph.uses import Use, depends_on_inputs, downstream, upstream
@@ -76,6 +77,7 @@ class Sizes:
     constants: Mapping[fx.Node, float]
     weights: frozenset[fx.Node]
     depth: Mapping[Edge, float] = field(default_factory=dict[Edge, float])
+    lost: Mapping[fx.Node, float] = field(default_factory=dict[fx.Node, float])
     pairs: Mapping[fx.Node, fx.Node] = field(default_factory=dict[fx.Node, fx.Node])
 
     @staticmethod
@@ -87,11 +89,12 @@ class Sizes:
         alignment: float = 1.0,
         constants: Mapping[fx.Node, float] | None = None,
         depth: Mapping[Edge, float] | None = None,
+        lost: Mapping[fx.Node, float] | None = None,
         pairs: Pairs | None = None,
     ) -> Sizes:
         contracting = frozenset(use.node for use in uses if "contracted" in use.axes)
         known = node_pairs(target, base) if pairs is None else pairs
-        return Sizes(target, base, alignment, constants or {}, contracting, depth or {}, known)
+        return Sizes(target, base, alignment, constants or {}, contracting, depth or {}, lost or {}, known)
 
     def ratio(self, node: fx.Node, size: Callable[[fx.Node], float]) -> float:
         """A size of an op, target / base; 1 where the base has no such op."""
@@ -158,8 +161,13 @@ class Analysis:
         if known.multiplies:
             inside = math.prod(self.of(a).ratio for a in node.all_input_nodes if a in self.weights_side)
             return Scale(inside * self.sizes.constants.get(node, 1.0))
-        if known.law in {"view", "power", "lookup"}:
+        if known.law in {"power", "spread"}:
+            degree = 1.0 if math.isnan(known.degree) else known.degree
+            return Scale(self.of(operand(node)).ratio ** degree)
+        if known.passes or known.law in {"norm", "extreme", "clamp"}:
             return self.of(operand(node))
+        if known.law == "normalise":  # its gain is all that scales it
+            return self.of(argument(node, known.weight))
         return self.join(node) if known.law == "join" else ONE
 
     # One method per law
@@ -266,6 +274,8 @@ class Analysis:
 
     def contract(self, node: fx.Node) -> Scale:
         factors = [f for f in factors_of(node) if isinstance(f, fx.Node)]
+        if node in self.sizes.lost:  # the function depends on the weight's direction alone: any scale goes on
+            return Scale(self.sizes.lost[node] * math.prod(self.of(f).ratio for f in factors))
         if node in self.sizes.weights or any(f in self.weights_side for f in factors):
             self.settle(node, factors)
             return ONE
