@@ -104,7 +104,7 @@ class _Step:
         if known.law == "quotient":
             above, below = self.of(self.node.args[0]), self.of(self.node.args[1])
             return Form(above.degree - below.degree, above.one_sign and below.one_sign)
-        if known.law == "join" and not known.adds and not known.listed and len(self.node.args) == 2:
+        if known.bounds:
             return self.extreme_of_two()
         if known.law in {"join", "write", "contract"}:
             return self.joined()

@@ -62,7 +62,8 @@ class Op:
     only its shape or type; copies: the result is the operand's own values; fill: position of a number that it writes;
     may_copy: a view where the memory allows it; resizes: an image's last axes; transposed: of a convolution;
     per_channel: normalises each channel over all the rest; scale_free: the same at any positive scale of its operand;
-    reads: takes a value out of the graph; diagonal: writes a vector on one; zeros: the result is zero.
+    reads: takes a value out of the graph; bounds: one operand is
+    a bound of the other; diagonal: writes a vector on one; zeros: the result is zero.
     """
 
     law: Law
@@ -88,6 +89,7 @@ class Op:
     per_channel: bool = False
     scale_free: bool = False
     reads: bool = False
+    bounds: bool = False
     diagonal: bool = False
     zeros: bool = False
 
@@ -218,7 +220,8 @@ TABLE: dict[str, Op] = {
     "addcdiv": replace(_JOIN, adds=True, factors=(1, 2), summand=0, mixes="quotient"),
     "cat": replace(_JOIN, combines=True, listed=True, layout="same"),
     "stack": replace(_JOIN, combines=True, listed=True, layout="insert"),
-    **_rows(replace(_JOIN, combines=True), "where maximum minimum"),
+    "where": replace(_JOIN, combines=True),
+    **_rows(replace(_JOIN, combines=True, bounds=True), "maximum minimum"),
     "complex": replace(_JOIN, combines=True),
     **_rows(_JOIN, "fmax fmin fmod remainder"),
     **_rows(Op("write", consumes="elementwise", summand=1), "copy slice_scatter as_strided_scatter select_scatter "

@@ -34,6 +34,7 @@ from hptransfer.graph.arithmetic import (
     vector_order,
 )
 from hptransfer.graph.graph import operand, shape
+from hptransfer.graph.operands import argument
 from hptransfer.graph.ops import facts, law, row
 from hptransfer.graph.sizes import FREE, ONE, Edge, Scale, Sizes, floats, is_free, quotient, weights_side
 from hptransfer.graph.uses import depends_on_inputs, downstream, upstream
@@ -98,8 +99,13 @@ class Analysis:
         if known.multiplies:
             inside = math.prod(self.of(a).ratio for a in node.all_input_nodes if a in self.weights_side)
             return Scale(inside * self.sizes.constants.get(node, 1.0))
-        if known.law in {"view", "power", "lookup"}:
+        if known.law in {"power", "spread"}:
+            degree = 1.0 if math.isnan(known.degree) else known.degree
+            return Scale(self.of(operand(node)).ratio ** degree)
+        if known.passes or known.law in {"norm", "extreme", "clamp"}:
             return self.of(operand(node))
+        if known.law == "normalise":  # its gain is all that scales it
+            return self.of(argument(node, known.weight))
         return self.join(node) if known.law == "join" else ONE
 
     # One method per law
@@ -206,6 +212,8 @@ class Analysis:
 
     def contract(self, node: fx.Node) -> Scale:
         factors = [f for f in factors_of(node) if isinstance(f, fx.Node)]
+        if node in self.sizes.lost:  # the function depends on the weight's direction alone: any scale goes on
+            return Scale(self.sizes.lost[node] * math.prod(self.of(f).ratio for f in factors))
         if node in self.sizes.weights or any(f in self.weights_side for f in factors):
             self.settle(node, factors)
             return ONE

@@ -41,7 +41,8 @@ class Sizes:
 
     alignment: exponent with which a product of two activations adds up over a growing axis (see above). constants:
     multiplication by a constant -> target / base; weights: ops in which a parameter is contracted; depth: (branch,
-    add) -> the ratio that the branch shall have.
+    add) -> the ratio that the branch shall have; lost: op that contracts a weight divided by a statistic of itself ->
+    how far that leaves its entries from what the weight's rule asks for.
     """
 
     target: Graph
@@ -50,6 +51,7 @@ class Sizes:
     constants: Mapping[fx.Node, float]
     weights: frozenset[fx.Node]
     depth: Mapping[Edge, float] = field(default_factory=dict[Edge, float])
+    lost: Mapping[fx.Node, float] = field(default_factory=dict[fx.Node, float])
     pairs: Mapping[fx.Node, fx.Node] = field(default_factory=dict[fx.Node, fx.Node])
 
     @staticmethod
@@ -61,11 +63,12 @@ class Sizes:
         alignment: float = 1.0,
         constants: Mapping[fx.Node, float] | None = None,
         depth: Mapping[Edge, float] | None = None,
+        lost: Mapping[fx.Node, float] | None = None,
         pairs: Pairs | None = None,
     ) -> Sizes:
         contracting = frozenset(use.node for use in uses if "contracted" in use.axes)
         known = node_pairs(target, base) if pairs is None else pairs
-        return Sizes(target, base, alignment, constants or {}, contracting, depth or {}, known)
+        return Sizes(target, base, alignment, constants or {}, contracting, depth or {}, lost or {}, known)
 
     def ratio(self, node: fx.Node, size: Callable[[fx.Node], float]) -> float:
         """A size of an op, target / base; 1 where the base has no such op."""

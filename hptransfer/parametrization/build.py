@@ -72,7 +72,7 @@ class Builder:
     def lacking(self, depth: Depth) -> tuple[Multiplier, ...]:
         """The factors that the forward lacks."""
         uses = [use for its in self.compared.uses.values() for use in its if isinstance(use, Use)]
-        lacking = lacking_multipliers(*self.graphs, uses, self.scheme, depth, self.constants)
+        lacking = lacking_multipliers(*self.graphs, uses, self.scheme, depth, self.constants, self.compared.lost)
         self.notes += lacking.notes
         return lacking.multipliers
 

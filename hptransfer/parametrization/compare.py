@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from torch import nn
+from torch import fx, nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.roles import Role
@@ -16,7 +15,7 @@ from hptransfer.graph.graph import Graph, template
 from hptransfer.graph.readings.bottleneck import normalised_readouts
 from hptransfer.graph.readings.grouped import grouped_heads
 from hptransfer.graph.uses import Use, hosts, inner_weights, parameter_uses
-from hptransfer.parametrization.functions import refuse_function
+from hptransfer.parametrization.functions import Lost, lost_scale, refuse_function
 from hptransfer.parametrization.names import match_names
 
 Shape = tuple[int, ...]
@@ -27,7 +26,8 @@ class Comparison:
 
     roles: parameter -> role; settled: parameter -> the uses it was read off; matches: parameter -> the base's; notes;
     tied: parameter that is both an input weight and a readout -> its uses as a readout; hosts: bias -> the weight it
-    stands beside; inner: parameters that are neither the first nor the last weight on their way, at any size.
+    stands beside; lost: op -> what is wrong with its weight's scale, where a norm takes that away; inner: parameters
+    that are neither the first nor the last weight on their way, at any size.
     annotated: parameter name or glob -> role, which overrules the trace. keep_unused: see Options.unused. heads: see
     Options.grouped_heads. ruled: False where no rule will be applied (the SP control), so that uses may contradict each
     other.
@@ -53,6 +53,7 @@ class Comparison:
         self.inner = inner_weights(graphs[0], self.uses)
         self.settled: dict[str, list[Use]] = {}
         self.tied: dict[str, list[Use]] = {}
+        self.lost: dict[fx.Node, Lost] = {}
         self.notes: list[str] = []
         matches_nothing = [p for p in annotated if not fnmatch.filter(self.parameters, p)]
         if matches_nothing:
@@ -90,9 +91,14 @@ class Comparison:
             role = role_of_use(use, shape, twin, base_shape)
             if self.ruled:
                 refuse_function(name, use, role)
-                _refuse_normalised(name, use, role)
+                self._note_lost(name, use, role)
             found.setdefault(role, []).append(use)
         return self._joined(name, found) if self.ruled else next(iter(found))
+
+    def _note_lost(self, name: str, use: Use, role: Role) -> None:
+        """Remember a weight whose own scale a norm takes away: whether that matters, the rest of the forward says."""
+        if use.normalised and "contracted" in use.axes:
+            self.lost[use.node] = lost_scale(name, use, role)
 
     def _joined(self, name: str, found: Mapping[Role, list[Use]]) -> Role:
         """One role for all uses. Of a tied input weight and readout the former stands; the readout is multiplied."""
@@ -133,21 +139,3 @@ def _norm_note(name: str, role: Role) -> str:
         f"undoes its initial 1/fan_in, so that until its first steps the gradients behind it may exceed the plan's by "
         f"m^1/2 = {role.m_in**0.5:.3g}. Let that size grow with the width, or drop the norm."
     )
-
-
-def _refuse_normalised(name: str, use: Use, role: Role) -> None:
-    """A weight divided by its own norm keeps that norm whatever its init: its scale cannot follow the width."""
-    growth = {  # init's ratio that the role asks for, over the one that the norm leaves
-        "rows": role.m_in**-0.5 if role.kind == "readout" else 1.0,
-        "whole": (role.m_out / role.m_in) ** 0.5,
-        "columns": (role.m_out / role.m_in) ** 0.5,
-        "taps": role.m_out**0.5,
-        "entries": role.m_in ** (-1.0 if role.kind == "readout" else -0.5),
-    }.get(use.normalised, 1.0)
-    spread = "standard deviation" if use.normalised == "entries" else "norm"
-    if not math.isclose(growth, 1.0):
-        raise UsageError(
-            f"{name!r} is divided by its own {spread} before it is used as a {role.kind} weight ({use}), so its "
-            f"initial scale is lost and cannot follow the width. Drop the normalisation there, or annotate it with "
-            f"roles= and multiply its output by {growth:.4g} yourself."
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.roles import Role
@@ -40,3 +41,38 @@ def refuse_function(name: str, use: Use, role: Role) -> None:
 
 def _named(use: Use) -> str:
     return f"the op {op(use.form.by)!r}" if use.form.by is not None else "what acts on it"
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A weight divided by its own norm, whose entries are `ratio` times what the rule asks for, target against base.
+
+    why: what is wrong, in words.
+    """
+
+    ratio: float
+    why: str
+
+    @property
+    def remedy(self) -> str:
+        return (
+            f"{self.why}. Drop the normalisation there, or annotate it with roles= and multiply its output by "
+            f"{1 / self.ratio:.4g} yourself."
+        )
+
+
+def lost_scale(name: str, use: Use, role: Role) -> Lost:
+    """What a norm leaves of a weight's scale: whatever the init, it keeps that norm."""
+    growth = {  # init's ratio that the role asks for, over the one that the norm leaves
+        "rows": role.m_in**-0.5 if role.kind == "readout" else 1.0,
+        "whole": (role.m_out / role.m_in) ** 0.5,
+        "columns": (role.m_out / role.m_in) ** 0.5,
+        "taps": role.m_out**0.5,
+        "entries": role.m_in ** (-1.0 if role.kind == "readout" else -0.5),
+    }[use.normalised or "rows"]
+    spread = "standard deviation" if use.normalised == "entries" else "norm"
+    return Lost(
+        1 / growth,
+        f"{name!r} is divided by its own {spread} before it is used as a {role.kind} weight ({use}), so its initial "
+        f"scale is lost and cannot follow the width: its output x {growth:.4g}",
+    )

@@ -7,6 +7,7 @@ result each sees: (init, rate) x (1, 1), like a LayerNorm's. The weight beside i
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -162,10 +163,11 @@ def test_no_fan_grows_by_the_number_of_layers(optimizer: str) -> None:
     assert (plan["gain"].init_mult, plan["gain"].lr_mult) == (1, 1)
 
 
+BOTH_LAST: Any = ([1], [1])
 PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "tensordot": lambda x, w: torch.tensordot(x, w, dims=([1], [1])),
+    "tensordot": lambda x, w: torch.tensordot(x, w, BOTH_LAST),
     "tensordot, a number of axes": lambda x, w: torch.tensordot(x, w.T, dims=1),
-    "tensordot, the weight first": lambda x, w: torch.tensordot(w, x, dims=([1], [1])).T,
+    "tensordot, the weight first": lambda x, w: torch.tensordot(w, x, BOTH_LAST).T,
     "inner": lambda x, w: torch.inner(x, w),
     "linear": F.linear,
 }

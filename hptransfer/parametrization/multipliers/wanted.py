@@ -11,14 +11,16 @@ from torch import fx
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.rules import Scheme
-from hptransfer.graph.arithmetic import contracted_size
+from hptransfer.graph.arithmetic import contracted_size, factors_of
 from hptransfer.graph.graph import Graph, module_path
 from hptransfer.graph.missing import Missing, missing_factors
+from hptransfer.graph.operands import gained
 from hptransfer.graph.ops import law, op
 from hptransfer.graph.pairs import Pairs, node_pairs
 from hptransfer.graph.readings.constants import Constant, constants
 from hptransfer.graph.scales import Analysis, Sizes
 from hptransfer.graph.uses import Use
+from hptransfer.parametrization.functions import Lost
 from hptransfer.parametrization.multipliers.depth import Depth
 from hptransfer.parametrization.multipliers.placement import Multiplier
 
@@ -35,11 +37,18 @@ class Lacking:
 
 
 def lacking_multipliers(
-    target: Graph, base: Graph, uses: Iterable[Use], scheme: Scheme, depth: Depth, given: Values
+    target: Graph,
+    base: Graph,
+    uses: Iterable[Use],
+    scheme: Scheme,
+    depth: Depth,
+    given: Values,
+    lost: Mapping[fx.Node, Lost] | None = None,
 ) -> Lacking:
     """The factors by which the target's activations differ from order one, and the branches' L^-alpha.
 
-    uses: of all parameters; given: values of buffers that cannot be read.
+    uses: of all parameters; given: values of buffers that cannot be read; lost: ops with a weight of a scale that its
+    own norm sets.
     Raises UsageError where a constant is held in a buffer on the meta device and is not given, or where an op that is
     not known stands between a parameter and an output.
     """
@@ -52,11 +61,38 @@ def lacking_multipliers(
         alignment=1.0 if scheme.attention == "1/d" else 0.5,
         constants=constant_ratios(target, base, pairs, skip=depth.own_constants, given=given),
         depth=depth.branches,
+        lost={node: one.ratio for node, one in (lost or {}).items()},
     )
     lacking, analysis = missing_factors(sizes)
     _refuse_unknown(analysis)
+    words = _words_of_lost(lost or {}, lacking, sizes)
     worded = [_multiplier(one, sizes, scheme, depth) for one in lacking]
+    worded = [replace(one, why=words.get(k, one.why)) for k, one in enumerate(worded)]
     return Lacking(tuple(_together(worded, lacking)), tuple(_notes(analysis, lacking)))
+
+
+def _words_of_lost(lost: Mapping[fx.Node, Lost], lacking: Sequence[Missing], sizes: Sizes) -> dict[int, str]:
+    """Position of a factor -> why, for those that the forward would not lack if weights had the scale of their rule.
+
+    Raises UsageError where a bias stands beside an output of another scale.
+    """
+    off = {node: one for node, one in lost.items() if not math.isclose(one.ratio, 1.0)}
+    if not off:
+        return {}
+    analysis = Analysis(sizes)
+    for node, one in off.items():
+        if analysis.scales[node].deviates and len(gained(node)) > 1:
+            raise UsageError(one.remedy)
+    ruled = replace(sizes, lost={node: 1.0 / _by_code(node, sizes) if node in off else 1.0 for node in lost})
+    without = {(one.node, one.kind, round(one.factor, 6)) for one in missing_factors(ruled)[0]}
+    extra = [k for k, one in enumerate(lacking) if (one.node, one.kind, round(one.factor, 6)) not in without]
+    return dict.fromkeys(extra, next(iter(off.values())).why)
+
+
+def _by_code(node: fx.Node, sizes: Sizes) -> float:
+    """The code's constants on a weight, target / base."""
+    analysis = Analysis(replace(sizes, lost=dict.fromkeys(sizes.lost, 1.0)))
+    return math.prod(analysis.of(a).ratio for a in factors_of(node) if a in analysis.weights_side)
 
 
 def _refuse_unknown(analysis: Analysis) -> None:
