@@ -17,7 +17,8 @@ from torch import fx
 from hptransfer.graph.arithmetic import factors_of
 from hptransfer.graph.graph import users
 from hptransfer.graph.ops import law, row
-from hptransfer.graph.scales import Analysis, Edge, Sizes
+from hptransfer.graph.scales import Analysis
+from hptransfer.graph.sizes import Edge, Sizes
 
 DISAGREE = math.nan
 """Readers ask for different factors."""

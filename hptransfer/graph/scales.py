@@ -15,8 +15,8 @@ Programs IV, 2011.14522; spectral condition, 2310.17813):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from torch import fx
 
@@ -33,35 +33,17 @@ from hptransfer.graph.arithmetic import (
     turned_size,
     vector_order,
 )
+from hptransfer.graph.counted import Counted
 from hptransfer.graph.graph import operand, shape
 from hptransfer.graph.operands import argument
 from hptransfer.graph.ops import facts, law, row
-from hptransfer.graph.sizes import FREE, ONE, Edge, Scale, Sizes, floats, is_free, quotient, weights_side
+from hptransfer.graph.sizes import FREE, ONE, Scale, floats, is_free, quotient, weights_side
 from hptransfer.graph.uses import depends_on_inputs, downstream, upstream
 
 
 @dataclass
-class Analysis:
-    """One pass over the target's graph.
-
-    scales: of every node. missing: (operand, reader) -> the factor by which the operand must be multiplied there;
-    logits: attention ops -> the factor that their logits lack. resets: edges on which a scale does not matter.
-    deferred: edges into a product over a growing axis, which answers for its factors. growth: op -> ratio of the size
-    that it sums over. unknown: ops without a row on the way from a parameter to an output.
-    """
-
-    sizes: Sizes
-    applied: Mapping[fx.Node, float] = field(default_factory=dict[fx.Node, float])
-    scales: dict[fx.Node, Scale] = field(default_factory=dict[fx.Node, Scale])
-    missing: dict[Edge, float] = field(default_factory=dict[Edge, float])
-    logits: dict[fx.Node, float] = field(default_factory=dict[fx.Node, float])
-    resets: set[Edge] = field(default_factory=set[Edge])
-    deferred: set[Edge] = field(default_factory=set[Edge])
-    growth: dict[fx.Node, float] = field(default_factory=dict[fx.Node, float])
-    unknown: list[fx.Node] = field(default_factory=list[fx.Node])
-    settled: set[fx.Node] = field(default_factory=set[fx.Node])
-    closed: set[Edge] = field(default_factory=set[Edge])
-    turned: list[fx.Node] = field(default_factory=list[fx.Node])
+class Analysis(Counted):
+    """One pass over the target's graph, in order."""
 
     def __post_init__(self) -> None:
         graph = self.sizes.target
@@ -83,16 +65,6 @@ class Analysis:
         if node not in self.from_inputs and node in self.weights_side:
             return self.of_weight(node)
         return _LAWS[known.law](self, node)
-
-    def of(self, argument: object) -> Scale:
-        return self.scales.get(argument, ONE) if isinstance(argument, fx.Node) else ONE
-
-    def settle(self, node: fx.Node, operands: Iterable[object]) -> None:
-        """These operands must have entries of order one as this op sees them."""
-        self.settled.add(node)
-        for a in operands:
-            if self.of(a).deviates and isinstance(a, fx.Node):
-                self.missing[a, node] = 1 / self.of(a).ratio
 
     def of_weight(self, node: fx.Node) -> Scale:
         """On the weights' side only the code's constants count: the rest is the rule's, or a norm's, see uses."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
@@ -20,6 +20,7 @@ from torch import fx
 
 from hptransfer.graph.graph import Graph, module_path, operand, sequence, shape, users
 from hptransfer.graph.ops import law, row
+from hptransfer.graph.paths import between, is_post_norm, parameters_read
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.uses import depends_on_inputs
 
@@ -214,11 +215,9 @@ class _Walk:
         inside = between(self.graph, start, end)
         parameters = frozenset().union(*(self.read.get(n, frozenset()) for n in inside))
         parameters |= self.beside(inside, parameters)
-        post_norm = _post_norm(add, start, inside)
+        post_norm = is_post_norm(add, start, inside)
         multiplications = {*self.factors(stream, start), *self.factors(end, start)}
-        closing = next(
-            user for user in users(end) if user is add or operand(add) is user
-        )  # of a sum over a stack, that
+        closing = next(user for user in users(end) if user is add or operand(add) is user)  # a sum's is its stack
         return Branch(module_path(add), closing, end, index, parameters, post_norm, frozenset(multiplications))
 
     def beside(self, inside: set[fx.Node], parameters: frozenset[str]) -> frozenset[str]:
@@ -270,58 +269,3 @@ def layer_of(name: str) -> str:
     parts = name.split(".")
     at = next((k for k, part in enumerate(parts) if part.isdigit()), None)
     return "" if at is None else ".".join(parts[: at + 1])
-
-
-def between(graph: Graph, start: fx.Node, end: fx.Node) -> set[fx.Node]:
-    """Nodes on paths from `start` (excluded) to `end`, which comes from `start`."""
-    first = graph.order[start]
-    ancestors: set[fx.Node] = set()
-    pending = [end]
-    while pending:
-        node = pending.pop()
-        if node in ancestors or graph.order[node] <= first:
-            continue
-        ancestors.add(node)
-        pending += node.all_input_nodes
-    reached: set[fx.Node] = {start}
-    for node in sorted(ancestors, key=graph.order.__getitem__):
-        if any(parent in reached for parent in node.all_input_nodes):
-            reached.add(node)
-    reached.discard(start)
-    return reached
-
-
-def parameters_read(graph: Graph, from_inputs: set[fx.Node]) -> dict[fx.Node, frozenset[str]]:
-    """Node that depends on inputs -> the parameters it reads directly or through input-independent nodes."""
-    carried: dict[fx.Node, frozenset[str]] = {node: frozenset({name}) for name, node in graph.parameters.items()}
-    read: dict[fx.Node, frozenset[str]] = {}
-    for node in graph.nodes:
-        if node in carried:
-            continue
-        names = frozenset().union(*(carried.get(parent, frozenset()) for parent in node.all_input_nodes))
-        (read if node in from_inputs else carried)[node] = names
-    return read
-
-
-def _post_norm(add: fx.Node, start: fx.Node, inside: set[fx.Node]) -> bool:
-    """True when the sum is read normalised while the branch itself read the stream as it was: LN(x + F(x)).
-
-    The last add of a pre-norm stack is read normalised as well, by the final norm, but its branch starts with a norm.
-    """
-    return _normalised(readers(add)) and not any(
-        law(reader) == "normalise" for reader in readers(start) if reader in inside
-    )
-
-
-def _normalised(nodes: Iterable[fx.Node]) -> bool:
-    laws = {law(node) for node in nodes}
-    return laws == {"normalise"}
-
-
-def readers(node: fx.Node) -> list[fx.Node]:
-    """The nodes that read this one, behind casts, copies and dropout."""
-    reading: list[fx.Node] = []
-    for user in users(node):
-        known = row(user)
-        reading += readers(user) if known is not None and known.copies else [user]
-    return reading
