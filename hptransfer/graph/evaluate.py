@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from hptransfer.core.errors import UsageError
 from hptransfer.graph.export.export import exported_program, graph_of
 from hptransfer.graph.graph import Graph
-from hptransfer.graph.uses import depends_on_inputs
+from hptransfer.graph.parameters.uses import depends_on_inputs
 
 Factors = Callable[[fx.Node, Mapping[fx.Node, Any]], Mapping[fx.Node, float]]
 """(op, values before it) -> operand -> factor that multiplies it as this op sees it."""

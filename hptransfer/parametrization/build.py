@@ -8,9 +8,9 @@ from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.roles import Role
 from hptransfer.core.rules import Rule, Scheme, init_ratio, rule_for
 from hptransfer.graph.graph import Graph
+from hptransfer.graph.parameters.uses import Use
 from hptransfer.graph.readings.outputs import output_uses
 from hptransfer.graph.readings.scale_flow import ScaleFlow
-from hptransfer.graph.uses import Use
 from hptransfer.parametrization.compare import Comparison
 from hptransfer.parametrization.finetune import fine_tune
 from hptransfer.parametrization.init.unit import UnitForward, unit_branches

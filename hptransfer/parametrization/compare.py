@@ -10,11 +10,11 @@ from torch import fx, nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.roles import Role
-from hptransfer.graph.fans import role_of_use, settle
 from hptransfer.graph.graph import Graph, template
+from hptransfer.graph.parameters.fans import role_of_use, settle
+from hptransfer.graph.parameters.uses import Use, hosts, inner_weights, parameter_uses
 from hptransfer.graph.readings.bottleneck import normalised_readouts
 from hptransfer.graph.readings.grouped import grouped_heads
-from hptransfer.graph.uses import Use, hosts, inner_weights, parameter_uses
 from hptransfer.parametrization.functions import Lost, lost_scale, refuse_function
 from hptransfer.parametrization.names import match_names
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hptransfer.core.errors import UsageError
-from hptransfer.graph.arithmetic import factors_of
 from hptransfer.graph.graph import Graph, module_path
 from hptransfer.graph.ops import law, op
-from hptransfer.graph.pairs import Counterparts
+from hptransfer.graph.parameters.uses import depends_on_inputs
 from hptransfer.graph.readings.constants import constants
-from hptransfer.graph.streams import residual_streams
-from hptransfer.graph.uses import depends_on_inputs
+from hptransfer.graph.readings.streams import residual_streams
+from hptransfer.graph.scales.arithmetic import factors_of
+from hptransfer.graph.scales.pairs import Counterparts
 
 Sites = Mapping[str, list[Any]]
 """Module path -> what a plan compares there, in execution order."""

@@ -15,8 +15,8 @@ from torch import nn
 
 from hptransfer.core.roles import Role
 from hptransfer.graph.graph import Graph
+from hptransfer.graph.parameters.uses import Use
 from hptransfer.graph.readings.bottleneck import bottlenecks
-from hptransfer.graph.uses import Use
 from hptransfer.parametrization.options import Options
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hptransfer.core.errors import UsageError
 from hptransfer.core.roles import Role
 from hptransfer.graph.ops import op
-from hptransfer.graph.uses import Use
+from hptransfer.graph.parameters.uses import Use
 
 
 def refuse_function(name: str, use: Use, role: Role) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hptransfer.core.errors import UsageError
-from hptransfer.graph.pairs import Counterparts
+from hptransfer.graph.scales.pairs import Counterparts
 
 
 def match_names(target: Sequence[str], base: Sequence[str]) -> dict[str, str]:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from torch import fx
 
-from hptransfer.graph.arithmetic import factors_of
 from hptransfer.graph.graph import Graph
 from hptransfer.graph.ops import law
-from hptransfer.graph.uses import depends_on_inputs
+from hptransfer.graph.parameters.uses import depends_on_inputs
+from hptransfer.graph.scales.arithmetic import factors_of
 
 
 class Product(NamedTuple):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hptransfer.graph.axes import broadcast, regroup
+from hptransfer.graph.parameters.axes import broadcast, regroup
+from hptransfer.graph.parameters.uses import Use, parameter_uses
 from hptransfer.graph.trace import trace
-from hptransfer.graph.uses import Use, parameter_uses
 
 
 def moved(axis: int, shape: tuple[int, ...], view) -> set[int]:

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hptransfer as hpt
-from hptransfer.graph.homogeneity import forms
+from hptransfer.graph.parameters.homogeneity import forms
+from hptransfer.graph.parameters.uses import depends_on_inputs, downstream
 from hptransfer.graph.trace import trace
-from hptransfer.graph.uses import depends_on_inputs, downstream
 from tests.cases.traces import plan_of
 
 Function = Callable[[Tensor], Tensor]

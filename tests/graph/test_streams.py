@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import hptransfer as hpt
-from hptransfer.graph.streams import Streams, residual_streams
+from hptransfer.graph.readings.streams import Streams, residual_streams
 from hptransfer.graph.trace import trace
 from tests.cases.models import CONTEXT, Shape, Transformer, seeded
 

@@ -12,8 +12,8 @@ from torch.nn.utils import parametrizations
 
 import hptransfer as hpt
 from hptransfer.graph.ops import op
+from hptransfer.graph.parameters.uses import Unsettled, Use, depends_on_inputs, hosts, inner_weights, parameter_uses
 from hptransfer.graph.trace import trace
-from hptransfer.graph.uses import Unsettled, Use, depends_on_inputs, hosts, inner_weights, parameter_uses
 from tests.cases.models import CONTEXT, Shape, Transformer, seeded
 from tests.support.versions import traces_writes
 

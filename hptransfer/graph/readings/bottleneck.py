@@ -10,7 +10,7 @@ from hptransfer.core.roles import Role
 from hptransfer.graph.graph import Graph, users
 from hptransfer.graph.operands import passes
 from hptransfer.graph.ops import facts, law
-from hptransfer.graph.uses import Use
+from hptransfer.graph.parameters.uses import Use
 
 
 def bottlenecks(

@@ -16,11 +16,11 @@ import torch
 from torch import fx
 
 from hptransfer.core.roles import Role
-from hptransfer.graph.arithmetic import factors_of
 from hptransfer.graph.graph import Graph, shape, users
 from hptransfer.graph.ops import law
+from hptransfer.graph.parameters.uses import Use, depends_on_inputs
 from hptransfer.graph.readings.outputs import output_uses
-from hptransfer.graph.uses import Use, depends_on_inputs
+from hptransfer.graph.scales.arithmetic import factors_of
 
 _FACTOR, _MADE_OF, _OTHER = "factor", "made of", "other"
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx
 
-from hptransfer.graph.arithmetic import factors_of
 from hptransfer.graph.graph import Graph, users
 from hptransfer.graph.ops import facts, law
+from hptransfer.graph.parameters.uses import Unsettled, Use, around_weights
+from hptransfer.graph.readings.streams import residual_streams
 from hptransfer.graph.readings.vanishing import keeps_zero
-from hptransfer.graph.streams import residual_streams
-from hptransfer.graph.uses import Unsettled, Use, around_weights
+from hptransfer.graph.scales.arithmetic import factors_of
 
 Uses = Mapping[str, Sequence[Use | Unsettled]]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from hptransfer.graph.arithmetic import factors_of
 from hptransfer.graph.graph import Graph, module_path, sequence, users
 from hptransfer.graph.operands import argument, gained, passes
 from hptransfer.graph.ops import facts, op
-from hptransfer.graph.uses import depends_on_inputs
+from hptransfer.graph.parameters.uses import depends_on_inputs
+from hptransfer.graph.scales.arithmetic import factors_of
 
 STAND_IN = "(activation)"
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from hptransfer.graph.arithmetic import factors_of
 from hptransfer.graph.graph import Graph, module_path, shape, users
 from hptransfer.graph.operands import passes
 from hptransfer.graph.ops import Op, facts, op
-from hptransfer.graph.uses import depends_on_inputs
+from hptransfer.graph.parameters.uses import depends_on_inputs
+from hptransfer.graph.scales.arithmetic import factors_of
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from hptransfer.core.errors import UsageError
 from hptransfer.graph.graph import Graph, module_path
 from hptransfer.graph.ops import law, op
-from hptransfer.graph.streams import Branch, residual_streams
+from hptransfer.graph.readings.streams import Branch, residual_streams
 
 
 def siblings_of_unreached(model: nn.Module, graph: Graph, ran: Set[str]) -> dict[str, str]:

@@ -16,11 +16,11 @@ from torch import nn
 
 from hptransfer.graph.export.attributes import put_back
 from hptransfer.graph.graph import Graph, module_path
+from hptransfer.graph.parameters.uses import depends_on_inputs
 from hptransfer.graph.readings.constants import Constant, constants
 from hptransfer.graph.recorded.beside import siblings_of_unreached
 from hptransfer.graph.recorded.copied import kept_buffers
 from hptransfer.graph.recorded.record import Recording, record
-from hptransfer.graph.uses import depends_on_inputs
 
 DRAWS = 2
 """Runs with other weights that tell a constant of the code from a number that was read off the data."""

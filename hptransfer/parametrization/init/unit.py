@@ -27,11 +27,11 @@ from hptransfer.core.errors import UsageError
 from hptransfer.graph.evaluate import Evaluation, Program, program
 from hptransfer.graph.graph import Graph, shape
 from hptransfer.graph.operands import is_convolution
+from hptransfer.graph.parameters.uses import Use, parameter_uses
 from hptransfer.graph.readings.constants import constants
 from hptransfer.graph.readings.outputs import output_uses
 from hptransfer.graph.readings.scale_flow import ScaleFlow
-from hptransfer.graph.streams import Branch, residual_streams
-from hptransfer.graph.uses import Use, parameter_uses
+from hptransfer.graph.readings.streams import Branch, residual_streams
 from hptransfer.parametrization.interop.mup import constant_width_mults
 from hptransfer.parametrization.measure import rms
 from hptransfer.parametrization.row import Row

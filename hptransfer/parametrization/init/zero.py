@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from hptransfer.core.errors import UsageError
 from hptransfer.core.roles import Role
 from hptransfer.graph.graph import Graph
+from hptransfer.graph.parameters.uses import Use
 from hptransfer.graph.readings.outputs import Uses, output_uses
 from hptransfer.graph.readings.vanishing import stopped
-from hptransfer.graph.uses import Use
 from hptransfer.parametrization.compare import Comparison
 
 

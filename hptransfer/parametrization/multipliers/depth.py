@@ -11,7 +11,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.rules import Scheme
 from hptransfer.graph.graph import Graph, module_path, template
 from hptransfer.graph.ops import op
-from hptransfer.graph.streams import Streams, layer_of, residual_streams
+from hptransfer.graph.readings.streams import Streams, layer_of, residual_streams
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from torch import fx
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.rules import Scheme
-from hptransfer.graph.arithmetic import contracted_size, factors_of
 from hptransfer.graph.graph import Graph, module_path
-from hptransfer.graph.missing import Missing, missing_factors
 from hptransfer.graph.operands import gained
 from hptransfer.graph.ops import law, op
-from hptransfer.graph.pairs import Pairs, node_pairs
+from hptransfer.graph.parameters.uses import Use
 from hptransfer.graph.readings.constants import Constant, constants
-from hptransfer.graph.scales import Analysis, Sizes
-from hptransfer.graph.uses import Use
+from hptransfer.graph.scales.analysis import Analysis, Sizes
+from hptransfer.graph.scales.arithmetic import contracted_size, factors_of
+from hptransfer.graph.scales.missing import Missing, missing_factors
+from hptransfer.graph.scales.pairs import Pairs, node_pairs
 from hptransfer.parametrization.functions import Lost
 from hptransfer.parametrization.multipliers.depth import Depth
 from hptransfer.parametrization.multipliers.placement import Multiplier

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hptransfer as hpt
+from hptransfer.graph.parameters.uses import Use, parameter_uses
 from hptransfer.graph.readings.grouped import grouped_heads
 from hptransfer.graph.trace import trace
-from hptransfer.graph.uses import Use, parameter_uses
 from hptransfer.parametrization.compare import Comparison
 
 TOKENS = torch.arange(12).view(2, 6) % 11

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hptransfer.graph.parameters.uses import parameter_uses
 from hptransfer.graph.readings.outputs import output_uses
 from hptransfer.graph.readings.vanishing import stopped
 from hptransfer.graph.trace import trace
-from hptransfer.graph.uses import parameter_uses
 
 
 class Head(nn.Module):

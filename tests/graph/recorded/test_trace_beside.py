@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import hptransfer as hpt
 from hptransfer.core.errors import UsageError
+from hptransfer.graph.readings.streams import residual_streams
 from hptransfer.graph.recorded.run import recorded_graph
-from hptransfer.graph.streams import residual_streams
 from hptransfer.graph.trace import trace
 from tests.cases.models import CONTEXT
 

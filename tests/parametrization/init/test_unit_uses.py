@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import hptransfer as hpt
+from hptransfer.graph.parameters.uses import parameter_uses
 from hptransfer.graph.readings.outputs import output_uses
 from hptransfer.graph.trace import trace
-from hptransfer.graph.uses import parameter_uses
 from tests.cases.models import seeded
 from tests.support.versions import exports_filled_lists
 

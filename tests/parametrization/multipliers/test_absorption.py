@@ -13,7 +13,7 @@ from torch import nn
 import hptransfer as hpt
 from hptransfer.graph.ops import op
 from hptransfer.graph.readings.scale_flow import ScaleFlow
-from hptransfer.graph.streams import residual_streams
+from hptransfer.graph.readings.streams import residual_streams
 from hptransfer.graph.trace import trace
 from hptransfer.parametrization.multipliers.placement import Multiplier, place
 from hptransfer.parametrization.multipliers.shift import absorb

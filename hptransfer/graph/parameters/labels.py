@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from torch import fx
 
-from hptransfer.graph.axes import NONE, Dims, broadcast
 from hptransfer.graph.graph import number, sequence, shape, users
 from hptransfer.graph.operands import argument, is_convolution, is_transposed
 from hptransfer.graph.ops import facts, law
+from hptransfer.graph.parameters.axes import NONE, Dims, broadcast
 
 Label = Literal["contracted", "produced", "indexed", "elementwise", "kernel", "batched", "stacked"]
 Found = tuple[list[Label], fx.Node | None] | None

@@ -20,7 +20,11 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from hptransfer.graph.arithmetic import (
+from hptransfer.graph.graph import operand, shape
+from hptransfer.graph.operands import argument
+from hptransfer.graph.ops import facts, law, row
+from hptransfer.graph.parameters.uses import depends_on_inputs, downstream, upstream
+from hptransfer.graph.scales.arithmetic import (
     Term,
     bounds,
     contracted_size,
@@ -33,12 +37,8 @@ from hptransfer.graph.arithmetic import (
     turned_size,
     vector_order,
 )
-from hptransfer.graph.counted import Counted
-from hptransfer.graph.graph import operand, shape
-from hptransfer.graph.operands import argument
-from hptransfer.graph.ops import facts, law, row
-from hptransfer.graph.sizes import FREE, ONE, Scale, floats, is_free, quotient, weights_side
-from hptransfer.graph.uses import depends_on_inputs, downstream, upstream
+from hptransfer.graph.scales.counted import Counted
+from hptransfer.graph.scales.sizes import FREE, ONE, Scale, floats, is_free, quotient, weights_side
 
 
 @dataclass

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx
 
-from hptransfer.graph.arithmetic import factors_of
 from hptransfer.graph.graph import users
 from hptransfer.graph.ops import law, row
-from hptransfer.graph.scales import Analysis
-from hptransfer.graph.sizes import Edge, Sizes
+from hptransfer.graph.scales.analysis import Analysis
+from hptransfer.graph.scales.arithmetic import factors_of
+from hptransfer.graph.scales.sizes import Edge, Sizes
 
 DISAGREE = math.nan
 """Readers ask for different factors."""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import fx
 
 from hptransfer.graph.graph import Graph, shape
-from hptransfer.graph.use import Unsettled, Use
-from hptransfer.graph.walk import Walk
+from hptransfer.graph.parameters.use import Unsettled, Use
+from hptransfer.graph.parameters.walk import Walk
 
 
 def parameter_uses(graph: Graph) -> dict[str, list[Use | Unsettled]]:

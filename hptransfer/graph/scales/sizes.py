@@ -10,8 +10,8 @@ from typing import Any
 from torch import fx
 
 from hptransfer.graph.graph import Graph
-from hptransfer.graph.pairs import Pairs, node_pairs
-from hptransfer.graph.uses import Use, depends_on_inputs
+from hptransfer.graph.parameters.uses import Use, depends_on_inputs
+from hptransfer.graph.scales.pairs import Pairs, node_pairs
 
 Edge = tuple[fx.Node, fx.Node]
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import fx
 
-from hptransfer.graph.homogeneity import WEIGHT, Form
-from hptransfer.graph.labels import Label
+from hptransfer.graph.parameters.homogeneity import WEIGHT, Form
+from hptransfer.graph.parameters.labels import Label
 
 Norm = Literal["", "rows", "columns", "taps", "whole", "entries"]
 

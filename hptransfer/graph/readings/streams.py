@@ -20,9 +20,9 @@ from torch import fx
 
 from hptransfer.graph.graph import Graph, module_path, operand, sequence, shape, users
 from hptransfer.graph.ops import law, row
-from hptransfer.graph.paths import between, is_post_norm, parameters_read
+from hptransfer.graph.parameters.uses import depends_on_inputs
 from hptransfer.graph.readings.constants import constants
-from hptransfer.graph.uses import depends_on_inputs
+from hptransfer.graph.readings.paths import between, is_post_norm, parameters_read
 
 
 @dataclass(frozen=True)

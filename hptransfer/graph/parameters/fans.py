@@ -9,7 +9,7 @@ from typing import get_args
 from hptransfer.core.errors import UsageError
 from hptransfer.core.roles import Kind, Role
 from hptransfer.graph.operands import is_transposed
-from hptransfer.graph.uses import Unsettled, Use
+from hptransfer.graph.parameters.uses import Unsettled, Use
 
 
 def role_of_use(use: Use, shape: Sequence[int], base: Use, base_shape: Sequence[int]) -> Role:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from hptransfer.graph.arithmetic import bounds, factors_of, filled_with, terms
 from hptransfer.graph.graph import Graph, operand
 from hptransfer.graph.ops import Op, facts
+from hptransfer.graph.scales.arithmetic import bounds, factors_of, filled_with, terms
 
 SMALL = 1e-3
 """An eps: a number that what it is added to, or bounded by, does not notice."""

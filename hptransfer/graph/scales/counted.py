@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-from hptransfer.graph.sizes import ONE, Edge, Scale, Sizes
+from hptransfer.graph.scales.sizes import ONE, Edge, Scale, Sizes
 
 
 @dataclass

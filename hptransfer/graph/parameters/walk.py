@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, fx
 
-from hptransfer.graph.axes import NONE, Dims, broadcast, through_view
 from hptransfer.graph.graph import Graph, module_path, number, operand, shape, users
-from hptransfer.graph.homogeneity import WEIGHT, forms
-from hptransfer.graph.labels import Label, consumer_of, groups_of, label_of, positions, written_letters
 from hptransfer.graph.operands import argument
 from hptransfer.graph.ops import facts, law, op
-from hptransfer.graph.use import Norm, Unsettled, Use
+from hptransfer.graph.parameters.axes import NONE, Dims, broadcast, through_view
+from hptransfer.graph.parameters.homogeneity import WEIGHT, forms
+from hptransfer.graph.parameters.labels import Label, consumer_of, groups_of, label_of, positions, written_letters
+from hptransfer.graph.parameters.use import Norm, Unsettled, Use
 
 
 def _lends_shape(node: fx.Node, source: fx.Node) -> bool:

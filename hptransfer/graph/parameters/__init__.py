@@ -1,0 +1,1 @@
+"""What is done with every parameter: its uses, its axes, its fans."""

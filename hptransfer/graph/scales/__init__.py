@@ -1,0 +1,1 @@
+"""Dimensional analysis of a forward: how every tensor grows, and the factors that are missing."""
