@@ -16,10 +16,11 @@ from hptransfer.graph.operands import gained
 from hptransfer.graph.ops import law, op
 from hptransfer.graph.parameters.uses import Use
 from hptransfer.graph.readings.constants import Constant, constants
-from hptransfer.graph.scales.analysis import Analysis, Sizes
+from hptransfer.graph.scales.analysis import Analysis
 from hptransfer.graph.scales.arithmetic import contracted_size, factors_of
 from hptransfer.graph.scales.missing import Missing, missing_factors
 from hptransfer.graph.scales.pairs import Pairs, node_pairs
+from hptransfer.graph.scales.sizes import Sizes
 from hptransfer.parametrization.functions import Lost
 from hptransfer.parametrization.multipliers.depth import Depth
 from hptransfer.parametrization.multipliers.placement import Multiplier
