@@ -39,7 +39,7 @@ Law = Literal[
 ]
 Layout = Literal[
     "", "same", "reshape", "swap last", "reverse", "swap", "permute", "move", "insert", "squeeze", "drop", "pick",
-    "repeat", "pair", "unpair",
+    "repeat", "pair", "unpair", "hide",
 ]  # fmt: skip
 Consumes = Literal[
     "", "elementwise", "scaled", "linear", "addmm", "matmul", "einsum", "conv", "embedding", "index", "bilinear",
@@ -167,6 +167,8 @@ TABLE: dict[str, Op] = {
     "unsqueeze": replace(_VIEW, layout="insert"),
     "squeeze": replace(_VIEW, layout="squeeze"),
     **_rows(replace(_VIEW, layout="drop"), "select unbind"),
+    "_add_batch_dim": replace(_VIEW, layout="hide"),
+    "_remove_batch_dim": _VIEW,
     "getitem": replace(_VIEW, layout="pick"),
     **_rows(replace(_VIEW, layout="repeat"), "expand repeat broadcast_to tile"),
     "expand_as": replace(_VIEW, layout="repeat", like=True),
