@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from hptransfer.core.files import encode
 from hptransfer.reporting.html import write_figure
-from hptransfer.validation.codec import encode
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.transfer import transfer_check
 from hptransfer.validation.verdict.optimum import curve_of

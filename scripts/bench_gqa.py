@@ -24,12 +24,12 @@ from torch import nn
 from tqdm import tqdm
 
 import hptransfer as hpt
+from hptransfer.core.files import encode
 from hptransfer.core.loop import train
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
 from hptransfer.core.roles import Kind, Role
 from hptransfer.parametrization.apply.groups import param_groups
 from hptransfer.parametrization.apply.rewrite import parametrize_
-from hptransfer.validation.codec import encode
 from hptransfer.validation.engines.trainer import run_of
 from hptransfer.validation.records.log import RunLog
 from hptransfer.validation.records.runs import Job, Run

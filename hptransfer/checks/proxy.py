@@ -13,6 +13,7 @@ from torch import nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.seeding import seeded, seeded_model
 from hptransfer.parametrization.apply.optimizers import build_optimizers
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.parametrization.make import make_plan
@@ -55,7 +56,7 @@ class Proxies:
     def __call__(self, width: int, seed: int) -> Proxy:
         """The proxy of one width, its weights drawn from `seed`."""
         scale = self.recipe.base.with_(width=width)
-        model = seeded(self.recipe, scale, seed)
+        model = seeded_model(self.recipe, scale, seed)
         plan = self.plan(width)
         parametrize_(model, plan)
         model.to(self.device).train()
@@ -65,8 +66,8 @@ class Proxies:
         """The plan of one width against the recipe's base."""
         if width not in self.plans:
             self.plans[width] = make_plan(
-                seeded(self.recipe, self.recipe.base.with_(width=width), 0),
-                base=seeded(self.recipe, self.recipe.base, 0),
+                seeded_model(self.recipe, self.recipe.base.with_(width=width), 0),
+                base=seeded_model(self.recipe, self.recipe.base, 0),
                 example_inputs=inputs_for(self.recipe, self.options),
                 scheme=self.scheme,
                 optimizer=self.recipe.optimizer,
@@ -80,13 +81,6 @@ class Proxies:
         return build_optimizers(model, plan, {self.recipe.optimizer: {**self.optimizer_options, "lr": self.lr}})
 
 
-def seeded(recipe: Recipe, scale: Scale, seed: int) -> nn.Module:
-    """A freshly initialised model on CPU, drawn from `seed`; the caller's random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return recipe.build(scale)
-
-
 def inputs_for(recipe: Recipe, options: Options | None) -> Sequence[Any] | Mapping[str, Any]:
     """Arguments of one forward call to plan with: the recipe's own, or for a unit forward those of a training batch.
 
@@ -96,9 +90,9 @@ def inputs_for(recipe: Recipe, options: Options | None) -> Sequence[Any] | Mappi
     if options is None or options.forward == "own":
         return recipe.example_inputs()
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    model = seeded(recipe, recipe.base, 0)
+    model = seeded_model(recipe, recipe.base, 0)
     model.register_forward_pre_hook(lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), seeded(None):
         recipe.loss(model, next(iter(recipe.batches(recipe.base, 0))))
     args, kwargs = seen[0] if seen else ((), {})
     if bool(args) == bool(kwargs):

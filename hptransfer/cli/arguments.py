@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import math
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 from hptransfer.checks.coord.report import CoordReport
 from hptransfer.checks.equilibrium.report import EquilibriumReport
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import json_text
 from hptransfer.core.recipe import Recipe, load_recipe
 
 MAX_LRS = 200
@@ -223,7 +223,7 @@ def grid_options(args: argparse.Namespace) -> dict[str, Any]:
 def present(report: CoordReport | EquilibriumReport, path: Path, *, as_json: bool) -> int:
     """Save a report, print it, and return the exit code of its verdict."""
     report.save(path)
-    print(json.dumps(report.to_json(), indent=1) if as_json else report)
+    print(json_text(report.to_json()) if as_json else report)
     print(f"Wrote {path}", file=sys.stderr)
     return 0 if report.verdict == "PASS" else 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from hptransfer.cli.arguments import (
     refuse_two_axes,
 )
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import json_text, write_json
 from hptransfer.core.recipe import Recipe
 from hptransfer.prediction.forecast.forecast import Forecast
 from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
@@ -63,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
     out = output_directory(args, recipe)
     result = _checked(args, recipe, out)
     written = write_all(result, out)
-    print(
-        json.dumps({k: v for k, v in result.to_json().items() if k != "runs"}, indent=1) if args.json else table(result)
-    )
+    print(json_text({k: v for k, v in result.to_json().items() if k != "runs"}) if args.json else table(result))
     if made is not None:
         score = score_forecast(made, result)
         print(record_score(score, out), file=sys.stderr if args.json else sys.stdout)
@@ -113,5 +111,5 @@ def write_all(result: TransferResult, out: Path) -> list[Path]:
     """verdict.json, runs.jsonl, plan.json and report.html; returns their paths."""
     result.save(out)
     plan = out / "plan.json"
-    plan.write_text(json.dumps(dict(result.plan), indent=1) + "\n", encoding="utf-8")
+    write_json(plan, result.plan)
     return [out / VERDICT_FILE, out / RUNS_FILE, plan, write_report(result, out / "report.html")]

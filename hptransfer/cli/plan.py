@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.checks.verified import recipe_plan
 from hptransfer.cli.arguments import add_json, add_recipe, recipe_of
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import json_text
 from hptransfer.core.recipe import Recipe
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.save:
         plan.save(args.save)
     if args.json:
-        print(json.dumps(plan.to_json(), indent=1))
+        print(json_text(plan.to_json()))
     elif args.explain:
         print(_explained(plan, args.explain))
     else:
@@ -66,7 +66,7 @@ def _verified(recipe: Recipe, args: argparse.Namespace) -> int:
     """Print measured and planned exponents side by side; exit code 1 unless they agree."""
     chosen = {} if args.optimizer is None else {"optimizer": args.optimizer}
     report = verify_plan(recipe, scheme=args.scheme, options=Options(forward=args.forward), **chosen)
-    print(json.dumps(report.to_json(), indent=1) if args.json else report)
+    print(json_text(report.to_json()) if args.json else report)
     return 0 if report.ok else 1
 
 

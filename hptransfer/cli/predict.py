@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from hptransfer.cli import score
 from hptransfer.cli.arguments import add_json, add_lrs, add_recipe, command_line, given, output_directory, recipe_of
 from hptransfer.cli.arguments import seeds as seeds_of
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import json_text, write_whole
 from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.prediction.forecast.forecast import Rules, schedule_of
 from hptransfer.prediction.schedules.schedule import Schedule, make_schedule
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     page = write_forecast_page(made, out / PAGE_FILE)
     if args.schedule_out:
         _write_schedule(Path(args.schedule_out), schedule, made.advised_lr)
-    print(json.dumps(made.to_json(), indent=1) if args.json else made)
+    print(json_text(made.to_json()) if args.json else made)
     print(
         f"Forecast: {out / FORECAST_FILE} and {page}; `hptransfer check ... --against` scores it.",
         file=sys.stderr,
@@ -117,10 +117,7 @@ def _schedule(name: str | None, recipe: Recipe, target: Scale) -> Schedule:
 
 
 def _write_schedule(path: Path, schedule: Schedule, lr: float) -> None:
-    try:
-        if path.suffix == ".py":
-            path.write_text(as_torch_code(schedule))
-        else:
-            write_csv(schedule, path, lr=lr)
-    except OSError as error:
-        raise UsageError(f"--schedule-out {path}: cannot be written ({error.strerror}).") from error
+    if path.suffix == ".py":
+        write_whole(path, as_torch_code(schedule))
+    else:
+        write_csv(schedule, path, lr=lr)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 from collections.abc import Sequence
 
 from hptransfer.cli.arguments import Parser
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import encode, json_text
 from hptransfer.prediction.laws.lr_fit import fit_sweep
-from hptransfer.prediction.laws.score import Scoreboard, score_lr_laws
+from hptransfer.prediction.laws.score import score_lr_laws
 from hptransfer.prediction.laws.sweep_table import SweepTable, read_table
 
 
@@ -25,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     args = parser.parse_args(list(arguments))
     table = read_table(args.table, columns=args.columns, diverged="drop" if args.drop_diverged else "error")
     board = score_lr_laws(table)
-    print(json.dumps(as_json(board), indent=1) if args.json else board)
+    print(json_text(encode(board)) if args.json else board)
     if not args.json:
         print(f"Own fit: {_own_fit(table)}")
     return 0
@@ -37,11 +36,6 @@ def _own_fit(table: SweepTable) -> str:
         return str(fit_sweep(table))
     except UsageError as error:
         return f"none. {error}"
-
-
-def as_json(board: Scoreboard) -> dict[str, object]:
-    """Plain data of a scoreboard."""
-    return dataclasses.asdict(board)
 
 
 def columns(text: str) -> dict[str, str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 
 from hptransfer.cli.arguments import add_grid, add_json, add_recipe, add_workers, given, lrs, recipe_of
+from hptransfer.core.files import json_text
 from hptransfer.validation.search.study import DEFAULT_STORAGE, StudyResult, study
 
 HELP = "tune the learning rate of proxies with Optuna"
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
         ),
     )
-    print(json.dumps(found.to_json(), indent=1) if args.json else table(found))
+    print(json_text(found.to_json()) if args.json else table(found))
     return 0
 
 

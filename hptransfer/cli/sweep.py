@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 
@@ -18,6 +17,7 @@ from hptransfer.cli.arguments import (
     recipe_of,
     refuse_two_axes,
 )
+from hptransfer.core.files import json_text
 from hptransfer.core.recipe import Axis
 from hptransfer.validation.records.runs import RUNS_FILE, Run
 from hptransfer.validation.sweep import run_sweep
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         **grid_options(args),
     )
     axis = "depth" if args.depths else "width"
-    print(json.dumps([json.loads(run.to_line()) for run in runs], indent=1) if args.json else table(runs, axis=axis))
+    print(json_text([run.to_json() for run in runs]) if args.json else table(runs, axis=axis))
     print(f"Runs: {out / RUNS_FILE}", file=sys.stderr)
     return 0
 

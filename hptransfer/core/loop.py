@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Batch, Recipe, Scale
+from hptransfer.core.seeding import seeded
 
 CURVE_POINTS = 40
 """A run records at most this many points of its training loss."""
@@ -148,9 +149,7 @@ def train(
     """
     began, training = time.perf_counter(), model.training
     initial = [float(group["lr"]) for group in optimizer.param_groups]
-    gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(seed + 0x5EED)  # not the seed the weights were drawn with
+    with seeded(seed, "training"):
         try:
             model.train()
             losses, diverged = _steps(recipe, model, optimizer, initial, recipe.batches(scale, seed), device, on_step)

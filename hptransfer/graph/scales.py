@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from torch import fx
 
@@ -34,72 +33,11 @@ from hptransfer.graph.arithmetic import (
     turned_size,
     vector_order,
 )
-from hptransfer.graph.graph import Graph, operand, shape
+from hptransfer.graph.graph import operand, shape
 from hptransfer.graph.operands import argument
 from hptransfer.graph.ops import facts, law, row
-from hptransfer.graph.pairs import Pairs, node_pairs
-from hptransfer.graph.uses import Use, depends_on_inputs, downstream, upstream
-
-Edge = tuple[fx.Node, fx.Node]
-
-
-@dataclass(frozen=True)
-class Scale:
-    """ratio: target / base of a typical entry; positive: no entry is negative; bounded: small because a vector's
-    entries share a length or a sum of one; free: zeros or infinities, which no scale changes.
-    """
-
-    ratio: float = 1.0
-    positive: bool = False
-    bounded: bool = False
-    free: bool = False
-
-    @property
-    def deviates(self) -> bool:
-        return not self.free and not math.isclose(self.ratio, 1.0, rel_tol=1e-6)
-
-
-ONE, FREE = Scale(), Scale(free=True)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What the analysis compares: two graphs, which ops correspond, and the constants' ratios.
-
-    alignment: exponent with which a product of two activations adds up over a growing axis (see above). constants:
-    multiplication by a constant -> target / base; weights: ops in which a parameter is contracted; depth: (branch,
-    add) -> the ratio that the branch shall have.
-    """
-
-    target: Graph
-    base: Graph
-    alignment: float
-    constants: Mapping[fx.Node, float]
-    weights: frozenset[fx.Node]
-    depth: Mapping[Edge, float] = field(default_factory=dict[Edge, float])
-    lost: Mapping[fx.Node, float] = field(default_factory=dict[fx.Node, float])
-    pairs: Mapping[fx.Node, fx.Node] = field(default_factory=dict[fx.Node, fx.Node])
-
-    @staticmethod
-    def of(
-        target: Graph,
-        base: Graph,
-        uses: Iterable[Use],
-        *,
-        alignment: float = 1.0,
-        constants: Mapping[fx.Node, float] | None = None,
-        depth: Mapping[Edge, float] | None = None,
-        lost: Mapping[fx.Node, float] | None = None,
-        pairs: Pairs | None = None,
-    ) -> Sizes:
-        contracting = frozenset(use.node for use in uses if "contracted" in use.axes)
-        known = node_pairs(target, base) if pairs is None else pairs
-        return Sizes(target, base, alignment, constants or {}, contracting, depth or {}, lost or {}, known)
-
-    def ratio(self, node: fx.Node, size: Callable[[fx.Node], float]) -> float:
-        """A size of an op, target / base; 1 where the base has no such op."""
-        twin = self.pairs.get(node)
-        return 1.0 if twin is None else max(size(node), 1e-30) / max(size(twin), 1e-30)
+from hptransfer.graph.sizes import FREE, ONE, Edge, Scale, Sizes, floats, is_free, quotient, weights_side
+from hptransfer.graph.uses import depends_on_inputs, downstream, upstream
 
 
 @dataclass
@@ -129,7 +67,7 @@ class Analysis:
         self.from_inputs = depends_on_inputs(graph)
         self.learned = downstream(graph, set(graph.parameters.values()))
         self.needed = upstream(graph, {node for node in graph.nodes if node.op == "output"})
-        self.weights_side = _weights_side(graph, self.sizes.weights)
+        self.weights_side = weights_side(graph, self.sizes.weights)
         for node in graph.nodes:
             scale = self.scale(node)
             factor = self.applied.get(node, 1.0)
@@ -138,7 +76,7 @@ class Analysis:
     def scale(self, node: fx.Node) -> Scale:
         known = row(node)
         if known is None:
-            if node.op == "call_function" and node in self.learned and node in self.needed and _floats(node):
+            if node.op == "call_function" and node in self.learned and node in self.needed and floats(node):
                 self.unknown.append(node)
             return ONE
         if node not in self.from_inputs and node in self.weights_side:
@@ -177,7 +115,7 @@ class Analysis:
 
     def view(self, node: fx.Node) -> Scale:
         fill = filled_with(node)
-        if fill is not None and not _is_free(fill):
+        if fill is not None and not is_free(fill):
             return self.bend(node)
         known = row(node)
         return FREE if known is not None and known.zeros else self.first(node)
@@ -201,12 +139,12 @@ class Analysis:
 
     def bend(self, node: fx.Node) -> Scale:
         known = row(node)
-        self.settle(node, [a for a in node.all_input_nodes if _floats(a)])
+        self.settle(node, [a for a in node.all_input_nodes if floats(a)])
         return Scale(positive=known is not None and known.positive)
 
     def clamp(self, node: fx.Node) -> Scale:
         """Bounds at zero, at next to nothing or far away do not bend."""
-        if all(bound is None or _is_free(bound) for bound in bounds(node)):
+        if all(bound is None or is_free(bound) for bound in bounds(node)):
             return self.first(node)
         return self.bend(node)
 
@@ -234,7 +172,7 @@ class Analysis:
             theirs = at_base[at] if len(at_base) > at else (term, factor)
             scale, branch = self.of_term(term, theirs[0]), self.activation(term)
             shall = self.sizes.depth.get((branch, node), 1.0) if branch is not None else 1.0
-            ratio = scale.ratio * _quotient(factor, theirs[1]) / shall
+            ratio = scale.ratio * quotient(factor, theirs[1]) / shall
             scaled.append((term, replace(scale, ratio=ratio, positive=scale.positive and factor > 0)))
         return scaled
 
@@ -244,9 +182,9 @@ class Analysis:
         if isinstance(term, tuple):
             parts = [self.of(a) for a in term]  # type: ignore[reportUnknownVariableType]
             return Scale(math.prod(part.ratio for part in parts))
-        if not isinstance(term, (int, float)) or _is_free(term):
+        if not isinstance(term, (int, float)) or is_free(term):
             return FREE
-        return Scale(abs(_quotient(term, theirs if isinstance(theirs, (int, float)) else term)), term > 0)
+        return Scale(abs(quotient(term, theirs if isinstance(theirs, (int, float)) else term)), term > 0)
 
     def activation(self, term: Term) -> fx.Node | None:
         """The node that a factor can be put on: of a product, the one that depends on inputs."""
@@ -298,7 +236,7 @@ class Analysis:
         (_, beta), (_, alpha) = terms(node)
         twin = self.sizes.pairs.get(node)
         theirs = terms(twin) if twin is not None else terms(node)
-        scale = replace(scale, ratio=scale.ratio * _quotient(alpha, theirs[1][1]))
+        scale = replace(scale, ratio=scale.ratio * quotient(alpha, theirs[1][1]))
         if beta and not self.of(node.args[0]).free and scale.deviates:
             self.logits[node] = 1 / scale.ratio
             return replace(scale, ratio=1.0)
@@ -372,27 +310,3 @@ _LAWS: Mapping[str, Callable[[Analysis, fx.Node], Scale]] = {
     "normalise": Analysis.normalise, "weight norm": Analysis.one, "transform": Analysis.transform,
     "index": Analysis.one, "fresh": Analysis.one, "end": Analysis.end,
 }  # fmt: skip
-
-
-def _weights_side(graph: Graph, contracting: frozenset[fx.Node]) -> set[fx.Node]:
-    """Parameters and what is computed from them alone, up to where a weight is contracted (a learned query's layer)."""
-    from_inputs = depends_on_inputs(graph)
-    side = set(graph.parameters.values())
-    for node in graph.nodes:
-        if node not in from_inputs and node not in contracting and any(p in side for p in node.all_input_nodes):
-            side.add(node)
-    return side
-
-
-def _is_free(number: float) -> bool:
-    """Next to nothing (an eps), or so far away that it masks: no scale of the activations changes it."""
-    return abs(number) <= 1e-3 or abs(number) >= 1e4
-
-
-def _quotient(ours: float, theirs: float) -> float:
-    return ours / theirs if ours and theirs else 1.0
-
-
-def _floats(node: fx.Node) -> bool:
-    value: Any = node.meta.get("val")
-    return value is None or not hasattr(value, "is_floating_point") or value.is_floating_point() or value.is_complex()

@@ -12,7 +12,7 @@ from torch import nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
-from hptransfer.core.horizon import Horizon, horizon
+from hptransfer.core.horizon import Horizon, carried, horizon
 from hptransfer.core.recipe import Scale
 from hptransfer.core.roles import Role
 from hptransfer.core.rules import Scheme, scheme_named
@@ -106,6 +106,7 @@ def make_plan(
         notes=(*traced.notes, *build.notes, *([SHAPES_NOTE] if shapes_only else [])),
         options={k: str(v) for k, v in vars(options).items()},
         beta_power=max(ratio.beta_power for ratio in ratios.values()),
+        carries=carried(ratios.values()),
     )
     weights = None if unit is None else [n for n, row in rows.items() if row.base in unit.stds]
     plan = unit_weights(plan, weights) if chosen.unit else plan

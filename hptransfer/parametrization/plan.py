@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import Document, columns, encode
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.graph.graph import template
 from hptransfer.parametrization.multipliers.placement import Hook
@@ -19,18 +18,21 @@ from hptransfer.parametrization.multipliers.shift import fold, shift, unfold
 from hptransfer.parametrization.row import Row
 from hptransfer.parametrization.verification import Verification
 
-FORMAT = 1
-
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Document):
     """How to parametrize one target model so that the base's hyperparameters keep their meaning.
 
     rows: name -> Row; aliases: further names of tied parameters; hooks: multipliers that no parameter can hold;
     notes: what the user should know; optimizers: name -> what the learning-rate rules were derived for;
     options: the named choices that were made; beta_power: the optimizer's betas are raised to it (batch / base batch).
     verification: what a numeric check said; None where none was run.
+    carries: quantity -> which of batch and tokens its multipliers hold: a number that holds them, too, is refused.
     """
+
+    TITLE = "a plan"
+    REMEDY = "Write it with Plan.save."
+    STRICT = True
 
     scheme: str
     optimizers: Mapping[str, OptimizerInfo]
@@ -41,6 +43,7 @@ class Plan:
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     beta_power: float = 1.0
     verification: Verification | None = None
+    carries: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Row:
         """The row of a parameter, under any of its names. Raises KeyError naming close matches."""
@@ -71,7 +74,8 @@ class Plan:
 
         The measured initial stds are left out: they differ between seeds of the base, and resuming does not use them.
         """
-        body = {k: v for k, v in self.to_json().items() if k not in {"notes", "verification"}}
+        body = {k: v for k, v in self.to_json().items() if k not in {"schema", "notes", "carries", "verification"}}
+        body["format"] = 1  # what it was hashed as first: checkpoints keep it
         for row in body["rows"]:
             for unread in ("why", "init_std"):
                 row.pop(unread)
@@ -108,52 +112,15 @@ class Plan:
         return dataclasses.replace(self, rows=rows)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, round-tripped by `from_json`."""
-        data = dataclasses.asdict(self)
-        data["rows"] = [dataclasses.asdict(row) for row in self]
-        data["hooks"] = [dataclasses.asdict(hook) for hook in self.hooks]
-        data["optimizers"] = [dataclasses.asdict(info) for info in self.optimizers.values()]
-        if self.verification is None:
-            del data["verification"]
-        return {"format": FORMAT, **json.loads(json.dumps(data))}
+        """Plain data, round-tripped by `from_json`; rows and optimizers as lists, for each names itself."""
+        listed = {"rows": list(self), "optimizers": list(self.optimizers.values())}
+        data = super().to_json() | {name: encode(values) for name, values in listed.items()}
+        return data if self.verification is not None else {k: v for k, v in data.items() if k != "verification"}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        """The plan that `to_json` wrote. Raises UsageError where the data is not one."""
-        try:
-            if data["format"] != FORMAT:
-                raise UsageError(f"This plan has format {data['format']!r}; this version of hptransfer reads {FORMAT}.")
-            fields = {k: v for k, v in data.items() if k != "format"}
-            rows = [Row(**{**r, **{k: tuple(r[k]) for k in ("shape", "base_shape", "why")}}) for r in fields["rows"]]
-            fields["optimizers"] = {info["name"]: _optimizer(info) for info in fields["optimizers"]}
-            fields["rows"] = {row.name: row for row in rows}
-            fields["hooks"] = tuple(Hook(**hook) for hook in fields["hooks"])
-            fields["notes"] = tuple(fields["notes"])
-            told = fields.get("verification")
-            fields["verification"] = None if told is None else Verification(**told)
-            return cls(**fields)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"Not a plan: {type(error).__name__} {error}. Write it with Plan.save.") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON, whole or not at all. Raises UsageError where the path cannot be written."""
-        target = Path(path)
-        partial = target.with_name(target.name + ".partial")
-        try:
-            partial.write_text(json.dumps(self.to_json(), indent=1) + "\n")
-            partial.replace(target)
-        except OSError as error:
-            raise UsageError(f"The plan cannot be written to {target}: {error.strerror}.") from error
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Plan:
-        """Read a plan. Raises UsageError where the file is missing, truncated or not a plan."""
-        try:
-            return cls.from_json(json.loads(Path(path).read_text()))
-        except OSError as error:
-            raise UsageError(f"The plan at {path} cannot be read: {error.strerror}.") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"The plan at {path} is not whole JSON ({error}). Make it again.") from error
+    def upgraded(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Rows and optimizers by name."""
+        return fields | {key: {item["name"]: item for item in fields[key]} for key in ("rows", "optimizers")}
 
 
 def verify_fingerprint(plan: Plan, stored: str) -> None:
@@ -182,11 +149,6 @@ def unit_weights(plan: Plan, weights: Collection[str] | None = None) -> Plan:
     return dataclasses.replace(plan, rows=rows, notes=(*plan.notes, note))
 
 
-def _optimizer(data: Mapping[str, Any]) -> OptimizerInfo:
-    betas = data.get("betas")
-    return OptimizerInfo(**{**data, "betas": None if betas is None else tuple(betas)})
-
-
 def _table(plan: Plan) -> str:
     """One line per distinct row: layers that differ only in their index share a line."""
     lines: dict[tuple[object, ...], list[Row]] = {}
@@ -195,15 +157,11 @@ def _table(plan: Plan) -> str:
         lines.setdefault(key, []).append(row)
     body = [_line(rows) for rows in lines.values()]
     header = ("parameter", "shape", "role", "init x", "lr x", "wd x", "eps x", "why")
-    lined = [header, *body]
-    widths = [max(len(line[i]) for line in lined) for i in range(len(header) - 1)]
-    shown = ["  ".join([*(c.ljust(w) for c, w in zip(line, widths, strict=False)), line[-1]]) for line in lined]
     trained_by = ", ".join(f"{info.name} ({info.geometry} geometry)" for info in plan.optimizers.values())
     title = f"plan: scheme {plan.scheme}, {trained_by}, {len(plan)} parameters"
     hooks = [f"hook: {h.module} {h.where} x {h.factor:.4g}: {h.why}" for h in plan.hooks]
-    return "\n".join(
-        [str(plan.verification or Verification()), title, *shown, *hooks, *(f"note: {note}" for note in plan.notes)]
-    )
+    lines = [str(plan.verification or Verification()), title, *columns([header, *body]), *hooks]
+    return "\n".join([*lines, *(f"note: {note}" for note in plan.notes)])
 
 
 def _numbers(row: Row) -> tuple[float, ...]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import Document
 
 Basis = Literal["derived", "measured", "fitted", "published", "given", "none"]
 """Where a number comes from: mathematics; this user's own runs; a fit to this user's runs; someone else's fit,
@@ -33,7 +33,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Document):
     """One predicted number.
 
     name: what is predicted, e.g. "learning rate". value: finite; low, high: the interval around it, in the
@@ -42,6 +42,9 @@ class Prediction:
     what must hold for it; kind: basis of its exponent and constant.
     Raises UsageError where the value is not finite or lies outside its own interval.
     """
+
+    TITLE = "a prediction"
+    STRICT = True
 
     name: str
     value: float
@@ -82,34 +85,6 @@ class Prediction:
     def replace(self, **changes: Any) -> Prediction:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict of plain JSON values; an unbounded or absent limit is null."""
-        record = dataclasses.asdict(self)
-        for limit in ("low", "high"):
-            record[limit] = None if (x := record[limit]) is None or not math.isfinite(x) else x
-        return record | {"assumptions": list(self.assumptions)}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Prediction:
-        """What `to_json` wrote. Raises UsageError where a field is missing, unknown or of a wrong type."""
-        names = {f.name for f in dataclasses.fields(cls)}
-        if set(record) != names:
-            raise UsageError(
-                f"Not a prediction: missing {sorted(names - set(record)) or 'nothing'}, "
-                f"unknown {sorted(set(record) - names) or 'nothing'}."
-            )
-        try:
-            kind = Kind(**record["kind"])
-            limits = {k: None if record[k] is None else float(record[k]) for k in ("low", "high")}
-            changes = {
-                "value": float(record["value"]),
-                "kind": kind,
-                "assumptions": tuple(record["assumptions"]),
-            }
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"Not a prediction: {error}") from error
-        return cls(**{**record, **limits, **changes})
 
     def __str__(self) -> str:
         limits = "no interval"

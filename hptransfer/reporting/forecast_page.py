@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from hptransfer.core.errors import UsageError
+from hptransfer.core.files import write_whole
 from hptransfer.prediction.forecast.forecast import Forecast
 from hptransfer.prediction.provenance import Prediction
 from hptransfer.reporting import svg, words
@@ -133,9 +133,4 @@ def render_forecast(made: Forecast, score: Score | None = None) -> str:
 
 def write_forecast_page(made: Forecast, path: str | os.PathLike[str], score: Score | None = None) -> Path:
     """Write the page to `path` and return it. Raises UsageError where it cannot be written."""
-    target = Path(path)
-    try:
-        target.write_text(render_forecast(made, score), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror}. Give a writable path.") from error
-    return target
+    return write_whole(path, render_forecast(made, score))

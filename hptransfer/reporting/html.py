@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from hptransfer.checks.coord.report import CoordReport
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import write_whole
 from hptransfer.reporting import figures, words
 from hptransfer.reporting.coordinates import coord_info, coord_rows, coordinate_figure
 from hptransfer.reporting.info import curves_info, gap_info, loss_axis, optima_info, schemes_of, superscript
@@ -46,21 +47,12 @@ def render_report(result: TransferResult) -> str:
 
 def write_report(result: TransferResult, path: str | os.PathLike[str]) -> Path:
     """Write the page to `path` and return it. Raises UsageError where it cannot be written."""
-    return _written(path, render_report(result))
+    return write_whole(path, render_report(result))
 
 
 def write_figure(result: TransferResult, path: str | os.PathLike[str]) -> Path:
     """Write the loss curves as an SVG file and return its path. Raises UsageError where it cannot be written."""
-    return _written(path, figures.overview(result))
-
-
-def _written(path: str | os.PathLike[str], text: str) -> Path:
-    target = Path(path)
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror}. Give a writable path.") from error
-    return target
+    return write_whole(path, figures.overview(result))
 
 
 def draw(result: TransferResult) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from hptransfer.core.files import columns
 from hptransfer.validation.records.results import Drift, Optimum, Regret, TransferResult
 
 NAMES = {"sp": "SP", "mup": "muP", "completep": "CompleteP", "depth-mup": "depth-muP", "umup": "u-muP", "ntk": "NTK"}
@@ -99,9 +100,7 @@ def table(result: TransferResult) -> str:
         cells = [cell for scheme in schemes for cell in _cells(result, scheme, size)]
         gap = gaps.get(size)
         rows.append((str(size), *cells, f"{signed(gap.mup_minus_sp)}{' (worse)' if gap.worse else ''}" if gap else ""))
-    columns = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, columns, strict=True)).rstrip() for row in rows]
-    lines += ["", *(_line(fact) for fact in facts(result)), "", f"{result.verdict}: {headline(result)}"]
+    lines = [*columns(rows), "", *(_line(fact) for fact in facts(result)), "", f"{result.verdict}: {headline(result)}"]
     return "\n".join(lines if result.verdict == "PASS" else [*lines, *(f"  - {reason}" for reason in result.reasons)])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import Document, write_whole
 from hptransfer.prediction.forecast.forecast import Forecast
-from hptransfer.validation.codec import decode, encode
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.verdict.optimum import Curve, Fit, curve_of, optima
 
@@ -20,7 +19,7 @@ PREDICTIONS_FILE = "predictions.jsonl"
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Document):
     """One forecast against what was then measured at its target width.
 
     predicted, observed: learning rates; octaves: log2(predicted / observed), signed; advised_octaves: the same for the
@@ -28,6 +27,9 @@ class Score:
     log2(lr), less the best, inf next to a rate that diverged;
     relative_regret: as a fraction of the best loss; inside_grid: no clamping was needed.
     """
+
+    TITLE = "a score"
+    REMEDY = "Remove that line."
 
     recipe: str
     width: int
@@ -126,12 +128,10 @@ def record_score(score: Score, out: Path) -> str:
     path = out / PREDICTIONS_FILE
     try:
         lines = path.read_text().splitlines() if path.exists() else []
-        scores = [decode(Score, json.loads(line)) for line in lines if line.strip()]
+        scores = [Score.from_line(line) for line in lines if line.strip()]
         if score not in scores:
-            path.write_text("".join(json.dumps(encode(s), allow_nan=False) + "\n" for s in (*scores, score)))
+            write_whole(path, "".join(s.to_line() + "\n" for s in (*scores, score)))
             scores.append(score)
-    except OSError as error:
-        raise UsageError(f"The score cannot be kept in {path}: {error.strerror}.") from error
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{path} holds a line that is not a score ({error}). Remove that line.") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The score cannot be kept in {path}: {error}") from error
     return f"{score}\nOver all {len(scores)} forecasts scored here: {calibration(scores)}"

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.horizon import refuse_twice
 from hptransfer.core.loop import evaluate
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
+from hptransfer.core.seeding import seeded_model
 from hptransfer.prediction.forecast.forecast import Forecast, Rules, Settings, forecast, schedule_of
 from hptransfer.prediction.forecast.lean import Lean, lean
 from hptransfer.prediction.forecast.measured import noise_scale, stability_limit
@@ -190,14 +192,14 @@ def _size(recipe: Recipe, width: int) -> int:
 def _given(lr: float) -> Prediction:
     if not (math.isfinite(lr) and lr > 0):
         raise UsageError(f"lr={lr!r}: a learning rate must be a positive finite number.")
+    refuse_twice("learning rate", lr, getattr(lr, "axes", ()), "a forecast from the base")
     return Prediction("learning rate", lr, None, None, "1", "given", "the user", (), Kind("none", "given"))
 
 
 def _lean(recipe: Recipe, curve: Curve, start: Prediction) -> Lean | None:
     if start.low is None or start.high is None or int(np.isfinite(curve.means).sum()) < 3:
         return None
-    torch.manual_seed(0)
-    initial = evaluate(recipe, recipe.build(recipe.base), "cpu")
+    initial = evaluate(recipe, seeded_model(recipe, recipe.base, 0), "cpu")
     sd = math.log2(start.high / start.low) / (2 * 1.645)
     return lean(
         curve.log2_lrs.tolist(),

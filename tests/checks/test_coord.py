@@ -16,10 +16,10 @@ from hptransfer.checks.coord.report import CoordReport
 from hptransfer.checks.coord.rows import NATURAL, Module, Row, judge
 from hptransfer.checks.coord.verdict import verdict_of
 from hptransfer.checks.proxy import Proxies
-from hptransfer.checks.slopes import Slope
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import load_recipe
 from hptransfer.core.rules import SCHEMES
+from hptransfer.core.statistics import Slope
 from hptransfer.parametrization.options import Options
 from tests.cases.coord import WIDTHS, build_mlp, conv, mlp, mlp_decayed, mlp_sgd, tied, transformer
 

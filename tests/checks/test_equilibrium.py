@@ -170,8 +170,10 @@ def test_round_trip_and_table(tmp_path: Path):
     assert again.to_json() == report.to_json() and str(again) == str(report)
     text = str(report)
     assert "independent PASS, coupled FAIL" in text and text.index("FAIL\n") < text.index("ok\n")
-    with pytest.raises(UsageError, match="schema"):
+    with pytest.raises(UsageError, match="lacks the field 'verdict'"):
         EquilibriumReport.from_json({})
+    with pytest.raises(UsageError, match="of schema 99"):
+        EquilibriumReport.from_json({**report.to_json(), "schema": 99})
 
 
 OWN = Path(__file__).parents[2] / "recipes"

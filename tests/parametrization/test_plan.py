@@ -89,10 +89,11 @@ def test_a_truncated_file(plan: hpt.Plan, tmp_path, cut: int) -> None:
     ("content", "message"),
     [
         (b"\xff\xfe\x00", "is not whole JSON"),
-        (b"{}", "Not a plan: KeyError 'format'"),
+        (b"{}", "Not a plan: 'rows'"),
         (b"[]", "Not a plan"),
         (b"3", "Not a plan"),
-        (b'{"format": 99}', "has format 99; this version of hptransfer reads 1"),
+        (b'{"schema": 99}', "Not a plan of schema 1, which is what this version reads, but of schema 99"),
+        (b'{"format": 99}', "of schema 99"),
         (b'{"format": 1, "rows": [{"name": "w"}]}', "Not a plan"),
     ],
 )

@@ -27,6 +27,7 @@ from hptransfer.checks.proxy import Proxies, Proxy, checked_count, checked_lr, c
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import next_batch, to_device
 from hptransfer.core.recipe import Batch, Recipe
+from hptransfer.core.seeding import seeded
 from hptransfer.parametrization.options import Options
 
 
@@ -117,8 +118,7 @@ def _measure(recipe: Recipe, proxy: Proxy, probe_batch: Batch, steps: int, found
     probe, before = Probe(proxy.model, forward, seed=seed), initial_weights(proxy.model, proxy.plan)
     batches: Iterator[Batch] = recipe.batches(proxy.scale, seed)
     first = Seen()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed + 0x5EED)
+    with seeded(seed, "training"):
         for t in range(steps + 1):
             seen = probe(unmoved=t > 0)
             if t == 0:

@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from hptransfer.checks.coord.logits import LogitWatch
+from hptransfer.core.seeding import seeded
 
 OUTPUT = "(output)"
 """The name of the whole model's output, where no module within it made that very tensor."""
@@ -80,8 +81,7 @@ class Probe:
         """One forward pass. unmoved: also call every module that has parameters with those of t = 0."""
         seen, watch = Seen(), LogitWatch()
         self._entries, self._makers = {}, []
-        with self._random_state(), _buffers_kept(self.model), self._hooks(seen, watch, unmoved), watch:
-            _seed(self.device, self.seed)
+        with seeded(self.seed), _buffers_kept(self.model), self._hooks(seen, watch, unmoved), watch:
             self.forward()
         self._entries, self._makers = {}, []
         seen.logits = watch.largest
@@ -128,7 +128,7 @@ class Probe:
         entry = self._entries[name].pop()
         self._paused = True
         try:
-            with self._random_state():
+            with seeded(None):
                 _set_random_state(self.device, entry.random)
                 output = functional_call(module, self.initial[name], entry.args, entry.kwargs)
         finally:
@@ -146,12 +146,6 @@ class Probe:
         if maker is not None and name not in self.initial:
             seen.source[name] = maker
 
-    @contextlib.contextmanager
-    def _random_state(self) -> Iterator[None]:
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            yield
-
 
 @dataclass(frozen=True)
 class _Entry:
@@ -160,12 +154,6 @@ class _Entry:
     args: Any
     kwargs: Any
     random: Tensor
-
-
-def _seed(device: torch.device, seed: int) -> None:
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hptransfer.checks.coord.rows import Record, Row
 from hptransfer.checks.coord.update_size import Moved
 from hptransfer.checks.coord.verdict import Verdict as Verdict
-from hptransfer.core.codec import decode, encode
-from hptransfer.core.errors import UsageError
-
-SCHEMA = 1
+from hptransfer.core.files import Document, columns
 
 
 @dataclass(frozen=True)
@@ -35,13 +29,16 @@ class Health:
 
 
 @dataclass(frozen=True)
-class CoordReport:
+class CoordReport(Document):
     """A coordinate check's verdict, the rule it used and everything it measured.
 
     verdict, rule, reasons: the judgement, the rule in words, and what decided it. tolerance: on the exponents.
     rows: exponents per (module, t, quantity), judged; updates: exponents of the parameters' update sizes, reported
     only. records, moved, health: the measurements. settings: recipe, scheme, widths, base width, seeds, steps, lr...
     """
+
+    TITLE = "a coordinate check"
+    REMEDY = "Make it again with coord_check."
 
     verdict: Verdict
     tolerance: float
@@ -66,52 +63,8 @@ class CoordReport:
                 return row
         raise KeyError((module, t, quantity))
 
-    def to_json(self) -> dict[str, Any]:
-        """The report as plain JSON data; inf and nan are strings."""
-        return {"schema": SCHEMA, **encode(self)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> CoordReport:
-        """The inverse of to_json. Raises UsageError where the data is of another schema or does not fit."""
-        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-            raise UsageError(f"Not a coordinate check of schema {SCHEMA}. Make it again with coord_check.")
-        try:
-            return decode(cls, data)
-        except ValueError as error:
-            raise UsageError(f"Not a coordinate check: {error}.") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON, whole or not at all. Raises UsageError where the path cannot be written."""
-        write_whole(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> CoordReport:
-        """Read a report. Raises UsageError where the file is missing, truncated or not one."""
-        return cls.from_json(read_json(path))
-
     def __str__(self) -> str:
         return _text(self)
-
-
-def write_whole(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
-    """Write JSON through a partial file. Raises UsageError where the path cannot be written."""
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        partial.write_text(json.dumps(data, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror}.") from error
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read JSON. Raises UsageError where the file is missing or not whole JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not whole JSON ({error}). Make it again.") from error
 
 
 def _urgency(row: Row) -> tuple[int, float]:
@@ -148,12 +101,6 @@ def _cells(row: Row) -> tuple[str, ...]:
     high = "inf" if row.allowed_high is None else f"{row.allowed_high:+.2f}"
     interval = f"{row.low:+.3f} .. {row.high:+.3f}"
     return row.module, row.quantity, str(row.t), f"{row.slope:+.3f}", interval, f"{low} .. {high}", status
-
-
-def columns(lines: list[tuple[str, ...]]) -> list[str]:
-    """Lines of cells as text, padded to columns."""
-    sizes = [max(len(line[i]) for line in lines) for i in range(len(lines[0]) - 1)]
-    return ["  ".join([*(c.ljust(n) for c, n in zip(line, sizes, strict=False)), line[-1]]).rstrip() for line in lines]
 
 
 def _by_width(report: CoordReport) -> list[str]:

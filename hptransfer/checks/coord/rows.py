@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hptransfer.checks.coord.update_size import Moved
-from hptransfer.checks.slopes import Slope, log_slope
+from hptransfer.core.statistics import Slope, log_slope, power
 
 Quantity = Literal["rms", "change", "update", "carried"]
 QUANTITIES: tuple[Quantity, ...] = ("rms", "change", "update", "carried")
@@ -220,8 +220,7 @@ def fit(values: Mapping[tuple[int, int], float]) -> Slope:
 
 def exponent(values: Mapping[int, float]) -> float:
     """The exponent of the width in a multiplier that is a power of it, or nearly (where heads round)."""
-    logs = np.log(np.abs(np.array(list(values.values())))), np.log(np.array(list(values)))
-    return float(np.polyfit(logs[1], logs[0], 1)[0]) if len(values) > 1 else 0.0
+    return power(list(values), [abs(value) for value in values.values()]) if len(values) > 1 else 0.0
 
 
 def judge(name: str, t: int, quantity: str, slope: Slope, module: Module, tolerance: float) -> Row:

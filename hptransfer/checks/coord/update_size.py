@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hptransfer.core.seeding import seeded
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.measure import rms
 from hptransfer.parametrization.plan import Plan
@@ -100,7 +101,7 @@ def _matrices(weight: Tensor, row: Row) -> list[Tensor]:
 def _norm(matrix: Tensor) -> float:
     """From the Gram matrix of the smaller side: exact to half the digits, which is ample for a norm."""
     if min(matrix.shape) > LARGE:
-        with torch.random.fork_rng(devices=[]):
+        with seeded(None):
             return float(torch.svd_lowrank(matrix, q=8, niter=6)[1][0])
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     return math.sqrt(max(0.0, float(torch.linalg.eigvalsh(gram)[-1])))

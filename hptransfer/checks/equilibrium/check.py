@@ -31,6 +31,7 @@ from hptransfer.checks.proxy import Proxies, Proxy, checked_count, checked_lr, c
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import next_batch, to_device
 from hptransfer.core.recipe import Recipe
+from hptransfer.core.seeding import seeded
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.options import DecayRule, Options
 from hptransfer.parametrization.plan import Plan
@@ -133,8 +134,7 @@ def _run(recipe: Recipe, proxy: Proxy, rule: DecayRule, steps: int) -> list[Deca
     weights = {n: p for n, p in plain_names(proxy.model, proxy.plan).items() if p.requires_grad}
     first = {n: p.detach().clone() for n, p in weights.items()}
     batches, sizes = recipe.batches(proxy.scale, proxy.seed), {n: [] for n in weights}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(proxy.seed + 0x5EED)
+    with seeded(proxy.seed, "training"):
         for step in range(steps):
             _backward(recipe, proxy, to_device(next_batch(recipe, batches, step), device))
             before = {n: p.detach().clone() for n, p in weights.items()}

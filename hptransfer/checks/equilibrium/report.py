@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hptransfer.checks.coord.report import Verdict, columns, read_json, write_whole
+from hptransfer.checks.coord.report import Verdict
 from hptransfer.checks.coord.rows import fit
-from hptransfer.core.codec import decode, encode
-from hptransfer.core.errors import UsageError
+from hptransfer.core.files import Document, columns
 
-SCHEMA = 1
 RULE = (
     "Judged, for every parameter that decays: the exponent of its timescale 1 / (lr wd) in the width, exactly, "
     "from the optimizer groups; for every matrix also the timescale that one real step shows; and for every role "
@@ -80,11 +77,14 @@ class DecayRow:
 
 
 @dataclass(frozen=True)
-class EquilibriumReport:
+class EquilibriumReport(Document):
     """Verdict per weight-decay rule, the exponents behind it, and the measurements.
 
     verdicts, reasons: rule -> verdict, and what decided it. verdict: of the first rule that was asked for.
     """
+
+    TITLE = "an equilibrium check"
+    REMEDY = "Make it again with equilibrium_check."
 
     verdict: Verdict
     verdicts: Mapping[str, Verdict]
@@ -101,29 +101,6 @@ class EquilibriumReport:
             if (row.rule, row.parameter, row.quantity) == (rule, parameter, quantity):
                 return row
         raise KeyError((rule, parameter, quantity))
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as plain JSON data; inf and nan are strings."""
-        return {"schema": SCHEMA, **encode(self)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> EquilibriumReport:
-        """The inverse of to_json. Raises UsageError where the data does not fit."""
-        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-            raise UsageError(f"Not an equilibrium check of schema {SCHEMA}. Make it again with equilibrium_check.")
-        try:
-            return decode(cls, data)
-        except ValueError as error:
-            raise UsageError(f"Not an equilibrium check: {error}.") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON, whole or not at all. Raises UsageError where the path cannot be written."""
-        write_whole(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> EquilibriumReport:
-        """Read a report. Raises UsageError where the file is missing, truncated or not one."""
-        return cls.from_json(read_json(path))
 
     def __str__(self) -> str:
         return _text(self)

@@ -18,7 +18,7 @@ from hptransfer.checks.oracle.measure import VANISHING, Array
 from hptransfer.checks.oracle.promises import Promise
 from hptransfer.checks.oracle.report import Check, OracleRow, Quantity
 from hptransfer.checks.oracle.steps import Walks, log_exponent, row_of, settled
-from hptransfer.checks.slopes import log_slope
+from hptransfer.core.statistics import log_slope
 from hptransfer.graph.graph import template
 from hptransfer.parametrization.plan import Plan
 

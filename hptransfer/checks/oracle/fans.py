@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hptransfer.core.seeding import torch_generator
+
 _BENT = 1e-2
 """A response whose two halves differ by more than this fraction is not linear."""
 _REPARAMETRIZATIONS = {"_weight_norm_interface", "cat", "stack"}
@@ -38,7 +40,7 @@ def fan_in_responses(named: Mapping[str, nn.Parameter], run: Any, inputs: Any, *
     named: name -> parameter; run: calls the model once, on `inputs` (a tree whose tensors are the data; the rest of
     what `run` reads are constants).
     """
-    follower = _Follower(named, pytree.tree_leaves(inputs), torch.Generator().manual_seed(seed))
+    follower = _Follower(named, pytree.tree_leaves(inputs), torch_generator(seed))
     with torch.no_grad(), follower:
         run()
     return {name: {k: mean.value for k, mean in uses.items()} for name, uses in follower.found.items()}

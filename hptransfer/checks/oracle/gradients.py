@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hptransfer.core.geometry import OptimizerInfo
+from hptransfer.core.seeding import torch_generator
 
 Outputs = dict[str, list[Tensor]]
 """Module -> the differentiable tensors that its calls returned; "" is the whole model."""
@@ -97,7 +98,7 @@ def tensors_of(output: Any) -> list[Tensor]:
 
 def sign_average(tensors: Sequence[Tensor], seed: int) -> Tensor:
     """Sum over the tensors of mean(c x), with c random signs: its gradient has entries of order 1/size everywhere."""
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch_generator(seed)
     total = torch.zeros(())
     for tensor in tensors:
         signs = torch.randint(0, 2, tensor.shape, generator=draw) * 2 - 1

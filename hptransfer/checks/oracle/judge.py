@@ -16,7 +16,7 @@ from hptransfer.checks.oracle.gradients import owner_of
 from hptransfer.checks.oracle.measure import EXPONENTS, Array, Measurements
 from hptransfer.checks.oracle.promises import Promise
 from hptransfer.checks.oracle.report import Check, OracleRow, Quantity
-from hptransfer.checks.slopes import Slope, log_slope
+from hptransfer.core.statistics import Slope, log_slope
 from hptransfer.graph.graph import template
 from hptransfer.parametrization.plan import Plan
 

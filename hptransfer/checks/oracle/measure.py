@@ -16,6 +16,7 @@ from hptransfer.checks.oracle.gradients import Reading, owner_of, readings
 from hptransfer.checks.oracle.logits import Site, logit_sites
 from hptransfer.checks.oracle.subject import Subject
 from hptransfer.checks.oracle.walk import Trained, Walk, chosen_lr, walk
+from hptransfer.core.statistics import power
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.plan import Plan
@@ -89,7 +90,7 @@ class Measurements:
     def exponent(self, name: str, quantity: str) -> float:
         """The plan's own exponent of one of a row's multipliers; 0 where it is zero (a readout started at zero)."""
         values = [getattr(plan[name], quantity) for plan in self.plans.values()]
-        return _slope(self.widths, values) if min(values) > 0 else 0.0
+        return power(self.widths, values) if min(values) > 0 else 0.0
 
     def hook_exponent(self, module: str) -> float:
         """Exponent of the plan's multiplier on a module's output; 0 without one."""
@@ -97,11 +98,11 @@ class Measurements:
             math.prod(h.factor for h in plan.hooks if (h.module, h.where) == (module, "output"))
             for plan in self.plans.values()
         ]
-        return _slope(self.widths, factors)
+        return power(self.widths, factors)
 
     def growth(self, name: str) -> float:
         """Exponent of the parameter's number of entries."""
-        return _slope(self.widths, [float(np.prod(plan[name].shape)) for plan in self.plans.values()])
+        return power(self.widths, [float(np.prod(plan[name].shape)) for plan in self.plans.values()])
 
     def composite(self, name: str) -> bool:
         """More stands between the parameter and the output its step is seen in than its own op."""
@@ -112,7 +113,7 @@ class Measurements:
 
     def output_growth(self, name: str) -> float:
         """Exponent of the number of entries of the output of the module that holds it."""
-        return _slope(self.widths, [float(max(1, self.readings[0][w][name].outputs)) for w in self.widths])
+        return power(self.widths, [float(max(1, self.readings[0][w][name].outputs)) for w in self.widths])
 
     def values(self, names: Sequence[str], quantity: str) -> Array | None:
         """[names x seeds, widths] of a reading; runs in which it is missing or zero at any width are left out."""
@@ -146,7 +147,3 @@ def _drop_vanishing(found: dict[str, Reading]) -> None:
         for name, size in sizes.items():
             if size < floor:
                 found[name] = found[name].without(quantity)
-
-
-def _slope(widths: Sequence[int], values: Sequence[float]) -> float:
-    return float(np.polyfit(np.log(widths), np.log(values), 1)[0])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from hptransfer.core.codec import decode, encode
-from hptransfer.core.errors import UsageError
+from hptransfer.core.files import Document, columns
 
-SCHEMA = 1
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Quantity = Literal["fan_in", "init", "lr", "gradient", "loss", "size", "change"]
 QUANTITIES: tuple[Quantity, ...] = ("fan_in", "init", "lr", "gradient", "loss")
@@ -75,13 +72,16 @@ class OracleRow:
 
 
 @dataclass(frozen=True)
-class OracleReport:
+class OracleReport(Document):
     """The oracle's verdict on a plan.
 
     verdict: FAIL where a parameter's exponents disagree, INCONCLUSIVE where noise leaves one open, else PASS.
     reasons: what decided it. rows: by parameter name with layer indices taken out. unseen: parameters that could not
     be measured. outputs: what real steps and attention show over the width, by module; deeper: rows over depths.
     """
+
+    TITLE = "an oracle report"
+    REMEDY = "Make it again with verify_plan."
 
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -110,25 +110,9 @@ class OracleReport:
                 return row
         raise KeyError(name)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON data, round-tripped by from_json."""
-        return {"schema": SCHEMA, **encode(self)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> OracleReport:
-        """The inverse of to_json. Raises UsageError where the data does not fit."""
-        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-            raise UsageError(f"Not an oracle report of schema {SCHEMA}. Make it again with verify_plan.")
-        try:
-            return decode(cls, data)
-        except ValueError as error:
-            raise UsageError(f"Not an oracle report: {error}.") from error
-
     def __str__(self) -> str:
         header = ("parameter", "role", *(f"{q} plan / measured" for q in QUANTITIES), "")
-        lines = [header, *(_line(row) for row in self.rows)]
-        sizes = [max(len(line[i]) for line in lines) for i in range(len(header))]
-        table = ["  ".join(c.ljust(n) for c, n in zip(line, sizes, strict=True)).rstrip() for line in lines]
+        table = columns([header, *(_line(row) for row in self.rows)])
         title = (
             f"oracle: {self.verdict} for {self.subject}, scheme {self.scheme}, widths "
             f"{', '.join(map(str, self.widths))} against {self.base}, {self.seeds} seeds, "

@@ -18,7 +18,7 @@ from hptransfer.checks.oracle.measure import Array
 from hptransfer.checks.oracle.promises import Promise
 from hptransfer.checks.oracle.report import Check, OracleRow, Quantity
 from hptransfer.checks.oracle.walk import Walk
-from hptransfer.checks.slopes import Slope, log_slope
+from hptransfer.core.statistics import Slope, log_slope
 from hptransfer.graph.graph import template
 
 GROWS = 0.2

@@ -15,6 +15,7 @@ from hptransfer.checks.oracle.gradients import sign_average, tensors_of
 from hptransfer.checks.proxy import inputs_for
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
+from hptransfer.core.seeding import seeded
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.measure import measure_rms
 from hptransfer.parametrization.options import Options
@@ -66,8 +67,7 @@ class Subject:
 
     def model(self, width: int, seed: int) -> nn.Module:
         """A freshly initialised model in training mode, drawn from a seed of its own for every width."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1_000_003 * seed + width)
+        with seeded(1_000_003 * seed + width):
             return self.build(width).train()
 
     def initial_rms(self, width: int) -> dict[str, float]:
@@ -77,8 +77,7 @@ class Subject:
 
     def score(self, model: nn.Module, batch: Any, seed: int) -> Tensor:
         """The objective of one pass; dropout masks follow the seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             return self.objective(model, batch, seed)
 
 

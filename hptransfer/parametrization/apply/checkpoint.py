@@ -7,7 +7,6 @@ beside a model's weights: for plans with hooks (the weights alone are then not t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ def attach(plan: Plan, *optimizers: torch.optim.Optimizer) -> None:
 
 def plan_state(plan: Plan) -> dict[str, str]:
     """An entry for any checkpoint: torch.save({"model": ..., **plan_state(plan)}). Plain text, read by `plan_of`."""
-    return {STATE_KEY: json.dumps(plan.to_json())}
+    return {STATE_KEY: plan.to_line()}
 
 
 def plan_of(checkpoint: Mapping[str, Any], *, expected: Plan | None = None) -> Plan:
@@ -46,10 +45,7 @@ def plan_of(checkpoint: Mapping[str, Any], *, expected: Plan | None = None) -> P
             f"The checkpoint holds no plan (its keys: {', '.join(map(str, list(checkpoint)[:5]))}). Save it with "
             f"**hptransfer.plan_state(plan) beside the weights; a model trained without a plan needs none."
         )
-    try:
-        plan = Plan.from_json(json.loads(checkpoint[STATE_KEY]))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise UsageError(f"The checkpoint's plan cannot be read: {error}. Save it again with plan_state.") from error
+    plan = Plan.from_line(checkpoint[STATE_KEY])
     if expected is not None:
         _compare(expected.fingerprint, {plan.fingerprint}, "The checkpoint")
     return plan

@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import optimizer_name
+from hptransfer.core.horizon import refuse_twice
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.plan import Plan
 from hptransfer.parametrization.row import Row
@@ -35,10 +36,13 @@ def param_groups(
     Frozen parameters are left out. Before every step the groups' learning rates are checked against lr_mult, so that a
     scheduler or loop that overwrites them is an error instead of a silent loss of the multipliers (a compiled step is
     not checked). Each group also carries its parameters' names, its optimizer and the plan's fingerprint.
-    Raises UsageError where lr or weight_decay is not a finite number >= 0, or the model does not match the plan.
+    Raises UsageError where lr or weight_decay is not a finite number >= 0 or holds a factor that the plan carries, too,
+    or the model does not match the plan.
     """
     _checked("lr", float(lr))
     _checked("weight_decay", weight_decay)
+    for quantity, value in (("learning rate", lr), ("weight decay", weight_decay)):
+        refuse_twice(quantity, value, plan.carries.get(quantity, ()), "this plan")
     chosen = _chosen(plan, optimizer)
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in plain_names(model, plan).items():

@@ -20,6 +20,7 @@ import yaml
 from torch import nn
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import write_whole
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.roles import Kind
 from hptransfer.parametrization.measure import measure_rms
@@ -64,7 +65,7 @@ def write_base_shapes(plan: Plan, path: str | os.PathLike[str]) -> None:
     shapes = {row.name: [b if b != s else None for b, s in zip(row.base_shape, row.shape, strict=True)] for row in plan}
     if not any(size is not None for own in shapes.values() for size in own):
         raise UsageError("This plan is for the base's own size: make it for a larger model, so that width shows.")
-    Path(path).write_text(_HEADER + yaml.safe_dump(shapes, indent=4))
+    write_whole(path, _HEADER + yaml.safe_dump(shapes, indent=4))
 
 
 def shapes_module(model: nn.Module, shapes: BaseShapes) -> nn.Module:

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.seeding import seeded, torch_generator
 from hptransfer.prediction.curvature.parameters import ParameterSpace
 from hptransfer.prediction.typed import grad, norm, submodules
 
@@ -46,7 +47,7 @@ class Operator:
 
     def random_vector(self, seed: int) -> Tensor:
         """A standard normal vector (size,), the same for the same seed on every device."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch_generator(seed)
         drawn = torch.randn(self.size, generator=generator, dtype=torch.float64)
         return drawn.to(device=self.device, dtype=self.dtype)
 
@@ -190,10 +191,7 @@ def _as_trained(model: nn.Module, seed: int | None) -> Generator[None, None, Non
         stack.enter_context(compiler.set_stance("force_eager"))
         stack.enter_context(torch.enable_grad())
         if seed is not None:
-            device = next(model.parameters()).device
-            random: Any = torch.random
-            stack.enter_context(random.fork_rng([device] if device.type == "cuda" else []))
-            random.manual_seed(seed)
+            stack.enter_context(seeded(seed))
         try:
             yield
         finally:

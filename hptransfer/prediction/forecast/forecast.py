@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from hptransfer.core.errors import UsageError
+from hptransfer.core.files import Document
+from hptransfer.core.horizon import Carried
 from hptransfer.core.recipe import Scale
 from hptransfer.core.rules import scheme_named
 from hptransfer.prediction.forecast.lean import Lean
@@ -19,6 +16,7 @@ from hptransfer.prediction.forecast.transfer import (
     Factor,
     batch_factor,
     compose,
+    decay_axes,
     decayed,
     refuse_unknown_base,
     schedule_factor,
@@ -27,8 +25,6 @@ from hptransfer.prediction.forecast.transfer import (
 from hptransfer.prediction.laws.decay import DecaySettings
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.schedule import Schedule, from_array
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -67,14 +63,19 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(Document):
     """Everything predicted for a target, written before its run.
 
     steps: the derivation in order. learning_rate: composed; advised_lr: after leaning away from the cliff.
     base_curve: (log2 lr, mean loss) of the sweep at the base, inf where a run diverged; empty where there was none.
     cliff: log2 of the base's last rate that trained and the first that diverged, None where none diverged.
     schedule_factors: (progress in 0..1, factor) of the target's schedule, thinned for a figure.
+    carries: quantity -> the axes whose factors its number holds; a plan that carries one of them, too, refuses it.
     """
+
+    TITLE = "a forecast"
+    REMEDY = "Write it with Forecast.save."
+    STRICT = True
 
     recipe: str
     base: Scale
@@ -91,6 +92,13 @@ class Forecast:
     base_curve: tuple[tuple[float, float], ...] = ()
     cliff: tuple[float, float] | None = None
     schedule_factors: tuple[tuple[float, float], ...] = ()
+    carries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rate, decay = (self.carries.get(name, ()) for name in ("learning rate", "weight decay"))
+        object.__setattr__(self, "advised_lr", Carried(self.advised_lr, rate))
+        object.__setattr__(self, "learning_rate", _carried(self.learning_rate, rate))
+        object.__setattr__(self, "weight_decay", self.weight_decay and _carried(self.weight_decay, decay))
 
     def __str__(self) -> str:
         lines = [f"Forecast for {self.recipe} at {self.target}, from {self.base}"]
@@ -101,53 +109,13 @@ class Forecast:
         lines.append(f"=> learning rate {self.advised_lr:.4g} (2^{math.log2(self.advised_lr):.2f})")
         return "\n".join(lines)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, round-tripped by `from_json`."""
-        body = {f.name: _encoded(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        return {"format": FORMAT, **body}
-
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Forecast:
-        """The forecast that `to_json` wrote. Raises UsageError where the data is not one."""
-        try:
-            if data["format"] != FORMAT:
-                raise UsageError(f"This forecast has format {data['format']!r}; this version reads {FORMAT}.")
-            fields = {k: v for k, v in data.items() if k != "format"}
-            fields["learning_rate"] = Prediction.from_json(fields["learning_rate"])
-            for name in ("weight_decay", "loss"):
-                fields[name] = None if fields[name] is None else Prediction.from_json(fields[name])
-            fields["steps"] = tuple(_step(step) for step in fields["steps"])
-            fields["base"], fields["target"] = Scale(**fields["base"]), Scale(**fields["target"])
-            fields["rules"] = Rules(**fields["rules"])
-            fields["betas"] = None if fields["betas"] is None else tuple(fields["betas"])
-            fields["base_curve"] = tuple((x, math.inf if y is None else y) for x, y in fields.get("base_curve", ()))
-            fields["cliff"] = tuple(fields["cliff"]) if fields.get("cliff") else None
-            fields["schedule_factors"] = tuple((x, y) for x, y in fields.get("schedule_factors", ()))
-            fields["advised_lr"] = float(fields["advised_lr"])
-            return cls(**fields)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UsageError(
-                f"Not a forecast ({type(error).__name__} {error}). Write it with Forecast.save."
-            ) from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON, whole or not at all. Raises UsageError where the path cannot be written."""
-        target, partial = Path(path), Path(f"{path}.partial")
-        try:
-            partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
-            partial.replace(target)
-        except OSError as error:
-            raise UsageError(f"The forecast cannot be written to {target}: {error.strerror}.") from error
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Forecast:
-        """Read a forecast. Raises UsageError where the file is missing, truncated or not one."""
-        try:
-            return cls.from_json(json.loads(Path(path).read_text()))
-        except OSError as error:
-            raise UsageError(f"The forecast at {path} cannot be read: {error.strerror}.") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"The forecast at {path} is not whole JSON ({error}). Make it again.") from error
+    def upgraded(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """A loss that is null is a run that diverged: earlier files had no inf."""
+        curve = [[lr, "inf" if loss is None else loss] for lr, loss in fields.get("base_curve", ())]
+        at, to = ({"batch": None, "tokens": None, **fields[end]} for end in ("base", "target"))
+        moved = [axis for axis in ("batch", "tokens") if at[axis] != to[axis]]
+        return {"carries": {"learning rate": moved, "weight decay": moved}, **fields, "base_curve": curve}
 
 
 def forecast(
@@ -208,7 +176,17 @@ def forecast(
         base_curve=tuple(base_curve),
         cliff=(lean.cliff_low, lean.cliff_high) if lean and math.isfinite(lean.cliff_high) else None,
         schedule_factors=_thinned(target_schedule),
+        carries={"learning rate": _axes(factors), "weight decay": decay_axes(rules.decay, base, target)},
     )
+
+
+def _axes(factors: Sequence[Factor]) -> tuple[str, ...]:
+    """The axes whose factors change the rate."""
+    return tuple(sorted({axis for factor in factors if factor.value != 1 for axis in factor.axes}))
+
+
+def _carried(prediction: Prediction, axes: tuple[str, ...]) -> Prediction:
+    return prediction.replace(value=Carried(prediction.value, axes))
 
 
 def _batch_rule(name: str, settings: Settings, noise: Prediction | None) -> str:
@@ -275,25 +253,6 @@ def _thinned(schedule: Schedule, points: int = 200) -> tuple[tuple[float, float]
     last = schedule.steps - 1
     kept = sorted({round(i * last / (points - 1)) for i in range(points)})
     return tuple(((t + 0.5) / schedule.steps, schedule.at(t)) for t in kept)
-
-
-def _encoded(value: Any) -> Any:
-    if isinstance(value, Prediction):
-        return value.to_json()
-    if isinstance(value, tuple):
-        return [_encoded(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, (Scale, Rules)):
-        return dataclasses.asdict(value)
-    if isinstance(value, Step):
-        return {"title": value.title, "prediction": _encoded(value.prediction), "text": value.text}
-    return value
-
-
-def _step(data: Mapping[str, Any]) -> Step:
-    prediction = data["prediction"]
-    return Step(data["title"], None if prediction is None else Prediction.from_json(prediction), data["text"])
 
 
 def schedule_of(recipe_schedule: Callable[[float], float], steps: int) -> Schedule:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.seeding import seeded
 from hptransfer.prediction.curvature.curvature import sharpness
 from hptransfer.prediction.curvature.operators import gradients
 from hptransfer.prediction.curvature.parameters import ParameterSpace
@@ -24,9 +25,8 @@ def stability_limit(recipe: Recipe, scale: Scale, *, batches: int = 4, seed: int
     A diagnostic, not a cap: on six recipe cases the best rate lay a median of 3.7 octaves from it (docs/limits.md). The
     interval is that of the top eigenvalue over batches.
     """
-    torch.manual_seed(seed)
-    model = recipe.build(scale)
-    data = list(itertools.islice(recipe.batches(scale, seed), batches))
+    with seeded(seed):
+        model, data = recipe.build(scale), list(itertools.islice(recipe.batches(scale, seed), batches))
     space = ParameterSpace.of(model)
     rows = gradients(model, recipe.loss, data, space=space, seed=seed)
     preconditioner = preconditioner_at_init(recipe.optimizer, recipe.optimizer_options, space, rows)
@@ -51,10 +51,10 @@ def noise_scale(recipe: Recipe, scale: Scale, *, steps: int = 8, parts: int = 4,
 
     Raises UsageError where the signal is not resolved (see predict_noise_scale).
     """
-    torch.manual_seed(seed)
-    model, stream = recipe.build(scale), recipe.batches(scale, seed)
-    space = ParameterSpace.of(model)
-    history = [_estimate(recipe, model, space, list(itertools.islice(stream, parts)), seed) for _ in range(steps)]
+    with seeded(seed):
+        model, stream = recipe.build(scale), recipe.batches(scale, seed)
+        space = ParameterSpace.of(model)
+        history = [_estimate(recipe, model, space, list(itertools.islice(stream, parts)), seed) for _ in range(steps)]
     return predict_noise_scale(history, unit="batches", name="noise scale at initialisation")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.horizon import DECAY_RULES
 from hptransfer.core.recipe import Scale
 from hptransfer.core.rules import Scheme
 from hptransfer.prediction.laws.batch_rules import lr_at_batch
@@ -149,3 +150,10 @@ def schedule_factor(base: Schedule, target: Schedule) -> list[Factor]:
 def decayed(rule: str, base: DecaySettings, target: DecaySettings) -> Prediction:
     """Weight decay at the target; `target.lr` is the composed rate, so that no factor of lr is applied again."""
     return weight_decay_at(rule, base, target)
+
+
+def decay_axes(rule: str, base: Scale, target: Scale) -> tuple[str, ...]:
+    """The axes among batch and tokens whose factor a rule's weight decay holds."""
+    row = DECAY_RULES[rule]
+    changed = [axis for axis in ("batch", "tokens") if getattr(base, axis) != getattr(target, axis)]
+    return tuple(axis for axis in changed if row.absolute or row.lr or getattr(row, axis))

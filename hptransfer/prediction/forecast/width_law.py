@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import t as student
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.statistics import regress
 from hptransfer.prediction.provenance import Kind, Prediction
 
 
@@ -26,15 +26,10 @@ def loss_at_size(params: Sequence[float], losses: Sequence[float], target: float
     if len(set(params)) < 3 or not (np.isfinite([*x, *y]).all() and min(*x, *y) > 0):
         raise UsageError(f"A loss law needs 3 sizes with positive losses, but got sizes {params} and losses {losses}.")
     u, v = np.log(x), np.log(y)
-    slope, intercept = np.polyfit(u, v, 1)
-    residual = v - (slope * u + intercept)
-    spread = u - u.mean()
-    at = math.log(target)
-    variance = residual @ residual / (len(x) - 2)
-    # standard error of a new observation in simple linear regression
-    error = math.sqrt(variance * (1 + 1 / len(x) + (at - u.mean()) ** 2 / (spread @ spread)))
-    half = float(student.ppf((1 + level) / 2, len(x) - 2)) * error
-    middle = float(slope * at + intercept)
+    line = regress(np.column_stack([np.ones(len(u)), u - u.mean()]), v)
+    at = [1.0, math.log(target) - u.mean()]
+    slope, middle = float(line.coefficients[1]), float(line.coefficients @ at)
+    half = line.reach(at, level=level, new=True)
     return Prediction(
         "loss",
         math.exp(middle),

@@ -1,13 +1,6 @@
 """What the batch size does: to the best learning rate under each rule, and to the time and cost of a run.
 
-Rules for lr(B), B_n the noise scale (of the theory: tr(HS)/(G'HG), in practice tr S/|G|^2):
-
-    linear        lr ~ B                        SGD, B << B_n (Goyal et al. 2017, arXiv:1706.02677)
-    mccandlish    lr ~ 1/(1 + B_n/B)            SGD, any B: linear, then flat (arXiv:1812.06162 eq. 2.6)
-    sqrt          lr ~ B^1/2                    Adam, B << B_n (SDE: Malladi et al. 2022, arXiv:2205.10287)
-    sqrt-capped   lr ~ min(B, B_n)^1/2          heuristic: as measured on a public LLM grid, no growth above B_n
-    surge         lr ~ 2/[(B_n/B)^1/2 + (B/B_n)^1/2]   sign-like: rises, then falls (Li et al. 2024, arXiv:2405.14578)
-    constant      lr ~ 1
+The rules for lr(B) are rows of core/horizon.py, where plans read them too.
 
 Checked: `mccandlish` against the minimiser of the exact expected loss after one step on a noisy quadratic; `surge`
 against that of one signSGD step with E sign = erf; `sde_adam` by simulating Adam at both batch sizes. Measured slope
@@ -17,48 +10,15 @@ d ln lr*/d ln B on a public LLM grid: .66 up to 256 sequences, .00 above: none o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.horizon import BATCH_RULES as BATCH_RULES
 from hptransfer.prediction.provenance import Kind, Prediction
 
 Array = np.ndarray
-
-
-@dataclass(frozen=True)
-class BatchRule:
-    """shape: (batch, noise_scale) -> lr up to a constant; needs_noise: whether B_n enters."""
-
-    name: str
-    shape: Callable[[float, float], float]
-    needs_noise: bool
-    source: str
-    assumptions: tuple[str, ...]
-
-
-_SGD = "SGD; the noise of examples is independent"
-_ADAM = "Adam; the noise of examples is independent"
-
-BATCH_RULES: dict[str, BatchRule] = {
-    rule.name: rule
-    for rule in (
-        BatchRule("constant", lambda b, n: 1.0, False, "no change", ("the batch does not matter",)),
-        BatchRule("linear", lambda b, n: b, False, "arXiv:1706.02677", (_SGD, "both batches << B_n")),
-        BatchRule("mccandlish", lambda b, n: 1 / (1 + n / b), True, "arXiv:1812.06162 eq. 2.6", (_SGD,)),
-        BatchRule("sqrt", lambda b, n: math.sqrt(b), False, "arXiv:2205.10287", (_ADAM, "both batches << B_n")),
-        BatchRule("sqrt-capped", lambda b, n: math.sqrt(min(b, n)), True, "heuristic", (_ADAM, "no growth above B_n")),
-        BatchRule(
-            "surge",
-            lambda b, n: 2 / (math.sqrt(n / b) + math.sqrt(b / n)),
-            True,
-            "arXiv:2405.14578",
-            ("sign-like updates with small signal per coordinate", "off-diagonal curvature adds up"),
-        ),
-    )
-}
 
 
 def lr_at_batch(rule: str, lr: float, batch: float, target: float, *, noise_scale: float | None = None) -> Prediction:
@@ -75,9 +35,10 @@ def lr_at_batch(rule: str, lr: float, batch: float, target: float, *, noise_scal
     noise = noise_scale or 1.0
     _positive(lr=lr, batch=batch, target=target, noise_scale=noise)
     value = lr * chosen.shape(target, noise) / chosen.shape(batch, noise)
-    kind = Kind("derived" if chosen.source != "heuristic" else "given", "given")
-    name, source = f"{rule} batch rule", chosen.source
-    return Prediction("learning rate", value, None, None, "1", name, source, chosen.assumptions, kind)
+    kind = Kind("given" if chosen.basis == "heuristic" else "derived", "given")
+    return Prediction(
+        "learning rate", value, None, None, "1", f"{rule} batch rule", chosen.source, (chosen.holds,), kind
+    )
 
 
 @dataclass(frozen=True)

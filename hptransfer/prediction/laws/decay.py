@@ -2,29 +2,19 @@
 
 AdamW multiplies a weight by 1 - lr wd at every step, so its weights are an exponential average of past updates with
 the timescale 1/(lr wd) in steps, and tau = B/(lr wd D) in passes over the run's own data (Wang & Aitchison 2024,
-arXiv:2405.13698). Rules differ in what they keep:
-
-    fixed         wd itself
-    independent   lr wd: the timescale in steps (decay "independent" of the rate, as in arXiv:2309.14322)
-    tokens        B/(lr wd): the timescale in tokens
-    timescale     B/(lr wd D): the timescale as a fraction of the run (arXiv:2405.13698; 2505.13738 sec. 2)
-    sqrt-batch    wd sqrt(B/B0) D0/D: `timescale` with lr ~ sqrt(B) already inside, so that lr must be scaled by exactly
-                  that and nothing else (as used in public training code)
-    power-lines   tau = 1.084 (D/N)^-.527 (arXiv:2505.13738): absolute, needs no base decay
-    sqrt-width    wd ~ sqrt(width) (arXiv:2510.15262), under muP with lr ~ 1/width
-    width         wd ~ width: keeps lr wd of hidden matrices under muP; "x m" in many implementations
-
-`carries` names the factors of lr that a rule's factor on wd already contains: whoever composes rules must not count
-them again. All rules are for decoupled decay (AdamW's lr wd w).
+arXiv:2405.13698). The rules are rows of core/horizon.py, where plans read them too: exponents of the ratios
+target/base, and what is kept. `power-lines` alone is absolute: tau = 1.084 (D/N)^-.527 (arXiv:2505.13738). `timescale`
+takes any rate; `sqrt-batch` is it with lr ~ sqrt(B) already inside, so that lr must be scaled by exactly that.
+All rules are for decoupled decay (AdamW's lr wd w).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.horizon import DECAY_RULES, DecayRule, refuse_other_rate
 from hptransfer.prediction.provenance import Basis, Kind, Prediction
 
 
@@ -49,19 +39,6 @@ class DecaySettings:
                 raise UsageError(f"DecaySettings({name}={value!r}) must be positive and finite.")
 
 
-@dataclass(frozen=True)
-class DecayRule:
-    """One rule: (base, target) -> weight decay; needs: settings it reads; carries: factors of lr that it contains."""
-
-    name: str
-    function: Callable[[DecaySettings, DecaySettings], float]
-    needs: tuple[str, ...]
-    source: str
-    keeps: str
-    kind: Kind
-    carries: tuple[str, ...] = ()
-
-
 def steps_timescale(lr: float, weight_decay: float) -> float:
     """1/(lr wd): steps over which the weights average past updates; inf without decay."""
     return math.inf if weight_decay == 0 else 1 / (lr * weight_decay)
@@ -82,74 +59,21 @@ def _ratio(base: DecaySettings, target: DecaySettings, name: str) -> float:
     return getattr(target, name) / getattr(base, name)
 
 
-def _fixed(base: DecaySettings, target: DecaySettings) -> float:
-    return base.weight_decay
+def _needs(rule: DecayRule) -> tuple[str, ...]:
+    """The settings that a rule reads beside lr."""
+    return ("batch", "tokens", "params") if rule.absolute else tuple(a for a in _AXES if getattr(rule, a))
 
 
-def _independent(base: DecaySettings, target: DecaySettings) -> float:
-    return base.weight_decay / _ratio(base, target, "lr")
+_BASES: dict[str, Basis] = {"derived": "derived", "published": "published", "heuristic": "given", "none": "none"}
+_AXES = ("batch", "tokens", "width")
 
 
-def _tokens(base: DecaySettings, target: DecaySettings) -> float:
-    return _independent(base, target) * _ratio(base, target, "batch")
-
-
-def _timescale(base: DecaySettings, target: DecaySettings) -> float:
-    return _tokens(base, target) / _ratio(base, target, "tokens")
-
-
-def _sqrt_batch(base: DecaySettings, target: DecaySettings) -> float:
-    return base.weight_decay * math.sqrt(_ratio(base, target, "batch")) / _ratio(base, target, "tokens")
-
-
-def _power_lines(base: DecaySettings, target: DecaySettings) -> float:
+def _value(rule: DecayRule, base: DecaySettings, target: DecaySettings) -> float:
+    if not rule.absolute:
+        ratios = {axis: _ratio(base, target, axis) for axis in ("lr", *_needs(rule))}
+        return base.weight_decay * rule.factor(**ratios)
     tau = power_lines_timescale(target.tokens / target.params)  # type: ignore[operator]
     return target.batch / (target.lr * target.tokens * tau)  # type: ignore[operator]
-
-
-def _sqrt_width(base: DecaySettings, target: DecaySettings) -> float:
-    return base.weight_decay * math.sqrt(_ratio(base, target, "width"))
-
-
-def _width(base: DecaySettings, target: DecaySettings) -> float:
-    return base.weight_decay * _ratio(base, target, "width")
-
-
-def _given(exponent: Basis) -> Kind:
-    return Kind(exponent, "given")
-
-
-DECAY_RULES: dict[str, DecayRule] = {
-    rule.name: rule
-    for rule in (
-        DecayRule("fixed", _fixed, (), "no change", "wd", _given("none")),
-        DecayRule("independent", _independent, (), "arXiv:2309.14322", "lr wd", _given("derived"), ("lr",)),
-        DecayRule("tokens", _tokens, ("batch",), "derived from the EMA view", "B/(lr wd)", _given("derived"), ("lr",)),
-        DecayRule(
-            "timescale", _timescale, ("batch", "tokens"), "arXiv:2405.13698", "B/(lr wd D)", _given("derived"), ("lr",)
-        ),
-        DecayRule(
-            "sqrt-batch",
-            _sqrt_batch,
-            ("batch", "tokens"),
-            "public training code (nanochat)",
-            "B/(lr wd D) with lr ~ sqrt(B)",
-            _given("derived"),
-            ("lr ~ sqrt(batch)",),
-        ),
-        DecayRule(
-            "power-lines",
-            _power_lines,
-            ("batch", "tokens", "params"),
-            "arXiv:2505.13738",
-            "B/(lr wd D) = 1.084 (D/N)^-.527",
-            Kind("published", "published"),
-            ("lr",),
-        ),
-        DecayRule("sqrt-width", _sqrt_width, ("width",), "arXiv:2510.15262", "wd/sqrt(width)", _given("published")),
-        DecayRule("width", _width, ("width",), "muP implementations", "lr wd of hidden matrices", _given("derived")),
-    )
-}
 
 
 def weight_decay_at(rule: str, base: DecaySettings, target: DecaySettings) -> Prediction:
@@ -161,29 +85,20 @@ def weight_decay_at(rule: str, base: DecaySettings, target: DecaySettings) -> Pr
     if rule not in DECAY_RULES:
         raise UsageError(f"Unknown decay rule {rule!r}: choose from {', '.join(DECAY_RULES)}.")
     chosen = DECAY_RULES[rule]
-    _need(target, chosen.needs, rule)
-    if rule != "power-lines":
-        _need(base, chosen.needs, rule)
-    if rule == "sqrt-batch":
-        _check_sqrt(base, target)
-    value = chosen.function(base, target)
+    _need(target, _needs(chosen), rule)
+    if not chosen.absolute:
+        _need(base, _needs(chosen), rule)
+    if chosen.carries:
+        refuse_other_rate(chosen, lr=_ratio(base, target, "lr"), batch=_ratio(base, target, "batch"))
+    value = _value(chosen, base, target)
     if value * target.lr >= 1:
         raise UsageError(
             f"Decay rule {rule!r} gives wd = {value:.3g}; times lr = {target.lr:.3g} that is >= 1, which wipes the "
             "weights out in one step. Check the units of batch and tokens."
         )
     assumptions = (f"keeps {chosen.keeps}", "decoupled decay (AdamW)")
-    law, source = f"{rule} weight decay", chosen.source
-    return Prediction("weight decay", value, None, None, "1", law, source, assumptions, chosen.kind)
-
-
-def _check_sqrt(base: DecaySettings, target: DecaySettings) -> None:
-    expected = math.sqrt(_ratio(base, target, "batch"))
-    if abs(_ratio(base, target, "lr") / expected - 1) > 1e-6:
-        raise UsageError(
-            f"Decay rule 'sqrt-batch' carries lr ~ sqrt(batch), which makes lr x {expected:.4g}, but the target's is x "
-            f"{_ratio(base, target, 'lr'):.4g}. Use 'timescale', which takes any lr."
-        )
+    law, kind = f"{rule} weight decay", Kind(_BASES[chosen.basis], "published" if chosen.absolute else "given")
+    return Prediction("weight decay", value, None, None, "1", law, chosen.source, assumptions, kind)
 
 
 def _need(settings: DecaySettings, names: tuple[str, ...], rule: str) -> None:

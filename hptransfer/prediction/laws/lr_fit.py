@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.statistics import Regression, regress
 from hptransfer.prediction.laws.sweep_table import SweepTable
 from hptransfer.prediction.provenance import Kind, Prediction
 
@@ -22,7 +22,7 @@ class LrFit:
 
     exponents with their t-intervals (the drift: 0 means that the rate transfers along x). residual: standard
     deviation of ln lr* around the law. points: optima used; edges: optima left out because they lie at the edge of
-    their grid. spans: variable -> (smallest, largest) seen. level: of every interval. _cov: (p, p) over residual^2.
+    their grid. spans: variable -> (smallest, largest) seen. level: of every interval. _line: the fit itself.
     """
 
     intercept: float
@@ -34,7 +34,7 @@ class LrFit:
     edges: int
     spans: dict[str, tuple[float, float]]
     level: float
-    _cov: Array
+    _line: Regression
 
     def predict(self, **target: float) -> Prediction:
         """The best rate at a target scale, with the t-interval of a new optimum there.
@@ -47,9 +47,8 @@ class LrFit:
                 raise UsageError(f"The fit needs {', '.join(self.exponents)}; {name}={target.get(name)!r} is no scale.")
             row.append(math.log(target[name]) - self.centre[name])
         x = np.array(row)
-        middle = float(x @ np.array([self.intercept, *self.exponents.values()]))
-        spread = self.residual * math.sqrt(1 + float(x @ self._cov @ x))
-        reach = self._t() * spread
+        middle = float(x @ self._line.coefficients)
+        reach = self._line.reach(x, level=self.level, new=True)
         return Prediction(
             name="learning rate",
             value=math.exp(middle),
@@ -65,9 +64,6 @@ class LrFit:
     def octaves_per_doubling(self, name: str) -> float:
         """Drift of log2 lr* when a variable doubles: its exponent."""
         return self.exponents[name]
-
-    def _t(self) -> float:
-        return float(stats.t.ppf((1 + self.level) / 2, self.points - 1 - len(self.exponents)))
 
     def _notes(self, target: Mapping[str, float]) -> tuple[str, ...]:
         notes = [f"{self.edges} optima at the edge of their grid were left out"] if self.edges else []
@@ -121,17 +117,15 @@ def fit_optima(
     design = np.column_stack([np.ones(len(y)), *(logs[name] - centre[name] for name in names)])
     if np.linalg.matrix_rank(design, tol=1e-3 * math.sqrt(len(y))) < design.shape[1]:
         raise UsageError(f"{', '.join(names)} vary only together, so their exponents cannot be told apart. Name one.")
-    solution = np.linalg.lstsq(design, y, rcond=None)[0]
-    freedom = len(y) - design.shape[1]
-    residual = math.sqrt(float(np.sum((y - design @ solution) ** 2)) / freedom)
-    cov = np.linalg.inv(design.T @ design)
-    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * residual * np.sqrt(np.diag(cov))
-    exponents = {name: float(solution[i + 1]) for i, name in enumerate(names)}
-    intervals = {
-        name: (e - float(reach[i + 1]), e + float(reach[i + 1])) for i, (name, e) in enumerate(exponents.items())
-    }
+    line, unit = regress(design, y), np.eye(design.shape[1])
+    exponents = {name: float(line.coefficients[i]) for i, name in enumerate(names, 1)}
+    halves = {name: line.reach(unit[i], level=level) for i, name in enumerate(names, 1)}
+    intervals = {name: (e - halves[name], e + halves[name]) for name, e in exponents.items()}
     spans = {name: (float(np.exp(x.min())), float(np.exp(x.max()))) for name, x in logs.items()}
-    return LrFit(float(solution[0]), exponents, intervals, centre, residual, len(y), edges, spans, level, cov)
+    return LrFit(
+        *(float(line.coefficients[0]), exponents, intervals, centre, line.residual),
+        *(len(y), edges, spans, level, line),
+    )
 
 
 def _logs(name: str, values: Sequence[float]) -> Array:

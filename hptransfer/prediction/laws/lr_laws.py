@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.horizon import BATCH_RULES
 from hptransfer.prediction.provenance import Kind, Prediction
 
 Variable = Literal["params", "tokens", "batch", "flop", "loss"]
@@ -98,6 +99,12 @@ def power(constant: float, **exponents: float) -> Callable[..., float]:
 
 def _kaplan_lr(params: float) -> float:
     return 0.003239 - 0.0001395 * math.log(params)
+
+
+def _batch_law(rule: str, formula: str, exponent: float, recipe: str) -> Law:
+    row = BATCH_RULES[rule]
+    law, checked = power(1.0, batch=exponent), "derived where noise dominates; see core/horizon.py"
+    return Law(f"{rule}-batch", "lr", formula, ("batch",), law, row.source, checked, recipe, has_constant=False)
 
 
 PAPER = "formula as quoted in several public sources"
@@ -193,28 +200,8 @@ LR_LAWS: dict[str, Law] = {
             "Scion (norm-based updates), not Adam",
             has_constant=False,
         ),
-        Law(
-            "sqrt-batch",
-            "lr",
-            "k B^1/2",
-            ("batch",),
-            power(1.0, batch=0.5),
-            "arXiv:2205.10287",
-            "derived for noise-dominated Adam; see batch_rules.py",
-            "Adam well below the critical batch",
-            has_constant=False,
-        ),
-        Law(
-            "linear-batch",
-            "lr",
-            "k B",
-            ("batch",),
-            power(1.0, batch=1.0),
-            "arXiv:1706.02677",
-            "derived for SGD; see batch_rules.py",
-            "SGD well below the critical batch",
-            has_constant=False,
-        ),
+        _batch_law("sqrt", "k B^1/2", 0.5, "Adam well below the critical batch"),
+        _batch_law("linear", "k B", 1.0, "SGD well below the critical batch"),
     )
 }
 """Learning-rate laws by name."""

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.optimize import minimize, nnls
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.seeding import numpy_generator
 from hptransfer.prediction.laws.scaling import FREE, Form, LossLaw, log_loss
 from hptransfer.prediction.provenance import Kind, Prediction
 
@@ -74,7 +75,7 @@ class LossLawFit:
         return rows[0], rows[1], rows[2]
 
     def _scatter(self, count: int) -> Array:
-        return np.random.default_rng(0).choice(np.array(self.residuals), size=count)
+        return numpy_generator(0).choice(np.array(self.residuals), size=count)
 
     def _quantiles(self, draws: Array, level: float) -> tuple[float, float]:
         if not draws.size:
@@ -123,7 +124,7 @@ def fit_loss_law(
     constant.
     """
     n, d, y = _inputs(params, tokens, losses, form)
-    rng = np.random.default_rng(seed)
+    rng = numpy_generator(seed)
     problem = _Problem(n, d, y, form, delta)
     rough = sorted(
         (problem.refine(problem.start(rng), rough=True) for _ in range(starts)), key=lambda refined: refined[1]

@@ -20,6 +20,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 import numpy as np
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.seeding import numpy_generator
 from hptransfer.prediction.laws.batch_laws import BATCH_LAWS
 from hptransfer.prediction.laws.lr_laws import LR_LAWS, Law
 from hptransfer.prediction.laws.sweep_table import Cell, SweepTable
@@ -196,7 +197,7 @@ class _Judge(Generic[Choice]):
     def __init__(self, blocks: Sequence[Sequence[_Scored[Choice]]], tolerance: float, resamples: int, seed: int):
         self.blocks = blocks
         self.margin = tolerance * float(np.median([abs(c.best_loss) for block in blocks for c in block]))
-        self.picks = np.random.default_rng(seed).integers(len(blocks), size=(resamples, len(blocks)))
+        self.picks = numpy_generator(seed).integers(len(blocks), size=(resamples, len(blocks)))
         self.scores: list[LawScore] = []
         self.constant: Array | None = None
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.seeding import numpy_generator
 from hptransfer.prediction.provenance import Kind, Prediction
 
 Array = np.ndarray
@@ -103,7 +104,7 @@ def predict_noise_scale(
 
 def _resampled(history: Sequence[NoiseScale], decay: float, count: int = 500) -> Array:
     weights = decay ** np.arange(len(history))[::-1].astype(float)
-    pick = np.random.default_rng(0).integers(len(history), size=(count, len(history)))
+    pick = numpy_generator(0).integers(len(history), size=(count, len(history)))
     signal, noise = (
         (weights[pick] * np.array([getattr(h, name) for h in history])[pick]).sum(axis=1)
         for name in ("signal", "noise")

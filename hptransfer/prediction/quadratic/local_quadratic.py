@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.seeding import torch_generator
 from hptransfer.prediction.curvature.curvature import curvature_operator
 from hptransfer.prediction.curvature.lanczos import EigenPair, Quadrature, extreme_eigenpair, lanczos_quadrature
 from hptransfer.prediction.curvature.operators import LossFn, check_deterministic, gradients
@@ -79,7 +80,7 @@ def local_quadratic(
 
 def _signed_sums(deviations: Tensor, probes: int) -> list[Tensor]:
     """Vectors s with E s s' = S, the covariance of one batch's gradient: sum_b +-(g_b - mean)/sqrt(batches - 1)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch_generator(0)
     count = len(deviations)
     signs = torch.randint(2, (probes, count), generator=generator) * 2 - 1
     sums = signs.to(deviations) @ deviations / (count - 1) ** 0.5

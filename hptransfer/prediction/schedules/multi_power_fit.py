@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.seeding import numpy_generator
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.multi_power import (
     CurveSums,
@@ -67,7 +68,7 @@ def fit_multi_power(
     _check_curves(curves)
     sums = [summarise(c.lrs, c.steps) for c in curves]
     logs = np.log(np.concatenate([c.losses for c in curves]))
-    rng = np.random.default_rng(seed)
+    rng = numpy_generator(seed)
     found = [_refine(_start(rng, sums, logs, first=i == 0), sums, logs, delta, prior) for i in range(starts)]
     q = min(found, key=lambda r: r[1])[0]
     law = MultiPowerLaw(*(float(v) for v in np.exp(q)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from hptransfer.core.files import write_whole
 from hptransfer.prediction.schedules.schedule import Schedule, from_array
 from hptransfer.prediction.table import read_columns
 
@@ -43,12 +43,8 @@ def make_scheduler(optimizer, last_epoch=-1):
 
 def write_csv(schedule: Schedule, path: str | Path, *, lr: float = 1.0) -> Path:
     """One row per step: step, factor, lr (= factor times `lr`). Returns the path."""
-    path = Path(path)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "factor", "lr"])
-        writer.writerows([t, repr(f), repr(f * lr)] for t, f in enumerate(schedule.factors.tolist()))
-    return path
+    rows = ((str(t), repr(f), repr(f * lr)) for t, f in enumerate(schedule.factors.tolist()))
+    return write_whole(path, "".join(",".join(row) + "\n" for row in (("step", "factor", "lr"), *rows)))
 
 
 def read_csv(path: str | Path, *, column: str = "factor") -> Schedule:

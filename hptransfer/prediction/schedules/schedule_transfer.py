@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.horizon import DURATION_RULES
+from hptransfer.core.seeding import numpy_generator
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.convex_bound import convex_bound
 from hptransfer.prediction.schedules.schedule import Schedule
@@ -53,11 +55,12 @@ class Shrinkage:
     source: str
 
 
+_BOUND = DURATION_RULES["bound"]
 SHRINKAGE = Shrinkage(
     schedule=0.9154,
     schedule_interval=(0.766, 0.996),
-    horizon=0.5862,
-    horizon_interval=(0.536, 0.636),
+    horizon=-2 * _BOUND.exponent,
+    horizon_interval=(-2 * _BOUND.interval[1], -2 * _BOUND.interval[0]),
     residual=0.0465,
     groups=29,
     source="124M Llama on SlimPajama, AdamW, public runs of arXiv:2501.18965; all decay to zero; this fit",
@@ -154,7 +157,7 @@ def fit_shrinkage(
     fit = _regress(features, target)
     if fit is None:
         raise UsageError("Shrinkage needs runs of at least two schedules and two horizons that vary independently.")
-    draws = _resample(families, features, target, resamples, np.random.default_rng(seed))
+    draws = _resample(families, features, target, resamples, numpy_generator(seed))
     low, high = np.quantile(draws, [0.05, 0.95], axis=0) if len(draws) else (np.full(3, -np.inf), np.full(3, np.inf))
     residual = target - np.column_stack([np.ones(len(target)), features]) @ fit
     freedom = max(1, len(target) - 3)

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hptransfer.core.loop import Divergence, finish, next_batch, schedule_factor, set_lrs, to_device
 from hptransfer.core.recipe import Batch, Recipe
+from hptransfer.core.seeding import seeded
 from hptransfer.validation.engines.trainer import Trainer, run_of, scale_of
 from hptransfer.validation.records.runs import Job, Run
 
@@ -85,8 +86,7 @@ class _Lanes:
 
     def train(self) -> list[Run]:
         began = time.perf_counter()
-        gpus = [torch.device(self.device)] if self.device.startswith("cuda") else []
-        with torch.random.fork_rng(devices=gpus):
+        with seeded(None):
             losses, diverged = self._steps()
             val_losses = self._evaluate()
         seconds = (time.perf_counter() - began) / len(self.jobs)

@@ -6,19 +6,18 @@ import functools
 import inspect
 import math
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from hptransfer.checks.proxy import inputs_for
-from hptransfer.core.errors import UsageError
+from hptransfer.core.errors import described
 from hptransfer.core.loop import TrainResult, thin, train
 from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.seeding import seeded_model
 from hptransfer.parametrization.apply.groups import param_groups
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.parametrization.make import make_plan
@@ -97,17 +96,7 @@ class Trainer:
 
     def build(self, scale: Scale, *, seed: int) -> nn.Module:
         """A freshly initialised model on CPU, drawn from `seed`. Raises UsageError where the recipe cannot build it."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            try:
-                return self.recipe.build(scale)
-            except UsageError:
-                raise
-            except Exception as error:
-                raise UsageError(
-                    f"Recipe {self.recipe.name!r} cannot be built at {scale}: {describe(error)}. Give widths and "
-                    "depths that it accepts."
-                ) from error
+        return seeded_model(self.recipe, scale, seed)
 
     def model(self, job: Job) -> nn.Module:
         """The job's parametrized model, on the device."""
@@ -143,7 +132,7 @@ class Trainer:
         except Pruned as pruned:
             return _unfinished(job, "pruned", None, seconds=time.perf_counter() - began, losses=pruned.losses)
         except Exception as error:
-            return failed(job, describe(error), seconds=time.perf_counter() - began)
+            return failed(job, described(error), seconds=time.perf_counter() - began)
         return run_of(job, result)
 
     def _base(self) -> nn.Module:
@@ -195,16 +184,3 @@ def _unfinished(job: Job, state: State, error: str | None, *, seconds: float, lo
         state=state,
         error=error,
     )
-
-
-def describe(error: BaseException) -> str:
-    """An exception on one line: its type, its text, and the last line of the user's own code that it came through."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_foreign(f.filename)]
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"
-
-
-def _is_foreign(filename: str) -> bool:
-    ours = Path(__file__).parents[1]
-    return ours not in Path(filename).parents and "site-packages" not in filename and not filename.startswith("<")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import Document, read_json, write_json
 from hptransfer.core.recipe import Axis
-from hptransfer.validation.codec import decode, encode
 from hptransfer.validation.records.runs import RUNS_FILE, Run, latest, read_runs
 
-SCHEMA = 2
 VERDICT_FILE = "verdict.json"
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -104,7 +102,7 @@ class SizePair:
 
 
 @dataclass(frozen=True)
-class TransferResult:
+class TransferResult(Document):
     """Everything a transfer check found, and what it was found with.
 
     verdict, rule, reasons: the judgement, the rule that was used, and what decided it. axis: what grows, width or
@@ -114,6 +112,10 @@ class TransferResult:
     machine, device, date. command: the exact command line. against: the control scheme (SP), or None.
     tolerance: allowed drift, octaves. notes: what the reader should know of how it ran.
     """
+
+    SCHEMA = 2
+    TITLE = "a transfer result"
+    REMEDY = "Run `hptransfer check` again with the same --out: the runs that are there are not made again."
 
     recipe: str
     scheme: str
@@ -148,24 +150,6 @@ class TransferResult:
                 return found
         raise KeyError((scheme, size))
 
-    def to_json(self) -> dict[str, Any]:
-        """The result as plain JSON data; inf and nan are the strings "inf", "-inf", "nan"."""
-        return {"schema": SCHEMA, **encode(self)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TransferResult:
-        """The inverse of to_json. Raises UsageError where the data is of another schema or does not fit."""
-        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-            found = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
-            raise UsageError(
-                f"A transfer result of schema {found!r}; this version reads schema {SCHEMA}. Run `hptransfer check` "
-                "again with the same --out: the runs that are there are not made again."
-            )
-        try:
-            return decode(cls, data)
-        except ValueError as error:
-            raise UsageError(f"Not a transfer result: {error}.") from error
-
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write verdict.json, and add to runs.jsonl the runs it does not hold yet. Returns the directory.
 
@@ -181,9 +165,7 @@ class TransferResult:
             if missing:
                 with open(root / RUNS_FILE, "a", encoding="utf-8") as file:
                     file.writelines(missing)
-            text = json.dumps(verdict, indent=1, allow_nan=False)
-            (root / (VERDICT_FILE + ".part")).write_text(text + "\n", encoding="utf-8")
-            os.replace(root / (VERDICT_FILE + ".part"), root / VERDICT_FILE)
+            write_json(root / VERDICT_FILE, verdict)
         except OSError as error:
             raise UsageError(f"Cannot write to {root}: {error}. Give a writable directory.") from error
         return root
@@ -195,12 +177,9 @@ class TransferResult:
         Raises UsageError where verdict.json is missing or not one, or runs.jsonl holds a line that is not a run.
         """
         path = Path(directory) / VERDICT_FILE
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UsageError(f"No {VERDICT_FILE} in {directory}. Give a directory that `check --out` wrote.") from error
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be read: {error}.") from error
+        if not path.is_file():
+            raise UsageError(f"No {VERDICT_FILE} in {directory}. Give a directory that `check --out` wrote.")
+        data = read_json(path)
         result = cls.from_json({**data, "runs": []} if isinstance(data, dict) else data)
         runs, notes = read_runs(Path(directory) / RUNS_FILE)
         known, keys = latest(runs), data.get("keys", [])

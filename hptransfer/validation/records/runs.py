@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from hptransfer.core.errors import UsageError
-from hptransfer.validation.codec import decode, encode
+from hptransfer.core.files import Document
 
-SCHEMA = 1
 RUNS_FILE = "runs.jsonl"
 State = Literal["complete", "diverged", "pruned", "failed"]
 Key = str
@@ -49,7 +47,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Document):
     """One training run; one line of runs.jsonl.
 
     val_loss, train_loss: in the recipe's own unit (nats for cross-entropy); inf where the run diverged or
@@ -58,6 +56,9 @@ class Run:
     "failed" (an exception, whose text is `error`). engine: "loop", or "lanes" where several runs were trained
     as one.
     """
+
+    TITLE = "a run"
+    REMEDY = "Remove that line, or give another directory."
 
     scheme: str
     width: int | None
@@ -95,18 +96,6 @@ class Run:
         """Whether a resumed sweep takes this run as done; a failed run is tried again."""
         return self.state != "failed"
 
-    def to_line(self) -> str:
-        """The run as one line of JSON, without the newline."""
-        return json.dumps({"schema": SCHEMA, **encode(self)}, allow_nan=False)
-
-
-def parse_run(line: str) -> Run:
-    """The run on one line of runs.jsonl. Raises ValueError where it is not one."""
-    data = json.loads(line)
-    if isinstance(data, dict) and data.get("schema", SCHEMA) != SCHEMA:
-        raise ValueError(f"schema {data['schema']}, but this version reads schema {SCHEMA}")
-    return decode(Run, data)
-
 
 def read_runs(path: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
     """(runs in file order, notes) of a runs.jsonl; ([], []) where there is no such file.
@@ -128,11 +117,9 @@ def read_runs(path: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
 
 def _numbered(path: str | os.PathLike[str], number: int, line: str) -> Run:
     try:
-        return parse_run(line)
-    except ValueError as error:
-        raise UsageError(
-            f"{path} line {number} is not a run: {error}. Remove that line, or give another directory."
-        ) from error
+        return Run.from_line(line)
+    except UsageError as error:
+        raise UsageError(f"{path}, line {number}: {error}") from error
 
 
 def latest(runs: Iterable[Run]) -> dict[Key, Run]:

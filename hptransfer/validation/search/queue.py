@@ -13,7 +13,7 @@ from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hptransfer.validation.records.runs import Key, Run, parse_run
+from hptransfer.validation.records.runs import Key, Run
 from hptransfer.validation.search.lease import BEAT, HOLDER, Watch, heartbeat, hold
 from hptransfer.validation.search.storage import quiet, release
 
@@ -169,7 +169,7 @@ def drain(
 
 def runs_of(trial: FrozenTrial) -> list[Run]:
     """The runs a trial carries."""
-    return [parse_run(line) for line in trial.user_attrs.get(RUNS, [])]
+    return [Run.from_line(line) for line in trial.user_attrs.get(RUNS, [])]
 
 
 def _is_done_elsewhere(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:

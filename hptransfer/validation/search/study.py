@@ -11,8 +11,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import Document
 from hptransfer.core.recipe import Recipe
-from hptransfer.validation.codec import encode
 from hptransfer.validation.grid import Grid, checked_lrs, grid_of
 from hptransfer.validation.records.identity import fingerprint
 from hptransfer.validation.records.runs import Run
@@ -38,8 +38,10 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class StudyResult:
+class StudyResult(Document):
     """What a study found. complete, pruned, failed: trials by outcome. runs: all of them; best: one per proxy."""
+
+    TITLE = "a study's result"
 
     name: str
     storage: str
@@ -48,10 +50,6 @@ class StudyResult:
     pruned: int
     failed: int
     runs: tuple[Run, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON data."""
-        return {"schema": 1, **encode(self)}
 
 
 def study(

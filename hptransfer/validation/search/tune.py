@@ -14,9 +14,10 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 
+from hptransfer.core.errors import described
+from hptransfer.core.files import encode
 from hptransfer.core.recipe import Recipe
-from hptransfer.validation.codec import encode
-from hptransfer.validation.engines.trainer import CONTROL, Pruned, Trainer, describe, failed
+from hptransfer.validation.engines.trainer import CONTROL, Pruned, Trainer, failed
 from hptransfer.validation.records.runs import Job, Run
 from hptransfer.validation.search.queue import TrialQueue
 from hptransfer.validation.search.shared import open_queue
@@ -91,7 +92,7 @@ class TuneWork:
         except (OptunaError, SQLAlchemyError):
             raise
         except Exception as error:
-            return [failed(self.proxy.job(lr, self.proxy.seeds[0]), f"the search space raised {describe(error)}")]
+            return [failed(self.proxy.job(lr, self.proxy.seeds[0]), f"the search space raised {described(error)}")]
         runs: list[Run] = []
         for number, seed in enumerate(self.proxy.seeds):
             watch = self._pruning(trial) if number == 0 and self.proxy.pruning == "median" else None

@@ -17,9 +17,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 
 from hptransfer.core.recipe import Axis
+from hptransfer.core.seeding import numpy_generator
+from hptransfer.core.statistics import t_quantile
 from hptransfer.validation.records.results import Optimum
 from hptransfer.validation.records.runs import Run
 from hptransfer.validation.verdict.smooth import Smoother
@@ -124,7 +125,7 @@ def resamples(seeds: int) -> Array:
     """Indices of seeds [resamples, seeds]: every resample there is for up to 4 seeds, else RESAMPLES drawn ones."""
     if seeds <= 4:
         return np.array(list(itertools.product(range(seeds), repeat=seeds)))
-    return np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))
+    return numpy_generator(0).integers(seeds, size=(RESAMPLES, seeds))
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,7 @@ def half_width(variances: Sequence[float], seeds: int, *, times: float = 1.0, bi
     known = [v for v in variances if math.isfinite(v)]
     if not known:
         return math.nan
-    quantile = float(student.ppf((1 + CONFIDENCE) / 2, len(known) * (seeds - 1)))
-    return quantile * math.sqrt(times * sum(known) / len(known) + bias * bias)
+    return t_quantile(CONFIDENCE, len(known) * (seeds - 1)) * math.sqrt(times * sum(known) / len(known) + bias * bias)
 
 
 def optima(fits: Sequence[Fit]) -> list[Optimum]:

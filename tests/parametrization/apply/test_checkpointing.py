@@ -100,7 +100,7 @@ def test_a_checkpoint_without_a_plan_is_an_error(trained):
         attach(plan, plain)
     with pytest.raises(hpt.UsageError, match=r"holds no plan \(its keys: model\)"):
         plan_of({"model": {}})
-    with pytest.raises(hpt.UsageError, match="cannot be read"):
+    with pytest.raises(hpt.UsageError, match="Not a plan: Expecting property name"):
         plan_of({"hptransfer_plan": "{"})
 
 

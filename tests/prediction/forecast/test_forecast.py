@@ -1,5 +1,6 @@
 """The derivation is whole, multiplies out, refuses what it cannot know, and survives its file."""
 
+import dataclasses
 import json
 import math
 import re
@@ -98,6 +99,16 @@ def test_a_forecast_survives_its_file(tmp_path):
     assert Forecast.from_json(old).learning_rate == found.learning_rate  # files from before the figures
 
 
+def test_a_file_of_the_earlier_spelling_reads_as_the_same_forecast():
+    """Its key was "format", and a run that diverged had the loss null."""
+    curve = ((-7.0, 1.0), (-6.0, math.inf))
+    found = dataclasses.replace(made(), base_curve=curve)
+    now = found.to_json()
+    assert now["schema"] == 1 and now["base_curve"] == [[-7.0, 1.0], [-6.0, "inf"]]
+    old = {"format": 1, **{k: v for k, v in now.items() if k != "schema"}, "base_curve": [[-7.0, 1.0], [-6.0, None]]}
+    assert Forecast.from_json(old) == found
+
+
 def test_files_that_are_no_forecast_are_refused(tmp_path):
     path = tmp_path / "prediction.json"
     with pytest.raises(UsageError, match="cannot be read"):
@@ -114,6 +125,7 @@ def test_files_that_are_no_forecast_are_refused(tmp_path):
         "{}",
         '{"format": 1}',
         '{"format": 9}',
+        '{"schema": 9}',
     ):
         path.write_text(text)
         with pytest.raises(UsageError):

@@ -9,9 +9,9 @@ import math
 import pytest
 
 from hptransfer.core.errors import UsageError
-from hptransfer.validation.codec import decode, encode
+from hptransfer.core.files import decode, encode
 from hptransfer.validation.records.results import Drift, LossGap, Optimum, Regret, SizePair, TransferResult
-from hptransfer.validation.records.runs import Job, Run, parse_run, read_runs
+from hptransfer.validation.records.runs import Job, Run, read_runs
 
 RUN = Run("mup", 64, None, 2**-7, 0, 10, 0.5, 0.4, ((1, 2.0), (10, 0.5)), False, 0.1, "complete", fingerprint="abc")
 GONE = dataclasses.replace(RUN, lr=1.0, val_loss=math.inf, train_loss=math.inf, state="diverged", diverged=True)
@@ -49,7 +49,7 @@ def test_json_round_trip_is_exact_and_strict_json():
     for value in (result(), result(coord={"a": [1.5]}, base_size=64)):
         text = json.dumps(value.to_json(), allow_nan=False)
         assert TransferResult.from_json(json.loads(text)) == value
-    assert parse_run(FAILED.to_line()) == FAILED and "\n" not in FAILED.to_line()
+    assert Run.from_line(FAILED.to_line()) == FAILED and "\n" not in FAILED.to_line()
 
 
 def test_an_optimum_that_does_not_exist_survives_the_round_trip():
@@ -93,7 +93,7 @@ def test_a_lost_run_is_said(tmp_path):
 def test_any_other_corrupt_line_is_an_error_with_file_and_line(tmp_path, line):
     path = tmp_path / "runs.jsonl"
     path.write_text(RUN.to_line() + "\n" + line + "\n" + GONE.to_line() + "\n")
-    with pytest.raises(UsageError, match=r"runs.jsonl line 2 is not a run"):
+    with pytest.raises(UsageError, match=r"runs.jsonl, line 2: Not a run: .* Remove that line"):
         read_runs(path)
 
 
@@ -101,7 +101,7 @@ def test_another_schema_is_refused(tmp_path):
     with pytest.raises(UsageError, match="schema 99"):
         TransferResult.from_json({**result().to_json(), "schema": 99})
     (tmp_path / "runs.jsonl").write_text(RUN.to_line().replace('"schema": 1', '"schema": 7') + "\n")
-    with pytest.raises(UsageError, match="schema 7, but this version reads schema 1"):
+    with pytest.raises(UsageError, match="Not a run of schema 1, which is what this version reads, but of schema 7"):
         read_runs(tmp_path / "runs.jsonl")
 
 
@@ -109,9 +109,9 @@ def test_another_schema_is_refused(tmp_path):
     ("content", "message"),
     [
         (None, "No verdict.json"),
-        ("{", "cannot be read"),
-        ("[]", "schema"),
-        ('{"schema": 1}', "this version reads schema 2"),
+        ("{", "is not whole JSON"),
+        ("[]", "Not a transfer result: a JSON object is needed"),
+        ('{"schema": 1}', "a transfer result of schema 2"),
         ('{"schema": 2}', "lacks the field"),
     ],
 )
@@ -131,7 +131,7 @@ def test_saving_where_nothing_can_be_written_is_a_usage_error(tmp_path):
 def test_unknown_fields_are_ignored_and_missing_ones_with_a_default_filled():
     data = json.loads(RUN.to_line())
     del data["engine"]
-    assert parse_run(json.dumps({**data, "from the future": 1})) == RUN
+    assert Run.from_line(json.dumps({**data, "from the future": 1})) == RUN
 
 
 def test_the_key_tells_runs_apart_by_everything_that_decides_them():

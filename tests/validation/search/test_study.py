@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hptransfer.core.errors import UsageError
-from hptransfer.validation.records.runs import parse_run
+from hptransfer.validation.records.runs import Run
 from hptransfer.validation.search.queue import KEY, RUNS
 from hptransfer.validation.search.storage import open_storage
 from hptransfer.validation.search.study import study
@@ -214,7 +214,7 @@ def test_killed_in_the_middle_and_rerun_loses_no_finished_trial_and_repeats_none
     keys = [t.user_attrs[KEY] for t in after]
     assert len(keys) == len(set(keys)) >= total
     assert not [t for t in trials_of(url) if not t.state.is_finished()]
-    runs = [parse_run(line).key for t in after for line in t.user_attrs[RUNS]]
+    runs = [Run.from_line(line).key for t in after for line in t.user_attrs[RUNS]]
     assert len(runs) == len(set(runs))
 
 

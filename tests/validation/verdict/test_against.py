@@ -54,7 +54,7 @@ def test_a_damaged_file_is_refused_and_left_alone(tmp_path):
     path, score = tmp_path / "predictions.jsonl", score_forecast(at_width(512, BEST, BEST), CHECK)
     for text in ('{"recipe": "x', "3\n", '{"recipe": "x"}\n'):
         path.write_text(text)
-        with pytest.raises(UsageError, match="not a score"):
+        with pytest.raises(UsageError, match="Not a score"):
             record_score(score, tmp_path)
         assert path.read_text() == text
     with pytest.raises(UsageError, match="cannot be kept"):

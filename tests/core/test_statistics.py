@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hptransfer.checks.slopes import log_slope
+from hptransfer.core.statistics import log_slope
 
 WIDTHS = (16, 32, 64, 128)
 

@@ -1,0 +1,100 @@
+"""What the scale analysis compares: two graphs, which ops correspond, and the ratios of sizes and constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from hptransfer.graph.graph import Graph
+from hptransfer.graph.pairs import Pairs, node_pairs
+from hptransfer.graph.uses import Use, depends_on_inputs
+
+Edge = tuple[fx.Node, fx.Node]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """ratio: target / base of a typical entry; positive: no entry is negative; bounded: small because a vector's
+    entries share a length or a sum of one; free: zeros or infinities, which no scale changes.
+    """
+
+    ratio: float = 1.0
+    positive: bool = False
+    bounded: bool = False
+    free: bool = False
+
+    @property
+    def deviates(self) -> bool:
+        return not self.free and not math.isclose(self.ratio, 1.0, rel_tol=1e-6)
+
+
+ONE, FREE = Scale(), Scale(free=True)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the analysis compares: two graphs, which ops correspond, and the constants' ratios.
+
+    alignment: exponent with which a product of two activations adds up over a growing axis (see above). constants:
+    multiplication by a constant -> target / base; weights: ops in which a parameter is contracted; depth: (branch,
+    add) -> the ratio that the branch shall have; lost: op whose weight is divided by its own norm -> how many times the
+    rule's entries that leaves.
+    """
+
+    target: Graph
+    base: Graph
+    alignment: float
+    constants: Mapping[fx.Node, float]
+    weights: frozenset[fx.Node]
+    depth: Mapping[Edge, float] = field(default_factory=dict[Edge, float])
+    lost: Mapping[fx.Node, float] = field(default_factory=dict[fx.Node, float])
+    pairs: Mapping[fx.Node, fx.Node] = field(default_factory=dict[fx.Node, fx.Node])
+
+    @staticmethod
+    def of(
+        target: Graph,
+        base: Graph,
+        uses: Iterable[Use],
+        *,
+        alignment: float = 1.0,
+        constants: Mapping[fx.Node, float] | None = None,
+        depth: Mapping[Edge, float] | None = None,
+        lost: Mapping[fx.Node, float] | None = None,
+        pairs: Pairs | None = None,
+    ) -> Sizes:
+        contracting = frozenset(use.node for use in uses if "contracted" in use.axes)
+        known = node_pairs(target, base) if pairs is None else pairs
+        return Sizes(target, base, alignment, constants or {}, contracting, depth or {}, lost or {}, known)
+
+    def ratio(self, node: fx.Node, size: Callable[[fx.Node], float]) -> float:
+        """A size of an op, target / base; 1 where the base has no such op."""
+        twin = self.pairs.get(node)
+        return 1.0 if twin is None else max(size(node), 1e-30) / max(size(twin), 1e-30)
+
+
+def weights_side(graph: Graph, contracting: frozenset[fx.Node]) -> set[fx.Node]:
+    """Parameters and what is computed from them alone, up to where a weight is contracted (a learned query's layer)."""
+    from_inputs = depends_on_inputs(graph)
+    side = set(graph.parameters.values())
+    for node in graph.nodes:
+        if node not in from_inputs and node not in contracting and any(p in side for p in node.all_input_nodes):
+            side.add(node)
+    return side
+
+
+def is_free(number: float) -> bool:
+    """Next to nothing (an eps), or so far away that it masks: no scale of the activations changes it."""
+    return abs(number) <= 1e-3 or abs(number) >= 1e4
+
+
+def quotient(ours: float, theirs: float) -> float:
+    return ours / theirs if ours and theirs else 1.0
+
+
+def floats(node: fx.Node) -> bool:
+    value: Any = node.meta.get("val")
+    return value is None or not hasattr(value, "is_floating_point") or value.is_floating_point() or value.is_complex()
