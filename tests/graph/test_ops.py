@@ -132,14 +132,14 @@ CHECKED = {"view", "power", "bend", "clamp", "softmax", "sum", "scan", "mean", "
 SETTINGS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("cumsum", "cummax", "cummin", "logcumsumexp", "cumprod", "glu", "unbind"), (-1,)),
     **dict.fromkeys(("logsumexp", "amax", "amin", "squeeze"), ([-1],)),
-    **dict.fromkeys(("softmax", "_safe_softmax", "log_softmax"), (-1,)),
+    **dict.fromkeys(("softmax", "special_softmax", "_safe_softmax", "log_softmax"), (-1,)),
     **dict.fromkeys(("_softmax", "_log_softmax"), (-1, False)),
     **dict.fromkeys(("dropout", "feature_dropout", "native_dropout"), (0.0, True)),
     **dict.fromkeys(("chunk", "tensor_split", "unsafe_chunk", "select"), (2,)),
     **dict.fromkeys(("split", "unsafe_split"), (3,)),
     "select": (1, 2), "diagonal": (), "narrow": (1, 1, 2), "split_with_sizes": ([2, 4], 1), "slice": (1, 0, 2),
     "flip": ([1],), "rot90": (), "roll": ([1], [1]), "repeat_interleave": (2,), "unsqueeze": (1,), "permute": ([1, 0],),
-    "transpose": (0, 1), "swapaxes": (0, 1), "swapdims": (0, 1), "movedim": (0, 1), "repeat": ([2, 1],),
+    "transpose": (0, 1), "swapaxes": (0, 1), "swapdims": (0, 1), "movedim": (0, 1), "moveaxis": (0, 1), "hsplit": (2,), "vsplit": (2,), "repeat": ([2, 1],),
     "expand": ([6, 6],), "broadcast_to": ([2, 6, 6],), "tile": ([2, 1],), "view": ([36],), "_unsafe_view": ([36],),
     "reshape": ([36],), "flatten": (), "unflatten": (1, [2, 3]), "unfold": (1, 2, 1), "topk": (2,), "kthvalue": (2,),
     "pow": (3.0,), "clamp": (-0.5, 0.5), "clamp_min": (-0.5,), "clamp_max": (0.5,), "clip": (-0.5, 0.5),
@@ -158,7 +158,7 @@ grid_sampler grid_sampler_2d grid_sampler_3d rrelu_with_noise native_batch_norm 
 _fused_rms_norm kl_div binary_cross_entropy binary_cross_entropy_with_logits threshold linalg_solve polar
 type_as view_as reshape_as expand_as to _to_copy float half bfloat16 double getitem requires_grad lift_fresh_copy
 _reshape_alias _conj mT matrix_H adjoint mH t numpy_T linalg_matrix_norm linalg_inv_ex log_sigmoid_forward aminmax
-_weight_norm _add_batch_dim _remove_batch_dim view_as_complex view_as_real zero imag
+_weight_norm dsplit index_fill _add_batch_dim _remove_batch_dim view_as_complex view_as_real zero imag
 """
 """Need images, windows, indices or a kernel's arguments, a second tensor or a type, or are no ops of aten."""
 
