@@ -139,7 +139,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("split", "unsafe_split"), (3,)),
     "select": (1, 2), "diagonal": (), "narrow": (1, 1, 2), "split_with_sizes": ([2, 4], 1), "slice": (1, 0, 2),
     "flip": ([1],), "rot90": (), "roll": ([1], [1]), "repeat_interleave": (2,), "unsqueeze": (1,), "permute": ([1, 0],),
-    "transpose": (0, 1), "swapaxes": (0, 1), "swapdims": (0, 1), "movedim": (0, 1), "moveaxis": (0, 1), "hsplit": (2,), "vsplit": (2,), "repeat": ([2, 1],),
+    "transpose": (0, 1), "swapaxes": (0, 1), "swapdims": (0, 1), "movedim": (0, 1), "repeat": ([2, 1],),
     "expand": ([6, 6],), "broadcast_to": ([2, 6, 6],), "tile": ([2, 1],), "view": ([36],), "_unsafe_view": ([36],),
     "reshape": ([36],), "flatten": (), "unflatten": (1, [2, 3]), "unfold": (1, 2, 1), "topk": (2,), "kthvalue": (2,),
     "pow": (3.0,), "clamp": (-0.5, 0.5), "clamp_min": (-0.5,), "clamp_max": (0.5,), "clip": (-0.5, 0.5),
@@ -148,7 +148,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "group_norm": (2,), "batch_norm": (None, None, None, None, True, 0.1, 1e-9, False),
     "instance_norm": (None, None, None, None, True, 0.1, 1e-9, False), "rrelu": (0.1, 0.1),
     "prelu": (torch.tensor([0.2]),), "_prelu_kernel": (torch.tensor(0.2),), "masked_fill": (torch.eye(6) > 0, 0.0),
-    "linalg_matrix_exp": (), "linalg_vector_norm": (), "std": (), "var": (),
+    "moveaxis": (0, 1), "hsplit": (2,), "vsplit": (2,), "linalg_matrix_exp": (), "linalg_vector_norm": (), "std": (), "var": (),
 }  # fmt: skip
 """Op -> the arguments behind its tensor, which is 6 x 6."""
 
