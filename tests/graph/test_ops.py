@@ -148,7 +148,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "group_norm": (2,), "batch_norm": (None, None, None, None, True, 0.1, 1e-9, False),
     "instance_norm": (None, None, None, None, True, 0.1, 1e-9, False), "rrelu": (0.1, 0.1),
     "prelu": (torch.tensor([0.2]),), "_prelu_kernel": (torch.tensor(0.2),), "masked_fill": (torch.eye(6) > 0, 0.0),
-    "moveaxis": (0, 1), "hsplit": (2,), "vsplit": (2,), "linalg_matrix_exp": (), "linalg_vector_norm": (), "std": (), "var": (),
+    "moveaxis": (0, 1), "hsplit": (2,), "vsplit": (2,), "linalg_matrix_exp": (),
+    "linalg_vector_norm": (), "std": (), "var": (),
 }  # fmt: skip
 """Op -> the arguments behind its tensor, which is 6 x 6."""
 
