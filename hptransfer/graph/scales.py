@@ -60,6 +60,7 @@ class Analysis:
     growth: dict[fx.Node, float] = field(default_factory=dict[fx.Node, float])
     unknown: list[fx.Node] = field(default_factory=list[fx.Node])
     settled: set[fx.Node] = field(default_factory=set[fx.Node])
+    closed: set[Edge] = field(default_factory=set[Edge])
     turned: list[fx.Node] = field(default_factory=list[fx.Node])
 
     def __post_init__(self) -> None:
@@ -172,6 +173,7 @@ class Analysis:
             theirs = at_base[at] if len(at_base) > at else (term, factor)
             scale, branch = self.of_term(term, theirs[0]), self.activation(term)
             shall = self.sizes.depth.get((branch, node), 1.0) if branch is not None else 1.0
+            self.closed |= {(branch, node)} if branch is not None else set()
             ratio = scale.ratio * quotient(factor, theirs[1]) / shall
             scaled.append((term, replace(scale, ratio=ratio, positive=scale.positive and factor > 0)))
         return scaled

@@ -216,7 +216,10 @@ class _Walk:
         parameters |= self.beside(inside, parameters)
         post_norm = _post_norm(add, start, inside)
         multiplications = {*self.factors(stream, start), *self.factors(end, start)}
-        return Branch(module_path(add), add, end, index, parameters, post_norm, frozenset(multiplications))
+        closing = next(
+            user for user in users(end) if user is add or operand(add) is user
+        )  # of a sum over a stack, that
+        return Branch(module_path(add), closing, end, index, parameters, post_norm, frozenset(multiplications))
 
     def beside(self, inside: set[fx.Node], parameters: frozenset[str]) -> frozenset[str]:
         """Weights of the same layers that only feed the branch: cross-attention's keys and values, made of memory."""

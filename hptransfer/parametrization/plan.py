@@ -160,8 +160,9 @@ def _table(plan: Plan) -> str:
     trained_by = ", ".join(f"{info.name} ({info.geometry} geometry)" for info in plan.optimizers.values())
     title = f"plan: scheme {plan.scheme}, {trained_by}, {len(plan)} parameters"
     hooks = [f"hook: {h.module} {h.where} x {h.factor:.4g}: {h.why}" for h in plan.hooks]
-    lines = [str(plan.verification or Verification()), title, *columns([header, *body]), *hooks]
-    return "\n".join([*lines, *(f"note: {note}" for note in plan.notes)])
+    first = str(plan.verification or Verification())
+    notes = [f"note: {note}" for note in plan.notes]
+    return "\n".join([first, title, *columns([header, *body]), *hooks, *notes])
 
 
 def _numbers(row: Row) -> tuple[float, ...]:

@@ -24,7 +24,11 @@ def products(graph: Graph) -> list[Product]:
     """In execution order; of an attention the first is queries by keys."""
     live = depends_on_inputs(graph)
     sites = [(node, factors_of(node)) for node in graph.nodes if law(node) in {"contract", "attention"}]
-    return [Product(*both, node) for node, both in sites if all(factor in live for factor in both)]
+    return [
+        Product(left, right, node)
+        for node, (left, right) in sites
+        if isinstance(left, fx.Node) and isinstance(right, fx.Node) and {left, right} <= live
+    ]
 
 
 def is_logits(product: Product) -> bool:

@@ -131,3 +131,114 @@ def test_post_norm_is_noted_under_a_depth_scheme() -> None:
     plan = hpt.make_plan(models[0], base=models[1], example_inputs=(TOKENS,), scheme="completep")
     (note,) = plan.notes
     assert "post-norm" in note
+
+
+class Spelled(nn.Module):
+    """A stack whose blocks write x + F(x) in one of many ways; F is two matrices behind a norm."""
+
+    def __init__(self, layers: int, form, width: int = 8) -> None:
+        super().__init__()
+        self.first, self.last, self.form = nn.Linear(4, width), nn.Linear(width, 2), form
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        self.up, self.down, self.beside = (
+            nn.ModuleList(nn.Linear(width, width) for _ in range(layers)) for _ in range(3)
+        )
+        self.lam, self.mix = nn.Parameter(torch.ones(layers)), nn.Parameter(torch.ones(layers, 1))
+        self.gains = nn.ParameterList(nn.Parameter(torch.ones(width)) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = x = self.first(x)
+        for i in range(len(self.up)):
+            h = self.norms[i](x)
+            x = self.form(self, i, x, start, self.down[i](torch.relu(self.up[i](h))), self.beside[i](h))
+        return self.last(x)
+
+
+FORMS = {
+    "sum of three": lambda m, i, x, start, f, g: x + f + g,
+    "stream last": lambda m, i, x, start, f, g: f + g + x,
+    "stream between": lambda m, i, x, start, f, g: f + (x + g),
+    "sum()": lambda m, i, x, start, f, g: sum([x, f, g]),
+    "stack, sum": lambda m, i, x, start, f, g: torch.stack([x, f, g]).sum(0),
+    "rsub": lambda m, i, x, start, f, g: f - (-x) + g,
+    "in place": lambda m, i, x, start, f, g: x.clone().add_(f).add_(g),
+    "alpha": lambda m, i, x, start, f, g: torch.add(x, f + g, alpha=0.5),
+    "addcmul": lambda m, i, x, start, f, g: torch.addcmul(x, f + g, torch.ones(()), value=0.5),
+    "lerp": lambda m, i, x, start, f, g: torch.lerp(x, f + g, 0.5),
+    "learned scalar on the stream": lambda m, i, x, start, f, g: m.lam[i] * x + f + g,
+    "learned scalar on the branch": lambda m, i, x, start, f, g: x + m.lam[i] * (f + g),
+    "scalars unbound": lambda m, i, x, start, f, g: torch.unbind(m.lam)[i] * x + m.mix.select(0, i) * start + f + g,
+    "start again": lambda m, i, x, start, f, g: x + start + f + g,
+    "start mixed in": lambda m, i, x, start, f, g: m.lam[i] * x + m.mix[i] * start + (f + g),
+    "clamp": lambda m, i, x, start, f, g: (x + f + g).clamp(-50, 50),
+    "nan_to_num": lambda m, i, x, start, f, g: torch.nan_to_num(x + f + g),
+    "dropout, cast": lambda m, i, x, start, f, g: nn.functional.dropout(x, 0.1).double().float() + f + g,
+    "gain behind the add": lambda m, i, x, start, f, g: (x + f + g) * m.gains[i],
+    "norm by hand behind the add": lambda m, i, x, start, f, g: (y := x + f + g) * (y * y).mean(-1, True).rsqrt(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
+def test_every_spelling_of_a_residual_block_has_its_depth_rule(form) -> None:
+    """CompleteP from 2 to 8 layers: what F adds is multiplied by 1/4, so its last weights are, and under Adam their
+    rates (2505.01618, Table 1); a gain or scalar on the stream itself has no 1/L before it, so its rate falls by 1/4.
+    """
+    deep, base = Spelled(8, form), Spelled(2, form)
+    inputs = {"example_inputs": (torch.randn(3, 4),), "options": hpt.Options(unused="keep")}
+    plan = hpt.make_plan(deep, base=base, scheme="completep", **inputs)
+    for i in (0, 3, 7):
+        scalar = plan[f"down.{i}.weight"].init_mult == 1  # a scalar on the branch may hold the 1/4 in their place
+        expected = (1.0, 1.0) if scalar else (0.25, 0.25)
+        for name in (f"down.{i}.weight", f"beside.{i}.weight"):
+            assert (plan[name].init_mult, plan[name].lr_mult) == pytest.approx(expected), name
+        if scalar:
+            assert (plan["lam"].init_mult, plan["lam"].lr_mult) == pytest.approx((0.25, 0.25))
+        assert (plan[f"up.{i}.weight"].init_mult, plan[f"up.{i}.weight"].lr_mult) == pytest.approx((1.0, 1.0))
+    for name in ("lam", "mix", "gains.3"):
+        if plan[name].role != "unused" and plan[name].init_mult == 1:
+            assert plan[name].lr_mult == pytest.approx(0.25), name
+    assert not plan.hooks
+
+
+def test_layers_without_a_residual_add_are_refused_under_a_depth_rule() -> None:
+    """No stream, or one that a gate of its own mixes away: there is no x + F(x) that 1/L could be put on."""
+    forms = {
+        "plain": lambda m, i, x, start, f, g: f + g,
+        "highway": lambda m, i, x, start, f, g: x * torch.sigmoid(g) + f * (1 - torch.sigmoid(g)),
+    }
+    for name, form in forms.items():
+        inputs = {"example_inputs": (torch.randn(3, 4),), "options": hpt.Options(unused="keep")}
+        with pytest.raises(hpt.UsageError, match=r"stands in no residual branch.*depth='note'"):
+            hpt.make_plan(Spelled(8, form), base=Spelled(2, form), scheme="completep", **inputs)
+        noted = hpt.Options(unused="keep", depth="note")
+        plan = hpt.make_plan(
+            Spelled(8, form), base=Spelled(2, form), example_inputs=(torch.randn(3, 4),), scheme="completep",
+            options=noted,
+        )  # fmt: skip
+        assert any("stands in no residual branch" in note for note in plan.notes), name
+        hpt.make_plan(Spelled(8, form), base=Spelled(2, form), **inputs)  # no depth rule asked for
+
+
+def test_cross_attention_s_keys_and_values_belong_to_their_layer() -> None:
+    """They read the memory, not the stream, and feed the branch alone."""
+
+    class Decoder(nn.Module):
+        def __init__(self, layers: int) -> None:
+            super().__init__()
+            self.first, self.memory, self.last = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 2)
+            self.layers = nn.ModuleList(
+                nn.ModuleDict({n: nn.Linear(8, 8) for n in ("query", "key", "value", "out")}) for _ in range(layers)
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            memory, x = self.memory(x), self.first(x)
+            for layer in self.layers:
+                q, k, v = layer["query"](x), layer["key"](memory), layer["value"](memory)
+                x = x + layer["out"](nn.functional.scaled_dot_product_attention(q, k, v))
+            return self.last(x)
+
+    plan = hpt.make_plan(Decoder(8), base=Decoder(2), example_inputs=(torch.randn(2, 3, 4),), scheme="completep")
+    assert plan["layers.5.out.weight"].init_mult == pytest.approx(0.25)
+    for name in ("query", "key", "value"):
+        assert plan[f"layers.5.{name}.weight"].grad_mult == pytest.approx(0.25), name  # eps follows the branch's 1/L
+    assert plan["memory.weight"].grad_mult == 1

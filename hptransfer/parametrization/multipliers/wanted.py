@@ -68,10 +68,12 @@ def lacking_multipliers(
     )
     lacking, analysis = missing_factors(sizes)
     _refuse_unknown(analysis)
+    _refuse_open(analysis, depth)
     words = _words_of_lost(lost or {}, lacking, sizes)
     worded = [_multiplier(one, sizes, scheme, depth) for one in lacking]
     worded = [replace(one, why=words.get(k, one.why)) for k, one in enumerate(worded)]
-    return Lacking(tuple(_together(worded, lacking)), tuple(_notes(analysis, lacking)), _larger(lost or {}, sizes))
+    multipliers, notes = _together(worded, lacking, depth), _notes(analysis, lacking)
+    return Lacking(tuple(multipliers), tuple(notes), _larger(lost or {}, sizes))
 
 
 def _words_of_lost(lost: Mapping[fx.Node, Lost], lacking: Sequence[Missing], sizes: Sizes) -> dict[int, str]:
@@ -114,6 +116,15 @@ def _refuse_unknown(analysis: Analysis) -> None:
         )
 
 
+def _refuse_open(analysis: Analysis, depth: Depth) -> None:
+    """Every branch must have been met where it is added: a depth rule is not lost without a word."""
+    for _, add in depth.branches.keys() - analysis.closed:
+        raise UsageError(
+            f"{op(add)} in {module_path(add) or 'the root module'} closes a residual branch, but it is not known how "
+            f"it adds the branch to its stream, so that the branch's 1/L has no place. Write it as x + f(x)."
+        )
+
+
 def _multiplier(one: Missing, sizes: Sizes, scheme: Scheme, depth: Depth) -> Multiplier:
     """Its parts are the same factor further on, so they have the same reason."""
     why = _why(one, sizes, scheme, depth)
@@ -148,14 +159,18 @@ def _grown(one: Missing, sizes: Sizes) -> str:
     return f"{contracted_size(twin):g} -> {contracted_size(product):g}" if known and twin is not None else "grows"
 
 
-def _together(multipliers: Sequence[Multiplier], lacking: Sequence[Missing]) -> list[Multiplier]:
+def _together(multipliers: Sequence[Multiplier], lacking: Sequence[Missing], depth: Depth) -> list[Multiplier]:
     """One module's products go together: they may share a factor (logits against positions) or weights (a layer called
-    again).
+    again). So do all branches: their factors may stand in one parameter, a scalar per layer.
     """
     groups: dict[object, list[Multiplier]] = {}
     for multiplier, one in zip(multipliers, lacking, strict=True):
-        shared = one.kind == "product" and (module_path(one.node), len(one.targets), round(one.factor, 9))
-        groups.setdefault(shared or one, []).append(multiplier)
+        shared: object = one
+        if one.kind == "product":
+            shared = module_path(one.node), len(one.targets), round(one.factor, 9)
+        elif (one.targets[0], one.node) in depth.why:
+            shared = round(one.factor, 9)
+        groups.setdefault(shared, []).append(multiplier)
     return [_joined(group) for group in groups.values()]
 
 
