@@ -39,7 +39,7 @@ Law = Literal[
 ]
 Layout = Literal[
     "", "same", "reshape", "swap last", "reverse", "swap", "permute", "move", "insert", "squeeze", "drop", "pick",
-    "repeat", "pair", "unpair",
+    "repeat", "pair", "unpair", "hide",
 ]  # fmt: skip
 Consumes = Literal[
     "", "elementwise", "scaled", "linear", "addmm", "matmul", "einsum", "conv", "embedding", "index", "bilinear",
@@ -142,7 +142,7 @@ TABLE: dict[str, Op] = {
         Op("fresh"),
         "_assert_tensor_metadata sym_size _assert_scalar sym_constrain_range_for_size ones_like empty_like full_like "
         "rand_like randn_like randint_like new_ones new_empty new_full size numel sym_numel sym_stride "
-        "sym_is_contiguous",
+        "sym_is_contiguous uniform normal exponential log_normal geometric random cauchy fill",
     ),
     **_rows(Op("fresh", zeros=True), "zeros_like new_zeros zeros"),
     "output": Op("end"),
@@ -151,8 +151,9 @@ TABLE: dict[str, Op] = {
             "requires_grad"),
     **_rows(replace(_CAST, may_copy=True), "contiguous to _to_copy float half bfloat16 double"),
     "type_as": replace(_CAST, may_copy=True, like=True),
-    **_rows(_SAME, "slice narrow chunk split split_with_sizes tensor_split unsafe_split unsafe_chunk flip roll neg "
-            "repeat_interleave tril triu conj resolve_conj resolve_neg _conj real "
+    **_rows(_SAME, "slice narrow chunk split split_with_sizes tensor_split hsplit vsplit "
+            "dsplit unsafe_split unsafe_chunk flip roll neg "
+            "repeat_interleave tril triu conj resolve_conj resolve_neg _conj real negative "
             "imag nan_to_num"),
     "view_as_complex": replace(_VIEW, layout="pair"),
     "view_as_real": replace(_VIEW, layout="unpair"),
@@ -163,10 +164,12 @@ TABLE: dict[str, Op] = {
     "numpy_T": replace(_VIEW, layout="reverse"),
     **_rows(replace(_VIEW, layout="swap"), "transpose swapaxes swapdims"),
     "permute": replace(_VIEW, layout="permute"),
-    "movedim": replace(_VIEW, layout="move"),
+    **_rows(replace(_VIEW, layout="move"), "movedim moveaxis"),
     "unsqueeze": replace(_VIEW, layout="insert"),
     "squeeze": replace(_VIEW, layout="squeeze"),
     **_rows(replace(_VIEW, layout="drop"), "select unbind"),
+    "_add_batch_dim": replace(_VIEW, layout="hide"),
+    "_remove_batch_dim": _VIEW,
     "getitem": replace(_VIEW, layout="pick"),
     **_rows(replace(_VIEW, layout="repeat"), "expand repeat broadcast_to tile"),
     "expand_as": replace(_VIEW, layout="repeat", like=True),
@@ -179,6 +182,7 @@ TABLE: dict[str, Op] = {
     **_rows(Op("view", diagonal=True), "diag diag_embed"),
     "pad": replace(_VIEW, fill=3),
     **_rows(replace(_VIEW, fill=2), "constant_pad_nd masked_fill"),
+    "index_fill": replace(_VIEW, fill=3),
     "zero": Op("view", zeros=True),
     **_rows(Op("view", layout="same", resizes=True),
             "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d "
@@ -202,7 +206,7 @@ TABLE: dict[str, Op] = {
             "tanh sin silu gelu elu selu celu mish hardswish erf atan arctan asinh expm1 log1p tan sinh asin atanh "
             "erfinv frac hardtanh"),
     **_rows(replace(_BEND, zero="flat"), "hardshrink softshrink round floor ceil trunc"),
-    **_rows(replace(_BEND, positive=True), "exp exp2 softplus sigmoid hardsigmoid cosh"),
+    **_rows(replace(_BEND, positive=True), "exp exp2 softplus sigmoid special_expit hardsigmoid cosh erfc"),
     "relu6": replace(_BEND, positive=True, zero="flat"),
     "acosh": replace(_BEND, positive=True, zero="singular"),
     **_rows(replace(_BEND, zero="singular"), "log log2 log10 logit"),
@@ -210,15 +214,16 @@ TABLE: dict[str, Op] = {
     **_rows(_BEND, "cos sinc acos log_sigmoid log_sigmoid_forward threshold log_softmax _log_softmax logcumsumexp"),
     **_rows(Op("bend"), "glu logsumexp prod cumprod linalg_det linalg_inv linalg_inv_ex linalg_solve matrix_exp "
             "linalg_matrix_exp polar"),
-    **_rows(Op("softmax", layout="same", positive=True), "softmax _softmax _safe_softmax"),
+    **_rows(Op("softmax", layout="same", positive=True), "softmax _softmax _safe_softmax special_softmax"),
     # operands of one scale
     "add": replace(_JOIN, adds=True, combines=True),
-    "sub": replace(_JOIN, adds=True, combines=True, mixes="minus"),
+    **_rows(replace(_JOIN, adds=True, combines=True, mixes="minus"), "sub subtract"),
     "rsub": replace(_JOIN, adds=True, combines=True, mixes="reversed"),
     "lerp": replace(_JOIN, adds=True, mixes="between"),
     "addcmul": replace(_JOIN, adds=True, factors=(1, 2), summand=0, mixes="product"),
     "addcdiv": replace(_JOIN, adds=True, factors=(1, 2), summand=0, mixes="quotient"),
-    "cat": replace(_JOIN, combines=True, listed=True, layout="same"),
+    **_rows(replace(_JOIN, combines=True, listed=True, layout="same"), "cat concat concatenate"),
+    **_rows(replace(_JOIN, listed=True), "hstack vstack dstack column_stack row_stack"),
     "stack": replace(_JOIN, combines=True, listed=True, layout="insert"),
     "where": replace(_JOIN, combines=True),
     **_rows(replace(_JOIN, combines=True, bounds=True), "maximum minimum"),
@@ -230,8 +235,8 @@ TABLE: dict[str, Op] = {
             "masked_scatter"),
     **_rows(Op("write", summand=3), "index_add scatter scatter_add index_copy scatter_reduce index_reduce"),
     # products
-    "mul": Op("product", consumes="scaled", factors=(0, 1), combines=True),
-    **_rows(Op("quotient", consumes="scaled", combines=True), "div true_divide"),
+    **_rows(Op("product", consumes="scaled", factors=(0, 1), combines=True), "mul multiply"),
+    **_rows(Op("quotient", consumes="scaled", combines=True), "div divide true_divide"),
     "linear": Op("contract", consumes="linear", factors=(0, 1), weight=1, bias=2),
     "addmm": Op("contract", consumes="addmm", factors=(1, 2), weight=2, bias=0, summand=0),
     **_rows(Op("contract", consumes="addmm", factors=(1, 2), summand=0), "baddbmm addmv"),
@@ -271,7 +276,7 @@ TABLE: dict[str, Op] = {
     **_rows(Op("normalise"), "cosine_similarity"),
     **_rows(Op("weight norm"), "_weight_norm _weight_norm_interface"),
     # no scale
-    **_rows(Op("index", consumes="elementwise"), "eq ne gt lt ge le"),
+    **_rows(Op("index", consumes="elementwise"), "eq ne gt lt ge le greater less greater_equal less_equal not_equal"),
     **_rows(Op("index", scale_free=True), "argmax argmin argsort isnan isinf isfinite"),
     **_rows(Op("index"),
             "logical_not logical_and logical_or logical_xor bitwise_and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.roles import Role
@@ -18,7 +19,7 @@ from hptransfer.parametrization.init.zero import zero_readouts
 from hptransfer.parametrization.multipliers.depth import Depth, depth_of
 from hptransfer.parametrization.multipliers.placement import Absorbed, Hook, Multiplier, place
 from hptransfer.parametrization.multipliers.shift import absorb
-from hptransfer.parametrization.multipliers.wanted import Values, lacking_multipliers, tied_readout_multipliers
+from hptransfer.parametrization.multipliers.wanted import Lacking, Values, lacking_multipliers, tied_readout_multipliers
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.row import Row
 
@@ -64,17 +65,21 @@ class Builder:
         if self.scheme.global_lr:
             return rows
         flow, refuse = ScaleFlow(self.graphs[0]), self.options.unplaced == "error"
-        for multiplier in (*self.lacking(depth), *self.asked_for()):
+        lacking = self.lacking(depth)
+        for name, ratio in lacking.larger.items():
+            why = f"divided by its own norm, its output is x {ratio:.4g} larger, which a norm behind it takes away"
+            rows[name] = replace(rows[name], held=rows[name].held * ratio, why=(*rows[name].why, why))
+        for multiplier in (*lacking.multipliers, *self.asked_for()):
             for placed in place(multiplier, flow, refuse=refuse):
                 self.apply(placed, rows)
         return rows
 
-    def lacking(self, depth: Depth) -> tuple[Multiplier, ...]:
+    def lacking(self, depth: Depth) -> Lacking:
         """The factors that the forward lacks."""
         uses = [use for its in self.compared.uses.values() for use in its if isinstance(use, Use)]
         lacking = lacking_multipliers(*self.graphs, uses, self.scheme, depth, self.constants, self.compared.lost)
         self.notes += lacking.notes
-        return lacking.multipliers
+        return lacking
 
     def asked_for(self) -> Iterator[Multiplier]:
         """The multipliers of the scheme's rules for readouts and of a unit forward."""

@@ -50,6 +50,7 @@ class Lost:
     why: what is wrong, in words.
     """
 
+    name: str
     ratio: float
     why: str
 
@@ -72,6 +73,7 @@ def lost_scale(name: str, use: Use, role: Role) -> Lost:
     }[use.normalised or "rows"]
     spread = "standard deviation" if use.normalised == "entries" else "norm"
     return Lost(
+        name,
         1 / growth,
         f"{name!r} is divided by its own {spread} before it is used as a {role.kind} weight ({use}), so its initial "
         f"scale is lost and cannot follow the width: its output x {growth:.4g}",

@@ -181,3 +181,48 @@ def test_products_written_otherwise(kind: str) -> None:
 
     plan = plan_of(lambda width: Product(width, SPELLINGS["column"]), X)
     assert (plan["W"].role, plan["W"].init_mult, plan["W"].lr_mult) == ("hidden", pytest.approx(0.5), 0.25)
+
+
+class Ensemble(nn.Module):
+    """The mean of members that vmap calls at once; `rows`: a layer whose rows are."""
+
+    def __init__(self, width: int, members: int, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.first, self.W = (
+            nn.Parameter(torch.randn(members, width, 5)),
+            nn.Parameter(torch.randn(members, width, width)),
+        )
+        self.last = nn.Parameter(torch.randn(members, 3, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        def member(first: Tensor, inner: Tensor, last: Tensor) -> Tensor:
+            return F.linear(torch.relu(F.linear(torch.relu(F.linear(x, first)), inner)), last)
+
+        if self.how == "vmap":
+            return torch.vmap(member)(self.first, self.W, self.last).mean(0)
+        if self.how == "vmap by layer":
+            h = torch.vmap(F.linear, in_dims=(None, 0))(x, self.first).relu()
+            return torch.vmap(F.linear)(torch.vmap(F.linear)(h, self.W).relu(), self.last).mean(0)
+        if self.how == "rows":
+            h = torch.relu(F.linear(x, self.first[0]))
+            h = torch.relu(torch.vmap(lambda row: h @ row, out_dims=1)(self.W[0]))
+            return F.linear(h, self.last[0])
+        h = torch.relu(torch.einsum("bi,koi->kbo", x, self.first))
+        h = torch.relu(torch.einsum("kbi,koi->kbo", h, self.W))
+        return torch.einsum("kbi,koi->bo", h, self.last) / len(self.W)
+
+
+@pytest.mark.parametrize("how", ["vmap", "vmap by layer", "rows", "letters"])
+def test_members_keep_their_own_fans(how: str) -> None:
+    plan = plan_of(lambda width: Ensemble(width, 3, how), X)
+    assert [plan[n].role for n in ("first", "W", "last")] == ["input", "hidden", "readout"]
+    assert [plan[n].lr_mult for n in ("first", "W", "last")] == [1, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("how", ["vmap", "vmap by layer", "letters"])
+def test_more_members_averaged_change_nothing_but_the_average(how: str) -> None:
+    """Under Adam every member moves as at the base, and their mean as each of them; outputs may start smaller."""
+    plan = hpt.make_plan(Ensemble(8, 6, how), base=Ensemble(8, 3, how), example_inputs=X)
+    assert all((plan[n].init_mult, plan[n].lr_mult) == (1, 1) for n in plan.rows)
+    assert not plan.hooks

@@ -32,6 +32,11 @@ def strings(tree: ast.AST) -> set[str]:
     return {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
+def direct(tree: ast.AST) -> set[str]:
+    """The strings that one side of a comparison is, or holds; not those given to a call."""
+    return set() if isinstance(tree, ast.Call) and getattr(tree.func, "id", "") == "argument" else strings(tree)
+
+
 def says_a_field(tree: ast.AST) -> bool:
     """`known.law`, `law(node)`: what a row says, not what an op is called."""
     called = tree.func if isinstance(tree, ast.Call) else tree
@@ -66,8 +71,8 @@ def offences(source: str) -> list[str]:
             plain = (strings(node) <= KINDS and strings(node)) or (all(map(asks_the_name, sides)) and not strings(node))
             if not any(map(says_a_field, sides)) and not plain and any(map(asks_the_name, sides)):
                 found.append(f"{where}: compares the name of an op")
-            elif not any(map(says_a_field, sides)) and strings(node) & NAMES:
-                found.append(f"{where}: compares with {sorted(strings(node) & NAMES)}")
+            elif not any(map(says_a_field, sides)) and (named := set().union(*map(direct, sides)) & NAMES):
+                found.append(f"{where}: compares with {sorted(named)}")
         elif isinstance(node, (ast.Set, ast.Dict, ast.Tuple, ast.List)) and node not in fields:
             keys = [k for k in node.keys if k] if isinstance(node, ast.Dict) else node.elts
             held = {k.value for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)}
@@ -127,7 +132,7 @@ CHECKED = {"view", "power", "bend", "clamp", "softmax", "sum", "scan", "mean", "
 SETTINGS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("cumsum", "cummax", "cummin", "logcumsumexp", "cumprod", "glu", "unbind"), (-1,)),
     **dict.fromkeys(("logsumexp", "amax", "amin", "squeeze"), ([-1],)),
-    **dict.fromkeys(("softmax", "_safe_softmax", "log_softmax"), (-1,)),
+    **dict.fromkeys(("softmax", "special_softmax", "_safe_softmax", "log_softmax"), (-1,)),
     **dict.fromkeys(("_softmax", "_log_softmax"), (-1, False)),
     **dict.fromkeys(("dropout", "feature_dropout", "native_dropout"), (0.0, True)),
     **dict.fromkeys(("chunk", "tensor_split", "unsafe_chunk", "select"), (2,)),
@@ -143,7 +148,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "group_norm": (2,), "batch_norm": (None, None, None, None, True, 0.1, 1e-9, False),
     "instance_norm": (None, None, None, None, True, 0.1, 1e-9, False), "rrelu": (0.1, 0.1),
     "prelu": (torch.tensor([0.2]),), "_prelu_kernel": (torch.tensor(0.2),), "masked_fill": (torch.eye(6) > 0, 0.0),
-    "linalg_matrix_exp": (), "linalg_vector_norm": (), "std": (), "var": (),
+    "moveaxis": (0, 1), "hsplit": (2,), "vsplit": (2,), "linalg_matrix_exp": (),
+    "linalg_vector_norm": (), "std": (), "var": (),
 }  # fmt: skip
 """Op -> the arguments behind its tensor, which is 6 x 6."""
 
@@ -153,7 +159,7 @@ grid_sampler grid_sampler_2d grid_sampler_3d rrelu_with_noise native_batch_norm 
 _fused_rms_norm kl_div binary_cross_entropy binary_cross_entropy_with_logits threshold linalg_solve polar
 type_as view_as reshape_as expand_as to _to_copy float half bfloat16 double getitem requires_grad lift_fresh_copy
 _reshape_alias _conj mT matrix_H adjoint mH t numpy_T linalg_matrix_norm linalg_inv_ex log_sigmoid_forward aminmax
-_weight_norm view_as_complex view_as_real zero imag
+_weight_norm dsplit index_fill _add_batch_dim _remove_batch_dim view_as_complex view_as_real zero imag
 """
 """Need images, windows, indices or a kernel's arguments, a second tensor or a type, or are no ops of aten."""
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import hptransfer as hpt
+from hptransfer.checks.oracle.verify import verify_plan
 from tests.cases.traces import plan_of
 
 X = (torch.randn(6, 5, generator=torch.Generator().manual_seed(0)),)
@@ -72,6 +73,7 @@ def test_a_gain_behind_it_takes_the_factor() -> None:
     plan = plan_of(lambda width: Lost(width, standardised, norm=False, bias=False), X)
     assert (plan["W"].init_mult, plan["W"].lr_mult) == pytest.approx((0.5, 0.25))
     assert (plan["gain"].init_mult, plan["gain"].lr_mult) == pytest.approx((0.5, 0.5))
+    assert plan["W"].held == pytest.approx(2)  # its output is that much larger, see Row.held
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -118,6 +120,9 @@ def test_residual_blocks_of_standardised_convolutions_before_norms() -> None:
     plan = plan_of(Net, (torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0)),))
     weights = [name for name in plan.rows if name.startswith(("blocks", "start"))]
     assert [(plan[n].init_mult, plan[n].lr_mult) for n in weights] == [pytest.approx((0.5, 0.25))] * 3
+    signal = torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(0))
+    report = verify_plan(Net, widths=(32, 64, 128), example_inputs=(signal,), seeds=2)
+    assert report.verdict == "PASS", str(report)
 
 
 def test_unit_rows_on_unit_activations() -> None:

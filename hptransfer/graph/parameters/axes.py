@@ -122,7 +122,7 @@ def _swap(dims: Dims, i: int, j: int) -> Dims:
 
 _TRAVEL: Mapping[str, Callable[[fx.Node, fx.Node, Dims], Dims]] = {
     "same": _same, "reshape": _reshaped, "swap last": _last_swapped, "reverse": _reversed, "swap": _swapped,
-    "permute": _permuted, "move": _moved, "insert": _inserted, "squeeze": _squeezed, "drop": _dropped, "pick": _same,
-    "repeat": _repeated, "pair": _paired, "unpair": _unpaired,
+    "permute": _permuted, "move": _moved, "insert": _inserted, "squeeze": _squeezed, "drop": _dropped,
+    "hide": _dropped, "pick": _same, "repeat": _repeated, "pair": _paired, "unpair": _unpaired,
 }  # fmt: skip
 """Layout -> the axes behind an op of that layout, from (op, its source, the source's axes)."""

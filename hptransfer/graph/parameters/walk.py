@@ -62,6 +62,10 @@ class _Seen:
     compared: bool = False
 
 
+def _of_gain(label: Label) -> Label:
+    return label if label == "stacked" else "elementwise"
+
+
 class Walk:
     """Follows one parameter from its placeholder to the ops that consume it."""
 
@@ -69,6 +73,7 @@ class Walk:
         self.parameter, self.graph, self.from_inputs, self.learned = parameter, graph, from_inputs, learned
         self.normalised: Norm = ""
         self.kept: int | None = None
+        self.hidden: frozenset[int] = frozenset()
 
     def uses(self, placeholder: fx.Node, rank: int) -> Iterator[Use | Unsettled]:
         self.rank, self.own = rank, self.descendants(placeholder)
@@ -138,6 +143,8 @@ class Walk:
             return held
         viewed = through_view(node, source, dims)
         if viewed is not None:
+            if known.layout == "hide":  # by vmap: the axis comes back as one of the result's
+                self.hidden |= frozenset().union(*dims).difference(*viewed)
             return replace(held, dims=viewed)
         if node in self.from_inputs:
             return None
@@ -237,12 +244,16 @@ class Walk:
             if any(_both_sides(axis, dims, labels) for axis in range(self.rank)):
                 yield Unsettled(self.parameter, f"{op(node)} that contracts and produces one axis", module_path(node))
                 continue
-            axes: tuple[Label, ...] = tuple(label_of(axis, dims, labels) for axis in range(self.rank))
-            axes = tuple("stacked" if axis == "stacked" else "elementwise" for axis in axes) if held.gain else axes
+            axes: tuple[Label, ...] = tuple(self.label(axis, dims, labels) for axis in range(self.rank))
+            axes = tuple(_of_gain(label) for label in axes) if held.gain else axes
             form = self.forms.get(source, WEIGHT)
             norm = self.norm(axes) if form.degree == 0 else ""
             where, groups = module_path(node), groups_of(node)
             yield Use(self.parameter, op(node), where, node, axes, contracted, groups, norm, form, held.mate)
+
+    def label(self, axis: int, dims: Dims, labels: list[Label]) -> Label:
+        label = label_of(axis, dims, labels)
+        return "batched" if label == "stacked" and axis in self.hidden else label
 
     def norm(self, axes: tuple[Label, ...]) -> Norm:
         """What a weight normalisation normalises, by the label of the axis that it keeps."""

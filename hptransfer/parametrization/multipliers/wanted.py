@@ -31,10 +31,13 @@ Values = Mapping[str, float | tuple[float, float]]
 
 @dataclass(frozen=True)
 class Lacking:
-    """multipliers: what the target's forward lacks; notes: what no factor can mend."""
+    """multipliers: what the target's forward lacks; notes: what no factor can mend; larger: weight of a lost scale ->
+    how many times larger that leaves its output, where a norm behind it does not mind.
+    """
 
     multipliers: tuple[Multiplier, ...]
     notes: tuple[str, ...]
+    larger: Mapping[str, float]
 
 
 def lacking_multipliers(
@@ -70,7 +73,8 @@ def lacking_multipliers(
     words = _words_of_lost(lost or {}, lacking, sizes)
     worded = [_multiplier(one, sizes, scheme, depth) for one in lacking]
     worded = [replace(one, why=words.get(k, one.why)) for k, one in enumerate(worded)]
-    return Lacking(tuple(_together(worded, lacking, depth)), tuple(_notes(analysis, lacking)))
+    multipliers, notes = _together(worded, lacking, depth), _notes(analysis, lacking)
+    return Lacking(tuple(multipliers), tuple(notes), _larger(lost or {}, sizes))
 
 
 def _words_of_lost(lost: Mapping[fx.Node, Lost], lacking: Sequence[Missing], sizes: Sizes) -> dict[int, str]:
@@ -89,6 +93,11 @@ def _words_of_lost(lost: Mapping[fx.Node, Lost], lacking: Sequence[Missing], siz
     without = {(one.node, one.kind, round(one.factor, 6)) for one in missing_factors(ruled)[0]}
     extra = [k for k, one in enumerate(lacking) if (one.node, one.kind, round(one.factor, 6)) not in without]
     return dict.fromkeys(extra, next(iter(off.values())).why)
+
+
+def _larger(lost: Mapping[fx.Node, Lost], sizes: Sizes) -> dict[str, float]:
+    ratios = {one.name: one.ratio * _by_code(node, sizes) for node, one in lost.items()}
+    return {name: ratio for name, ratio in ratios.items() if not math.isclose(ratio, 1.0)}
 
 
 def _by_code(node: fx.Node, sizes: Sizes) -> float:
