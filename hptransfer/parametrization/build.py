@@ -76,7 +76,8 @@ class Builder:
 
     def lacking(self, depth: Depth) -> Lacking:
         """The factors that the forward lacks."""
-        uses = [use for its in self.compared.uses.values() for use in its if isinstance(use, Use)]
+        traced = {name for name in self.compared.uses if name in self.compared.settled}  # not annotated
+        uses = [use for name in traced for use in self.compared.uses[name] if isinstance(use, Use)]
         lacking = lacking_multipliers(*self.graphs, uses, self.scheme, depth, self.constants, self.compared.lost)
         self.notes += lacking.notes
         return lacking

@@ -94,8 +94,9 @@ class Analysis(Counted):
         return FREE if known is not None and known.zeros else self.first(node)
 
     def one(self, node: fx.Node) -> Scale:
-        known = row(node)
-        return FREE if known is not None and known.zeros else ONE
+        known, fill = row(node), argument(node, "fill_value")
+        free = isinstance(fill, (int, float)) and is_free(fill)
+        return FREE if free or (known is not None and known.zeros) else ONE
 
     def normalise(self, node: fx.Node) -> Scale:
         self.resets |= {(a, node) for a in node.all_input_nodes[:1]}
@@ -224,6 +225,9 @@ class Analysis(Counted):
         if not math.isclose(ratio, 1.0, rel_tol=1e-9):
             self.logits[node] = 1 / ratio
         self.deferred |= {(a, node) for a in node.args[:2] if isinstance(a, fx.Node)}
+        mask = argument(node, "attn_mask")
+        if isinstance(mask, fx.Node) and self.of(mask).deviates:
+            self.missing[mask, node] = 1 / self.of(mask).ratio
         return replace(value, free=False)
 
     def lookup(self, node: fx.Node) -> Scale:

@@ -189,7 +189,7 @@ class _Sweep:
         if law(source) not in {"contract", "product"} or source in self.analysis.sizes.weights:
             return None
         inside = factors_of(source)
-        live = [f for f in inside if isinstance(f, fx.Node) and f in self.analysis.from_inputs]
+        live = [f for f in inside if isinstance(f, fx.Node) and f not in self.analysis.weights_side]
         only = source is node or all(self.leads_to(user, node) for user in users(source))
         return source if len(set(live)) == len(inside) == 2 and only else None
 

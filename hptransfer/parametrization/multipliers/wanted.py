@@ -11,7 +11,7 @@ from torch import fx
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.rules import Scheme
-from hptransfer.graph.graph import Graph, module_path
+from hptransfer.graph.graph import Graph, module_path, users
 from hptransfer.graph.operands import gained
 from hptransfer.graph.ops import law, op
 from hptransfer.graph.parameters.uses import Use
@@ -187,8 +187,8 @@ def _joined(group: Sequence[Multiplier]) -> Multiplier:
 def _notes(analysis: Analysis, lacking: Sequence[Missing]) -> Iterable[str]:
     """What grows or shrinks and is left so."""
     for one in lacking:
-        readers = {law(reader) for part in one.parts for reader in part.consumers}
-        if one.kind == "product" and readers and not readers & {"softmax", "bend"}:
+        readers = [reader for part in one.parts for reader in part.consumers]
+        if one.kind == "product" and readers and not any(_weighs(reader) for reader in readers):
             yield (
                 f"in {module_path(one.node) or 'the root module'} two activations are multiplied over an axis that "
                 f"grows: x {one.factor ** len(one.targets):.4g} keeps what training makes of the product at order one; "
@@ -207,6 +207,20 @@ def _notes(analysis: Analysis, lacking: Sequence[Missing]) -> Iterable[str]:
             f"{op(node)} in {module_path(node) or 'the root module'} turns an axis that grows: its entries are sums "
             f"over the whole axis, and no rule scales them"
         )
+
+
+def _weighs(node: fx.Node) -> bool:
+    """What reads logits: a softmax, or a function like it, behind masks and biases."""
+    for _ in range(_STEPS):
+        if law(node) in {"softmax", "bend", "attention"}:
+            return True
+        if law(node) not in {"join", "write", "view", "product", "quotient"} or not users(node):
+            return False
+        node = users(node)[0]
+    return False
+
+
+_STEPS = 64
 
 
 def tied_readout_multipliers(uses: Mapping[str, list[Use]], factors: Mapping[str, float]) -> list[Multiplier]:
