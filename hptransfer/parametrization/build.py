@@ -46,6 +46,7 @@ class Builder:
         self.compared, self.graphs, self.scheme, self.optimizers = compared, graphs, scheme, optimizers
         self.options, self.stds, self.constants, self.unit = options, stds, constants, unit
         self.hooks: list[Hook] = []
+        self.deeper = False
         self.notes = [*compared.notes, *(unit.notes if unit is not None else ())]
         self.tuned = fine_tune(compared.parameters, graphs[0], compared.settled, compared.roles, options)
         self.roles = {**compared.roles, **(self.tuned.roles if self.tuned else {})}
@@ -59,6 +60,7 @@ class Builder:
             return {name: self.row(name, self.rule(name, role), 1.0) for name, role in roles.items()}
         depth = depth_of(*self.graphs, self.scheme, refuse=self.options.depth == "error")
         self.notes += depth.notes
+        self.deeper = bool(depth.branches)
         rules = {name: self.rule(name, role, depth) for name, role in roles.items()}
         ratios = {**depth.on_stream, **depth.in_branch}
         rows = {name: self.row(name, rules[name], ratios.get(name, 1.0)) for name in roles}

@@ -28,6 +28,7 @@ from hptransfer.parametrization.multipliers.wanted import Values
 from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.parametrization.plan import Plan, unit_weights
 from hptransfer.parametrization.row import Row
+from hptransfer.parametrization.share import share_notes
 from hptransfer.parametrization.traces import Inputs, traces
 
 Optimizer = type[torch.optim.Optimizer] | str
@@ -97,13 +98,14 @@ def make_plan(
     if unit is not None:
         rows = {n: with_unit(row, unit, stds.get(row.base, 0.0)) for n, row in rows.items()}
     rows = {n: _with_tuned(row, tuned or {}) for n, row in rows.items()}
+    shares = share_notes(base, given) if build.deeper and not shapes_only else []
     plan = Plan(
         scheme=scheme,
         optimizers=named,
         rows=rows,
         aliases=dict(graphs[0].aliases),
         hooks=tuple(build.hooks),
-        notes=(*traced.notes, *build.notes, *([SHAPES_NOTE] if shapes_only else [])),
+        notes=(*traced.notes, *build.notes, *shares, *([SHAPES_NOTE] if shapes_only else [])),
         options={k: str(v) for k, v in vars(options).items()},
         beta_power=max(ratio.beta_power for ratio in ratios.values()),
         carries=carried(ratios.values()),
