@@ -33,8 +33,8 @@ def share_notes(base: nn.Module, inputs: Sequence[Any] | Mapping[str, Any]) -> l
     shares = [_share(group, passed.values) for group in groups]
     return [
         f"at the base the {len(group)} residual branches of a stream add {share:.2g} times what it starts with, so "
-        f"that its depth is not yet in the limit of many layers and the best learning rate still moves with depth; tune "
-        f"at a base of more layers, or let the branches' last weights start smaller or at zero"
+        f"that few layers are not yet in the limit of many and the best learning rate may still move with depth: let "
+        f"the branches' last weights start smaller, or at zero, and check with --depths"
         for group, share in zip(groups, shares, strict=True)
         if share > 1
     ]
