@@ -12,10 +12,10 @@ from hptransfer.graph.graph import Graph
 from hptransfer.graph.parameters.uses import Use
 from hptransfer.graph.readings.outputs import output_uses
 from hptransfer.graph.readings.scale_flow import ScaleFlow
-from hptransfer.parametrization.compare import Comparison
 from hptransfer.parametrization.finetune import fine_tune
 from hptransfer.parametrization.init.unit import UnitForward, unit_branches
 from hptransfer.parametrization.init.zero import zero_readouts
+from hptransfer.parametrization.matching.compare import Comparison
 from hptransfer.parametrization.multipliers.depth import Depth, depth_of
 from hptransfer.parametrization.multipliers.placement import Absorbed, Hook, Multiplier, place
 from hptransfer.parametrization.multipliers.shift import absorb

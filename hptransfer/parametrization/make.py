@@ -18,10 +18,11 @@ from hptransfer.core.roles import Role
 from hptransfer.core.rules import Scheme, scheme_named
 from hptransfer.graph.evaluate import Program
 from hptransfer.parametrization.build import Builder
-from hptransfer.parametrization.compare import Comparison
-from hptransfer.parametrization.control_flow import check_same_way
 from hptransfer.parametrization.init.unit import base_program, unit_forward, with_unit
 from hptransfer.parametrization.interop.mup import SHAPES_NOTE, BaseShapes, shapes_module
+from hptransfer.parametrization.matching.compare import Comparison
+from hptransfer.parametrization.matching.control_flow import check_same_way
+from hptransfer.parametrization.matching.traces import Inputs, traces
 from hptransfer.parametrization.measure import measure_rms
 from hptransfer.parametrization.multipliers.shift import with_decay, with_fixed_eps, with_horizon, with_tuned
 from hptransfer.parametrization.multipliers.wanted import Values
@@ -29,7 +30,6 @@ from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.parametrization.plan import Plan, unit_weights
 from hptransfer.parametrization.row import Row
 from hptransfer.parametrization.share import share_notes
-from hptransfer.parametrization.traces import Inputs, traces
 
 Optimizer = type[torch.optim.Optimizer] | str
 

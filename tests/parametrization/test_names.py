@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hptransfer.core.errors import UsageError
-from hptransfer.parametrization.names import Counterparts, match_names
+from hptransfer.parametrization.matching.names import Counterparts, match_names
 
 
 def test_the_same_name_comes_first_then_the_nearest_layer_of_the_template() -> None:

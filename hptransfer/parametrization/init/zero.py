@@ -11,7 +11,7 @@ from hptransfer.graph.graph import Graph
 from hptransfer.graph.parameters.uses import Use
 from hptransfer.graph.readings.outputs import Uses, output_uses
 from hptransfer.graph.readings.vanishing import stopped
-from hptransfer.parametrization.compare import Comparison
+from hptransfer.parametrization.matching.compare import Comparison
 
 
 def zero_readouts(compared: Comparison, graph: Graph) -> frozenset[str]:

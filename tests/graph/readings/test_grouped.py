@@ -13,7 +13,7 @@ import hptransfer as hpt
 from hptransfer.graph.parameters.uses import Use, parameter_uses
 from hptransfer.graph.readings.grouped import grouped_heads
 from hptransfer.graph.trace import trace
-from hptransfer.parametrization.compare import Comparison
+from hptransfer.parametrization.matching.compare import Comparison
 
 TOKENS = torch.arange(12).view(2, 6) % 11
 SIZE, FIXED = 4, 2

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import hptransfer as hpt
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.rules import rule_for, scheme_named
-from hptransfer.parametrization import traces
 from hptransfer.parametrization.apply.optimizers import build_optimizers
+from hptransfer.parametrization.matching import traces
 
 WIDTHS = (32, 64, 128, 256)
 BASE = 32

@@ -12,8 +12,8 @@ from torch import nn
 from hptransfer.core.errors import UsageError
 from hptransfer.graph.graph import Graph, tied_names
 from hptransfer.graph.trace import trace
-from hptransfer.parametrization.control_flow import check_same_way
 from hptransfer.parametrization.interop.mup import constant_width_mults
+from hptransfer.parametrization.matching.control_flow import check_same_way
 
 Inputs = Sequence[Any] | Mapping[str, Any]
 

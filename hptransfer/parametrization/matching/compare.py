@@ -16,7 +16,7 @@ from hptransfer.graph.parameters.uses import Use, hosts, inner_weights, paramete
 from hptransfer.graph.readings.bottleneck import normalised_readouts
 from hptransfer.graph.readings.grouped import grouped_heads
 from hptransfer.parametrization.functions import Lost, lost_scale, refuse_function
-from hptransfer.parametrization.names import match_names
+from hptransfer.parametrization.matching.names import match_names
 
 Shape = tuple[int, ...]
 

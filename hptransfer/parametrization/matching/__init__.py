@@ -1,0 +1,1 @@
+"""Target against base: which parameters and ops correspond, and what role that gives a parameter."""
