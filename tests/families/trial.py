@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 
 import hptransfer as hpt
-from families.family import WIDTHS, Family, Heads
+from families.family import WIDTHS, Heads
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.core.errors import UsageError
 from hptransfer.parametrization.plan import Plan
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "REFUSED", "UNTRACEABLE", "ERROR"]
+
+
+class Subject(Protocol):
+    """What a trial needs to know of a family; see families.family.Family and outside.family.Outside."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def unused(self) -> bool: ...
+    @property
+    def frozen(self) -> bool: ...
+    @property
+    def inputs(self) -> Callable[[], Mapping[str, Any] | tuple[Any, ...]]: ...
+    def builder(self, heads: Heads, /) -> Callable[[int], nn.Module]:
+        """Width -> model."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,7 @@ class Trial:
     fingerprint: str = ""
 
 
-def attempt(family: Family, heads: Heads, *, widths: Sequence[int] = WIDTHS, seeds: int = 2) -> Trial:
+def attempt(family: Subject, heads: Heads, *, widths: Sequence[int] = WIDTHS, seeds: int = 2) -> Trial:
     """Plan the family at every width against BASE and measure it. Never raises: the exception is the outcome."""
     trial = Trial(family.name, family.kind, heads, "ERROR", "")
     try:
@@ -53,7 +71,7 @@ def attempt(family: Family, heads: Heads, *, widths: Sequence[int] = WIDTHS, see
         return replace(trial, reason=f"{type(error).__name__}: {error}")
 
 
-def planned(family: Family, heads: Heads, *, widths: Sequence[int] = WIDTHS) -> Plan:
+def planned(family: Subject, heads: Heads, *, widths: Sequence[int] = WIDTHS) -> Plan:
     """The plan of the widest model against the narrowest, weights seeded. Raises what building or planning raises."""
     build = family.builder(heads)
     models: list[nn.Module] = []
@@ -63,7 +81,7 @@ def planned(family: Family, heads: Heads, *, widths: Sequence[int] = WIDTHS) -> 
     return hpt.make_plan(models[1], base=models[0], example_inputs=family.inputs(), options=_options(family))
 
 
-def _measured(trial: Trial, family: Family, heads: Heads, widths: Sequence[int], seeds: int) -> Trial:
+def _measured(trial: Trial, family: Subject, heads: Heads, widths: Sequence[int], seeds: int) -> Trial:
     subject = {"widths": widths, "base": min(widths), "example_inputs": family.inputs(), "options": _options(family)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -77,5 +95,5 @@ def _measured(trial: Trial, family: Family, heads: Heads, widths: Sequence[int],
     return replace(trial, verdict=report.verdict, reason="; ".join(report.reasons), **size, **rounded)
 
 
-def _options(family: Family) -> hpt.Options:
+def _options(family: Subject) -> hpt.Options:
     return hpt.Options(unused="keep" if family.unused else "error", weights="initial" if family.frozen else None)
