@@ -90,7 +90,9 @@ def _judged(trial: DepthTrial, build: Callable[[int], nn.Module], inputs: Inputs
     trial = replace(trial, layered=len(layered), outlet=counts["outlet"], inside=counts["inside"], without=dict(without),
                     astray=astray, hooks=len(plan.hooks), plan_seconds=seconds)  # fmt: skip
     if measure:
-        start, *later = (_step(build, inputs, *which) for which in ((min(DEPTHS), None), (max(DEPTHS), plan), (max(DEPTHS), None)))
+        start, *later = (
+            _step(build, inputs, *which) for which in ((min(DEPTHS), None), (max(DEPTHS), plan), (max(DEPTHS), None))
+        )
         slopes = [round(log(size / start, max(DEPTHS) / min(DEPTHS)), 3) for size in later]
         trial = replace(trial, slope=slopes[0], slope_without=slopes[1])
     reasons = _reasons(trial)

@@ -55,7 +55,12 @@ class _Gps(nn.Module):
         self.embed = nn.Linear(FEATURES, width)
         conv, gin = _pyg("GPSConv"), _pyg("GINConv")
         self.layers = nn.ModuleList(
-            conv(width, gin(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))), heads=4, norm="layer_norm")
+            conv(
+                width,
+                gin(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))),
+                heads=4,
+                norm="layer_norm",
+            )
             for _ in range(depth)
         )
         self.readout = nn.Linear(width, CLASSES)
@@ -96,7 +101,9 @@ class _EdgeConv(nn.Module):
 
 
 def _egnn(width: int, depth: int) -> nn.Module:
-    return import_module("egnn_pytorch").EGNN_Network(num_tokens=9, dim=width, depth=depth, m_dim=width // 4, num_nearest_neighbors=0)
+    return import_module("egnn_pytorch").EGNN_Network(
+        num_tokens=9, dim=width, depth=depth, m_dim=width // 4, num_nearest_neighbors=0
+    )
 
 
 def _egnn_inputs() -> tuple[Tensor, Tensor]:
@@ -119,7 +126,7 @@ GRAPHS = (
     _family("tag", _stack("TAGConv", K=2)),
     _family("graph-conv", _stack("GraphConv")),
     _family("transformer-conv", _stack("TransformerConv")),
-    _family("arma", _stack("ARMAConv")),
+    _family("arma", _stack("ARMAConv"), unused=True),
     _family("sg", _stack("SGConv", K=2)),
     _family("gps", _Gps, deepens=True),
     _family("deep-gcn", _DeepGcn, deepens=True),

@@ -16,7 +16,13 @@ def _made(package: str, name: str, *args: Any, **options: Any) -> nn.Module:
 
 
 def _ft_transformer(width: int, depth: int) -> nn.Module:
-    sizes = {"n_blocks": depth, "d_block": width, "attention_n_heads": 4, "ffn_d_hidden": 2 * width, "ffn_d_hidden_multiplier": None}
+    sizes = {
+        "n_blocks": depth,
+        "d_block": width,
+        "attention_n_heads": 4,
+        "ffn_d_hidden": 2 * width,
+        "ffn_d_hidden_multiplier": None,
+    }
     rates = dict.fromkeys(("attention_dropout", "ffn_dropout", "residual_dropout"), 0.0)
     columns = {"n_cont_features": 5, "cat_cardinalities": [4, 7], "d_out": CLASSES}
     return _made("rtdl_revisiting_models", "FTTransformer", **columns, **sizes, **rates)
@@ -39,7 +45,7 @@ def _kan(width: int, depth: int) -> nn.Module:
 
 def _mamba(width: int, depth: int) -> nn.Module:
     module = import_module("mambapy.mamba")
-    config = module.MambaConfig(d_model=width, n_layers=depth, d_state=8, dt_rank=max(4, width // 16), pscan=False)
+    config = module.MambaConfig(d_model=width, n_layers=depth, d_state=8, dt_rank=width // 8, pscan=False)
     return nn.Sequential(nn.Embedding(40, width), module.Mamba(config), module.RMSNorm(width), nn.Linear(width, 40))
 
 

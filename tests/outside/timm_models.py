@@ -21,7 +21,13 @@ def _family(name: str, build: Build, *, deepens: bool = False, size: int = PIXEL
 
 
 def _vit(**options: Any) -> Build:
-    sizes: Mapping[str, Any] = {"img_size": PIXELS, "patch_size": 4, "num_classes": CLASSES, "num_heads": 4, "mlp_ratio": 2}
+    sizes: Mapping[str, Any] = {
+        "img_size": PIXELS,
+        "patch_size": 4,
+        "num_classes": CLASSES,
+        "num_heads": 4,
+        "mlp_ratio": 2,
+    }
 
     def build(width: int, depth: int) -> nn.Module:
         return _timm("vision_transformer", "VisionTransformer")(embed_dim=width, depth=depth, **{**sizes, **options})
@@ -35,7 +41,13 @@ def _vit_block(block: str, **options: Any) -> Build:
 
 def _eva(width: int, depth: int) -> nn.Module:
     sizes = {"img_size": PIXELS, "patch_size": 4, "num_classes": CLASSES, "num_heads": 4, "mlp_ratio": 2}
-    rope = {"use_rot_pos_emb": True, "use_abs_pos_emb": False, "swiglu_mlp": True, "scale_mlp": True, "qkv_fused": False}
+    rope = {
+        "use_rot_pos_emb": True,
+        "use_abs_pos_emb": False,
+        "swiglu_mlp": True,
+        "scale_mlp": True,
+        "qkv_fused": False,
+    }
     return _timm("eva", "Eva")(embed_dim=width, depth=depth, **sizes, **rope)
 
 
@@ -89,9 +101,8 @@ def _nfnet(width: int, depth: int) -> nn.Module:
 def _resnet(block: str, **options: Any) -> Build:
     def build(width: int, depth: int) -> nn.Module:
         kind = _timm("resnest" if "Nest" in block else "resnet", block)
-        channels = (width // 2, width // 2, width, width)
-        sizes = {"layers": (depth, 1, 1, 1), "channels": channels, "stem_width": width // 2, "num_classes": CLASSES}
-        return _timm("resnet", "ResNet")(kind, base_width=64, **sizes, **options)
+        sizes = {"layers": (depth, 1, 1, 1), "channels": (width, width, width, width), "num_classes": CLASSES}
+        return _timm("resnet", "ResNet")(kind, stem_type="deep", stem_width=width // 2, **sizes, **options)
 
     return build
 
@@ -196,7 +207,9 @@ def _volo(width: int, depth: int) -> nn.Module:
 TIMM = (
     _family("vit", _vit(), deepens=True),
     _family("vit-layerscale-qknorm", _vit(init_values=0.1, qk_norm=True, reg_tokens=2), deepens=True),
-    _family("vit-avgpool-prenorm", _vit(class_token=False, global_pool="avg", pre_norm=True, qkv_bias=False), deepens=True),
+    _family(
+        "vit-avgpool-prenorm", _vit(class_token=False, global_pool="avg", pre_norm=True, qkv_bias=False), deepens=True
+    ),
     _family("vit-parallel", _vit_block("ParallelScalingBlock", qkv_bias=False), deepens=True),
     _family("vit-parallel-thin", _vit_block("ParallelThingsBlock"), deepens=True),
     _family("vit-res-post-norm", _vit_block("ResPostBlock"), deepens=True),
@@ -207,8 +220,8 @@ TIMM = (
     _family("gmlp", _gmlp, deepens=True),
     _family("resmlp", _mixer("ResBlock", mlp_ratio=4), deepens=True),
     _family("convmixer", _convmixer, deepens=True),
-    _family("convnext", _convnext(ls_init_value=0.1), deepens=True),
-    _family("convnextv2-grn", _convnext(ls_init_value=None, use_grn=True), deepens=True),
+    _family("convnext", _convnext(ls_init_value=0.1), deepens=True, size=32),
+    _family("convnextv2-grn", _convnext(ls_init_value=None, use_grn=True), deepens=True, size=32),
     _family("bit", _bit, deepens=True),
     _family("nfnet", _nfnet, deepens=True),
     _family("resnet-basic", _resnet("BasicBlock"), deepens=True, size=32),

@@ -124,7 +124,9 @@ def _regnet(width: int, depth: int) -> nn.Module:
     return module.RegNet(blocks, num_classes=CLASSES, stem_width=width)
 
 
-def _family(name: str, package: str, build: Build, inputs: Any, *, deepens: bool = False, unused: bool = False) -> Outside:
+def _family(
+    name: str, package: str, build: Build, inputs: Any, *, deepens: bool = False, unused: bool = False
+) -> Outside:
     return Outside(f"{package}-{name}", "torch", package, build, inputs, deepens, unused)
 
 

@@ -30,7 +30,9 @@ def _stage(width: int, stage: int) -> dict[str, int]:
 
 
 def _cvt(width: int, depth: int) -> nn.Module:
-    stages = {f"s{i}_{key}": value for i in (1, 2, 3) for key, value in (("emb_dim", width), ("depth", 1), ("heads", 1))}
+    stages = {
+        f"s{i}_{key}": value for i in (1, 2, 3) for key, value in (("emb_dim", width), ("depth", 1), ("heads", 1))
+    }
     return import_module("vit_pytorch.cvt").CvT(num_classes=CLASSES, **stages)
 
 

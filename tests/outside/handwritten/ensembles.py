@@ -19,7 +19,9 @@ class _Vmapped(nn.Module):
         nets = [_mlp(width) for _ in range(members)]
         self._skeleton = [copy.deepcopy(nets[0]).to("meta")]
         stacked, _ = stack_module_state(nets)
-        self.members = nn.ParameterDict({k.replace(".", "_"): nn.Parameter(v.detach().clone()) for k, v in stacked.items()})
+        self.members = nn.ParameterDict(
+            {k.replace(".", "_"): nn.Parameter(v.detach().clone()) for k, v in stacked.items()}
+        )
         self._names = {k.replace(".", "_"): k for k in stacked}
 
     def forward(self, x: Tensor) -> Tensor:

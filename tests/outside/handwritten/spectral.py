@@ -148,7 +148,9 @@ class _Spline(nn.Module):
 
 
 def _kan(width: int, depth: int) -> nn.Module:
-    return nn.Sequential(_Spline(6, width), nn.LayerNorm(width), _Spline(width, width), nn.LayerNorm(width), _Spline(width, 3))
+    return nn.Sequential(
+        _Spline(6, width), nn.LayerNorm(width), _Spline(width, width), nn.LayerNorm(width), _Spline(width, 3)
+    )
 
 
 def _flat(size: int) -> tuple[Tensor]:

@@ -23,12 +23,17 @@ class _NgptBlock(nn.Module):
         super().__init__()
         self.q, self.k, self.v, self.o = (nn.Linear(width, width, bias=False) for _ in range(4))
         self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(2 * width, width, bias=False)
-        self.attention_step, self.mlp_step = nn.Parameter(torch.full((width,), 0.05)), nn.Parameter(torch.full((width,), 0.05))
+        self.attention_step, self.mlp_step = (
+            nn.Parameter(torch.full((width,), 0.05)),
+            nn.Parameter(torch.full((width,), 0.05)),
+        )
         self.qk_gain, self.gate_gain = nn.Parameter(torch.ones(width // HEADS)), nn.Parameter(torch.ones(4 * width))
 
     def forward(self, x: Tensor) -> Tensor:
         width, size = x.shape[-1], x.shape[-1] // HEADS
-        q, k, v = (F.linear(x, unit(m.weight)).unflatten(-1, (HEADS, size)).transpose(1, 2) for m in (self.q, self.k, self.v))
+        q, k, v = (
+            F.linear(x, unit(m.weight)).unflatten(-1, (HEADS, size)).transpose(1, 2) for m in (self.q, self.k, self.v)
+        )
         q, k = unit(q) * self.qk_gain, unit(k) * self.qk_gain
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=size**0.5)
         h = unit(F.linear(mixed.transpose(1, 2).flatten(-2), unit(self.o.weight)))
@@ -61,7 +66,9 @@ class _SpelledOut(nn.Module):
         self.embed = nn.Parameter(torch.randn(VOCAB, width))
         self.qkv = nn.Parameter(torch.randn(depth, 3, HEADS, width, size) * width**-0.5)
         self.out = nn.Parameter(torch.randn(depth, HEADS, size, width) * width**-0.5)
-        self.up, self.down = (nn.Parameter(torch.randn(depth, *s) * s[0] ** -0.5) for s in ((width, 2 * width), (2 * width, width)))
+        self.up, self.down = (
+            nn.Parameter(torch.randn(depth, *s) * s[0] ** -0.5) for s in ((width, 2 * width), (2 * width, width))
+        )
         self.gains = nn.Parameter(torch.ones(depth, 2, width))
         self.readout = nn.Parameter(torch.randn(width, VOCAB) * width**-0.5)
 
