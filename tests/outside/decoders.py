@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from families import FAMILIES, Family
 from families.family import text_inputs
+from torch import nn
+
 from outside.family import Outside
 
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")

@@ -1,8 +1,8 @@
-"""One trial of one family's depth: does every parameter of the layers that were gained carry the depth rule, and does
-the network's step stay of one size from few layers to many?
+"""One trial of a family's depth: has every parameter of the gained layers the depth rule, is a step of one size?
 
-At one width nothing but the depth moves a multiplier. For AdamW and CompleteP (2505.01618, table 1, alpha = 1) a branch's outlet takes the factor 1/m_L, held as init
-and learning rate times 1/m_L; everything before it keeps both, and its gradients, hence its eps, are 1/m_L.
+At one width nothing but the depth moves a multiplier. For AdamW and CompleteP (2505.01618, table 1, alpha = 1) a
+branch's outlet takes the factor 1/m_L, held as init and learning rate times 1/m_L; everything before it keeps both, and
+its gradients, hence its eps, are 1/m_L.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ STEEPEST = 0.25
 class DepthTrial:
     """What came of one family from the first to the last of DEPTHS.
 
-    verdict: PASS where every parameter of the repeated layers is an outlet or inside a branch, every branch has an
-    outlet, nothing else changed and the steps' slope is below STEEPEST. layered: parameters of repeated layers;
-    outlet, inside: how many carry either half of the rule. without: their names without it, by template; astray: names
-    outside the layers that it changed. hooks: multipliers kept as hooks. slope: of log |step of the outputs| over log
+    verdict: PASS where every parameter of the repeated layers is an outlet or inside a branch, there are outlets (or
+    hooks in their place), nothing else changed and the steps' slope is below STEEPEST. layered: parameters of repeated
+    layers; outlet, inside: how many carry either half of the rule. without: their names without it, by template;
+    astray: names outside the layers that it changed. hooks: multipliers kept as hooks. slope: of log |step of the outputs| over log
     depth, with the rule; slope_without: with one learning rate and the model's own initial weights.
     """
 
@@ -87,12 +87,12 @@ def _judged(trial: DepthTrial, build: Callable[[int], nn.Module], inputs: Inputs
     counts = Counter(rules[name] for name in layered)
     without = Counter(template(name) for name in layered if rules[name] not in ("outlet", "inside"))
     astray = tuple(name for name, rule in rules.items() if rule != "none" and name not in layered)
-    trial = replace(trial, layered=len(layered), outlet=counts["outlet"], inside=counts["inside"], without=dict(without),
-                    astray=astray, hooks=len(plan.hooks), plan_seconds=seconds)  # fmt: skip
+    halves = {"layered": len(layered), "outlet": counts["outlet"], "inside": counts["inside"]}
+    rest = {"without": dict(without), "astray": astray, "hooks": len(plan.hooks), "plan_seconds": seconds}
+    trial = replace(trial, **halves, **rest)
     if measure:
-        start, *later = (
-            _step(build, inputs, *which) for which in ((min(DEPTHS), None), (max(DEPTHS), plan), (max(DEPTHS), None))
-        )
+        runs = ((min(DEPTHS), None), (max(DEPTHS), plan), (max(DEPTHS), None))
+        start, *later = (_step(build, inputs, depth, which) for depth, which in runs)
         slopes = [round(log(size / start, max(DEPTHS) / min(DEPTHS)), 3) for size in later]
         trial = replace(trial, slope=slopes[0], slope_without=slopes[1])
     reasons = _reasons(trial)

@@ -8,9 +8,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from families.family import Heads
+from torch import Tensor, nn
 
 BATCH, LAYERS, PIXELS, CLASSES = 4, 2, 16, 10
 
