@@ -42,8 +42,8 @@ class DepthTrial:
     verdict: PASS where every parameter of the repeated layers is an outlet or inside a branch, there are outlets (or
     hooks in their place), nothing else changed and the steps' slope is below STEEPEST. layered: parameters of repeated
     layers; outlet, inside: how many carry either half of the rule. without: their names without it, by template;
-    astray: names outside the layers that it changed. hooks: multipliers kept as hooks. slope: of log |step of the outputs| over log
-    depth, with the rule; slope_without: with one learning rate and the model's own initial weights.
+    astray: names outside the layers that it changed. hooks: multipliers kept as hooks. slope: of log |step of the
+    outputs| over log depth, with the rule; slope_without: with one learning rate and the model's own initial weights.
     """
 
     family: str
