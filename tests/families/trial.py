@@ -4,20 +4,42 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from families.family import WIDTHS, Family, Heads
 from torch import nn
 
 import hptransfer as hpt
+<<<<<<< HEAD
+=======
+from families.family import WIDTHS, Heads
+>>>>>>> h-outside
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.core.errors import UsageError
 from hptransfer.parametrization.plan import Plan
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "REFUSED", "UNTRACEABLE", "ERROR"]
+
+
+class Subject(Protocol):
+    """What a trial needs to know of a family; see families.family.Family and outside.family.Outside."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def unused(self) -> bool: ...
+    @property
+    def frozen(self) -> bool: ...
+    @property
+    def inputs(self) -> Callable[[], Mapping[str, Any] | tuple[Any, ...]]: ...
+    def builder(self, heads: Heads, /) -> Callable[[int], nn.Module]:
+        """Width -> model."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +63,7 @@ class Trial:
     fingerprint: str = ""
 
 
-def attempt(family: Family, heads: Heads, *, widths: Sequence[int] = WIDTHS, seeds: int = 2) -> Trial:
+def attempt(family: Subject, heads: Heads, *, widths: Sequence[int] = WIDTHS, seeds: int = 2) -> Trial:
     """Plan the family at every width against BASE and measure it. Never raises: the exception is the outcome."""
     trial = Trial(family.name, family.kind, heads, "ERROR", "")
     try:
@@ -53,7 +75,7 @@ def attempt(family: Family, heads: Heads, *, widths: Sequence[int] = WIDTHS, see
         return replace(trial, reason=f"{type(error).__name__}: {error}")
 
 
-def planned(family: Family, heads: Heads, *, widths: Sequence[int] = WIDTHS) -> Plan:
+def planned(family: Subject, heads: Heads, *, widths: Sequence[int] = WIDTHS) -> Plan:
     """The plan of the widest model against the narrowest, weights seeded. Raises what building or planning raises."""
     build = family.builder(heads)
     models: list[nn.Module] = []
@@ -63,9 +85,14 @@ def planned(family: Family, heads: Heads, *, widths: Sequence[int] = WIDTHS) -> 
     return hpt.make_plan(models[1], base=models[0], example_inputs=family.inputs(), options=_options(family, heads))
 
 
+<<<<<<< HEAD
 def _measured(trial: Trial, family: Family, heads: Heads, widths: Sequence[int], seeds: int) -> Trial:
     options = _options(family, heads)
     subject = {"widths": widths, "base": min(widths), "example_inputs": family.inputs(), "options": options}
+=======
+def _measured(trial: Trial, family: Subject, heads: Heads, widths: Sequence[int], seeds: int) -> Trial:
+    subject = {"widths": widths, "base": min(widths), "example_inputs": family.inputs(), "options": _options(family)}
+>>>>>>> h-outside
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         started = time.perf_counter()
@@ -78,8 +105,13 @@ def _measured(trial: Trial, family: Family, heads: Heads, widths: Sequence[int],
     return replace(trial, verdict=report.verdict, reason="; ".join(report.reasons), **size, **rounded)
 
 
+<<<<<<< HEAD
 def _options(family: Family, heads: Heads) -> hpt.Options:
     """The defaults, but for fixed key-value heads: as readouts they start smaller, which the oracle calls a fault."""
     own = {"grouped_heads": "fan-in"} if heads == "fixed kv" else {}
     unused, weights = "keep" if family.unused else "error", "initial" if family.frozen else None
     return hpt.Options(unused=unused, weights=weights, **own)
+=======
+def _options(family: Subject) -> hpt.Options:
+    return hpt.Options(unused="keep" if family.unused else "error", weights="initial" if family.frozen else None)
+>>>>>>> h-outside
