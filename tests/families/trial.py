@@ -9,14 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
-from families.family import WIDTHS, Family, Heads
+from families.family import WIDTHS, Heads
 from torch import nn
 
 import hptransfer as hpt
-<<<<<<< HEAD
-=======
-from families.family import WIDTHS, Heads
->>>>>>> h-outside
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.core.errors import UsageError
 from hptransfer.parametrization.plan import Plan
@@ -85,14 +81,9 @@ def planned(family: Subject, heads: Heads, *, widths: Sequence[int] = WIDTHS) ->
     return hpt.make_plan(models[1], base=models[0], example_inputs=family.inputs(), options=_options(family, heads))
 
 
-<<<<<<< HEAD
-def _measured(trial: Trial, family: Family, heads: Heads, widths: Sequence[int], seeds: int) -> Trial:
+def _measured(trial: Trial, family: Subject, heads: Heads, widths: Sequence[int], seeds: int) -> Trial:
     options = _options(family, heads)
     subject = {"widths": widths, "base": min(widths), "example_inputs": family.inputs(), "options": options}
-=======
-def _measured(trial: Trial, family: Subject, heads: Heads, widths: Sequence[int], seeds: int) -> Trial:
-    subject = {"widths": widths, "base": min(widths), "example_inputs": family.inputs(), "options": _options(family)}
->>>>>>> h-outside
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         started = time.perf_counter()
@@ -105,13 +96,8 @@ def _measured(trial: Trial, family: Subject, heads: Heads, widths: Sequence[int]
     return replace(trial, verdict=report.verdict, reason="; ".join(report.reasons), **size, **rounded)
 
 
-<<<<<<< HEAD
-def _options(family: Family, heads: Heads) -> hpt.Options:
+def _options(family: Subject, heads: Heads) -> hpt.Options:
     """The defaults, but for fixed key-value heads: as readouts they start smaller, which the oracle calls a fault."""
     own = {"grouped_heads": "fan-in"} if heads == "fixed kv" else {}
     unused, weights = "keep" if family.unused else "error", "initial" if family.frozen else None
     return hpt.Options(unused=unused, weights=weights, **own)
-=======
-def _options(family: Subject) -> hpt.Options:
-    return hpt.Options(unused="keep" if family.unused else "error", weights="initial" if family.frozen else None)
->>>>>>> h-outside
