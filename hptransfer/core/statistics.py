@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 Array = np.ndarray
 CONFIDENCE = 0.95
@@ -47,6 +46,8 @@ def regress(design: ArrayLike, y: ArrayLike, *, absorbed: int = 0) -> Regression
 
 def t_quantile(level: float, freedom: float) -> float:
     """Half of the central interval of Student's t that holds `level`."""
+    from scipy import stats  # seconds to import, for which planning needs no wait
+
     return float(stats.t.ppf((1 + level) / 2, freedom))
 
 
@@ -76,4 +77,6 @@ def log_slope(widths: Sequence[int], values: Array, *, confidence: float = CONFI
 
 def power(x: Sequence[float], y: Sequence[float]) -> float:
     """The exponent b of y ~ x^b through at least two distinct points, all positive."""
+    from scipy import stats  # seconds to import, for which planning needs no wait
+
     return float(stats.linregress(np.log(x), np.log(y)).slope)  # type: ignore[attr-defined]

@@ -92,5 +92,5 @@ def test_an_axis_that_is_open_does_not_count() -> None:
     "rules", [{"batch": "cubic"}, {"duration": "power:x"}, {"duration": "exp:2"}, {"decay_horizon": "tau"}]
 )
 def test_an_unknown_rule_is_refused_with_the_known_ones(rules: dict[str, str]) -> None:
-    with pytest.raises(hpt.UsageError, match=r"is unknown; use (one of|'none' or 'power:E')"):
+    with pytest.raises(hpt.UsageError, match=r"is unknown( or needs more than a plan knows)?; use "):
         plan(**rules)

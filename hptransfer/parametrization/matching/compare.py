@@ -124,11 +124,14 @@ class Comparison:
         return Role("unused")
 
 
+HEADS = "heads of a fixed size"
+
+
 def _heads_note(names: Sequence[str], role: Role, heads: str) -> str:
     shown = ", ".join(dict.fromkeys(template(name) for name in names))
     start = "as at the base" if heads == "fan-in" else f"m^-1/2 = {role.m_in**-0.5:.3g} of the base's"
     return (
-        f"{shown}: heads of a fixed size, which ever more query heads read as the width grows (m = {role.m_in:g}); "
+        f"{shown}: {HEADS}, which ever more query heads read as the width grows (m = {role.m_in:g}); "
         f"Options(grouped_heads={heads!r}): their entries start {start}, see docs/gqa.md"
     )
 

@@ -27,6 +27,8 @@ from hptransfer.parametrization.multipliers.placement import Multiplier
 
 Values = Mapping[str, float | tuple[float, float]]
 """Buffer name or glob -> its value in the target, or (in the target, in the base)."""
+Changed = dict[fx.Node, tuple[float, float]]
+"""Multiplication by a constant -> its value in the target and in the base."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,14 @@ def lacking_multipliers(
     not known stands between a parameter and an output.
     """
     pairs = node_pairs(target, base)
+    changed = changed_constants(target, base, pairs, skip=depth.own_constants, given=given)
     sizes = Sizes.of(
         target,
         base,
         uses,
         pairs=pairs,
         alignment=1.0 if scheme.attention == "1/d" else 0.5,
-        constants=constant_ratios(target, base, pairs, skip=depth.own_constants, given=given),
+        constants={node: ours / theirs for node, (ours, theirs) in changed.items()},
         depth=depth.branches,
         lost={node: one.ratio for node, one in (lost or {}).items()},
     )
@@ -71,7 +74,7 @@ def lacking_multipliers(
     _refuse_unknown(analysis)
     _refuse_open(analysis, depth)
     words = _words_of_lost(lost or {}, lacking, sizes)
-    worded = [_multiplier(one, sizes, scheme, depth) for one in lacking]
+    worded = [_multiplier(one, _why(one, sizes, scheme, depth, changed)) for one in lacking]
     worded = [replace(one, why=words.get(k, one.why)) for k, one in enumerate(worded)]
     multipliers, notes = _together(worded, lacking, depth), _notes(analysis, lacking)
     return Lacking(tuple(multipliers), tuple(notes), _larger(lost or {}, sizes))
@@ -126,14 +129,13 @@ def _refuse_open(analysis: Analysis, depth: Depth) -> None:
         )
 
 
-def _multiplier(one: Missing, sizes: Sizes, scheme: Scheme, depth: Depth) -> Multiplier:
+def _multiplier(one: Missing, why: str) -> Multiplier:
     """Its parts are the same factor further on, so they have the same reason."""
-    why = _why(one, sizes, scheme, depth)
     parts = tuple(Multiplier(part.targets, part.consumers, part.factor, why) for part in one.parts)
     return Multiplier(one.targets, one.consumers, one.factor, why, parts)
 
 
-def _why(one: Missing, sizes: Sizes, scheme: Scheme, depth: Depth) -> str:
+def _why(one: Missing, sizes: Sizes, scheme: Scheme, depth: Depth, changed: Changed) -> str:
     node, where = one.node, module_path(one.node) or "the root module"
     total = one.factor ** len(one.targets)
     if one.kind == "product":
@@ -143,14 +145,10 @@ def _why(one: Missing, sizes: Sizes, scheme: Scheme, depth: Depth) -> str:
     if (one.targets[0], node) in depth.why:
         return depth.why[one.targets[0], node]
     if one.kind == "constant":
-        return f"{op(node)} in {where}: the code's constant is {sizes.constants[node]:.4g} times the base's"
-    size = (
-        "its entries are a sum over a size that grows" if law(node) == "sum" else "its entries follow a size that grows"
-    )
-    what = (
-        f"{op(node)} in {where} needs entries of order one" if one.kind == "edge" else f"{op(node)} in {where}: {size}"
-    )
-    return f"{what}, x {total:.4g}"
+        ours, theirs = changed[node]
+        return f"{op(node)} by {ours:.4g} in {where} is {theirs:.4g} at the base"
+    reads = "needs entries of order one" if one.kind == "edge" else "makes entries that follow a size that grows"
+    return f"{op(node)} in {where} {reads}: x {total:.4g}"
 
 
 def _grown(one: Missing, sizes: Sizes) -> str:
@@ -236,23 +234,21 @@ def tied_readout_multipliers(uses: Mapping[str, list[Use]], factors: Mapping[str
     ]
 
 
-def constant_ratios(
-    target: Graph, base: Graph, pairs: Pairs, *, skip: frozenset[fx.Node], given: Values
-) -> dict[fx.Node, float]:
-    """Multiplication by a constant of the code -> its value over the base's, where they differ.
+def changed_constants(target: Graph, base: Graph, pairs: Pairs, *, skip: frozenset[fx.Node], given: Values) -> Changed:
+    """Multiplication by a constant of the code -> its value here and at the base, where they differ.
 
     skip: multiplications that are left alone. given: values of buffers that cannot be read.
     """
     at_base = {site.node: site for site in constants(base)}
-    ratios: dict[fx.Node, float] = {}
+    changed: Changed = {}
     for site in constants(target):
         twin = at_base.get(pairs[site.node]) if site.node in pairs else None
         if twin is None or site.node in skip:
             continue
         ours, theirs = _valued(site, twin, given)
         if ours * theirs > 0 and not math.isclose(ours, theirs, rel_tol=1e-6):
-            ratios[site.node] = ours / theirs
-    return ratios
+            changed[site.node] = ours, theirs
+    return changed
 
 
 def _valued(site: Constant, twin: Constant, given: Values) -> tuple[float, float]:
