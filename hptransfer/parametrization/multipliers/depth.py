@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -74,9 +75,14 @@ def _post_norm_notes(streams: Streams, ratios: Mapping[int, float]) -> Iterable[
 
 
 def _unexplained(target: Graph, base: Graph, depth: Depth) -> list[str]:
-    """Parameters of layers that the base lacks for which no residual add was found."""
-    gained = [n for n, node in target.parameters.items() if n not in base.parameters and layer_of(n) and node.users]
-    return [name for name in gained if name not in depth.in_branch and name not in depth.on_stream]
+    """Parameters of layers that the base lacks for which no residual add was found.
+
+    A layer is gained where more names have its template than at the base: a head behind more blocks only moves on.
+    """
+    ours, theirs = (Counter(template(name) for name in graph.parameters) for graph in (target, base))
+    gained = [n for n in target.parameters if ours[template(n)] > theirs[template(n)] and n not in base.parameters]
+    used = [name for name in gained if layer_of(name) and target.parameters[name].users]
+    return [name for name in used if name not in depth.in_branch and name not in depth.on_stream]
 
 
 def _without_rule(names: list[str], streams: Streams, scheme: Scheme) -> str:

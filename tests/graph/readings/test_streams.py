@@ -242,3 +242,19 @@ def test_cross_attention_s_keys_and_values_belong_to_their_layer() -> None:
     for name in ("query", "key", "value"):
         assert plan[f"layers.5.{name}.weight"].grad_mult == pytest.approx(0.25), name  # eps follows the branch's 1/L
     assert plan["memory.weight"].grad_mult == 1
+
+
+def test_a_head_that_moves_on_behind_more_blocks_is_no_gained_layer() -> None:
+    """In an nn.Sequential the head's index grows with the depth; there are as many of its kind as at the base."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.up(x)
+
+    models = [nn.Sequential(nn.Linear(4, 8), *(Block() for _ in range(layers)), nn.Linear(8, 2)) for layers in (8, 2)]
+    plan = hpt.make_plan(models[0], base=models[1], example_inputs=(torch.randn(3, 4),), scheme="completep")
+    assert plan["5.up.weight"].init_mult == pytest.approx(0.25) and plan["9.weight"].init_mult == 1
