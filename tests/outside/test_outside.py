@@ -20,7 +20,7 @@ MEASURED = {
     name: json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())["families"]
     for name in ("outside", "depth-families")
 }
-FAST = ("hand-highway", "hand-sum-attention", "hand-siren", "hand-kan", "hand-squeeze-excite")
+FAST = ("hand-highway", "hand-sum-attention", "hand-siren", "hand-kan", "hand-two-towers")
 
 
 @pytest.mark.parametrize("name", FAST)
