@@ -110,10 +110,20 @@ class _Sweep:
         if math.isnan(reach.need):  # each reader that minds on its own; others follow further on
             yield from (self.on_edge((node, user)) for user in users(node) if self.is_open((node, user)))
             return
-        if not any(n in self.covered and law(n) != "join" for n in reach.nodes):
+        if not self.meets(reach.nodes):
             self.covered |= reach.nodes
             whole, parts = self.whole(node, reach.need), tuple(self.on_edge(edge) for edge in reach.edges)
             yield replace(whole, parts=parts)
+
+    def meets(self, nodes: frozenset[fx.Node]) -> bool:
+        """True where another factor of this pass is multiplied with this one. Summands each need theirs."""
+        summed = set[fx.Node]()
+        for node in sorted(nodes, key=self.analysis.sizes.target.order.__getitem__):
+            if node in self.covered and (law(node) == "join" or any(a in summed for a in node.all_input_nodes)):
+                summed.add(node)
+            elif node in self.covered:
+                return True
+        return False
 
     def reach(self, start: fx.Node) -> _Reach:
         """Follow t^degree from op to op, in order: x / |x| has degree 0 in x, and nothing behind it changes."""
