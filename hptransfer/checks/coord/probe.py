@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from hptransfer.checks.coord.logits import LogitWatch
+from hptransfer.core.buffers import buffers_kept
 from hptransfer.core.seeding import seeded
 
 OUTPUT = "(output)"
@@ -81,7 +82,7 @@ class Probe:
         """One forward pass. unmoved: also call every module that has parameters with those of t = 0."""
         seen, watch = Seen(), LogitWatch()
         self._entries, self._makers = {}, []
-        with seeded(self.seed), _buffers_kept(self.model), self._hooks(seen, watch, unmoved), watch:
+        with seeded(self.seed), buffers_kept(self.model), self._hooks(seen, watch, unmoved), watch:
             self.forward()
         self._entries, self._makers = {}, []
         seen.logits = watch.largest
@@ -165,17 +166,6 @@ def _set_random_state(device: torch.device, state: Tensor) -> None:
         torch.cuda.set_rng_state(state, device)
     else:
         torch.set_rng_state(state)
-
-
-@contextlib.contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """A forward pass in training mode moves BatchNorm's running statistics: put every buffer back."""
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in kept:
-            buffer.copy_(value)
 
 
 def first_tensor(output: Any) -> Tensor | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hptransfer.checks.coord.probe import OUTPUT, difference, first_tensor, rms
 from hptransfer.checks.oracle.subject import Subject
+from hptransfer.core.buffers import buffers_kept
 from hptransfer.core.errors import UsageError
 from hptransfer.parametrization.apply.optimizers import build_optimizers
 from hptransfer.parametrization.apply.rewrite import parametrize_
@@ -103,7 +104,7 @@ def _walk(before: Outputs, after: Outputs, steps: Mapping[str, float], gradients
 def outputs_of(subject: Subject, model: nn.Module, batch: Any, seed: int) -> Outputs:
     """Every module's output in one forward pass, which leaves buffers as they were."""
     seen: Outputs = {}
-    with torch.no_grad(), _buffers_kept(model), _recorded(model, seen):
+    with torch.no_grad(), buffers_kept(model), _recorded(model, seen):
         subject.score(model, batch, seed)
     return seen
 
@@ -125,16 +126,6 @@ def _recorded(model: nn.Module, seen: Outputs) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in kept:
-            buffer.copy_(value)
 
 
 def chosen_lr(subject: Subject, plan: Plan, trained: Trained, size: int) -> float:

@@ -138,9 +138,8 @@ class _Walk:
         closing = self.closing(carried) if len(carried) > 1 else None
         streams = [s for c in carried if (s := self.facts[c].stream) is not None]
         facts.line = reduce(or_, (self.facts[c].line for c in carried), facts.bit)
-        facts.since |= (
-            0 if _bends(node) or _cuts(node, carried) else reduce(or_, (self.facts[c].since for c in carried), 0)
-        )
+        if not (_bends(node) or _cuts(node, carried)):
+            facts.since = reduce(or_, (self.facts[c].since for c in carried), facts.bit)
         facts.stream = max(streams) if streams else None
         if closing is not None:
             stream, ends = closing

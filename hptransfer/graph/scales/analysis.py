@@ -23,7 +23,7 @@ from torch import fx
 from hptransfer.graph.graph import operand, shape
 from hptransfer.graph.operands import argument
 from hptransfer.graph.ops import facts, law, row
-from hptransfer.graph.parameters.uses import depends_on_inputs, downstream, upstream
+from hptransfer.graph.parameters.uses import upstream
 from hptransfer.graph.scales.arithmetic import (
     Term,
     bounds,
@@ -38,7 +38,7 @@ from hptransfer.graph.scales.arithmetic import (
     vector_order,
 )
 from hptransfer.graph.scales.counted import Counted
-from hptransfer.graph.scales.sizes import FREE, ONE, Scale, floats, is_free, quotient, weights_side
+from hptransfer.graph.scales.sizes import FREE, ONE, Scale, floats, is_free, quotient
 
 
 @dataclass
@@ -47,10 +47,9 @@ class Analysis(Counted):
 
     def __post_init__(self) -> None:
         graph = self.sizes.target
-        self.from_inputs = depends_on_inputs(graph)
-        self.learned = downstream(graph, set(graph.parameters.values()))
+        self.from_inputs, self.learned = self.sizes.from_inputs, self.sizes.learned
+        self.weights_side = self.sizes.weights_side
         self.needed = upstream(graph, {node for node in graph.nodes if node.op == "output"})
-        self.weights_side = weights_side(graph, self.sizes.weights)
         for node in graph.nodes:
             scale = self.scale(node)
             factor = self.applied.get(node, 1.0)
@@ -230,9 +229,6 @@ class Analysis(Counted):
             self.missing[mask, node] = 1 / self.of(mask).ratio
         return replace(value, free=False)
 
-    def lookup(self, node: fx.Node) -> Scale:
-        return self.first(node)
-
     def sum(self, node: fx.Node) -> Scale:
         inside, source = self.first(node), self.summed_over(node)
         readout = law(source) in {"product", "quotient"} and source in self.sizes.weights  # (x w).sum
@@ -269,9 +265,6 @@ class Analysis(Counted):
             self.turned.append(node)
         return self.first(node)
 
-    def write(self, node: fx.Node) -> Scale:
-        return self.join(node)
-
     def end(self, node: fx.Node) -> Scale:
         """Outputs that share a length or a sum stay as they are."""
         small = {a for a in node.all_input_nodes if self.of(a).bounded and self.of(a).ratio < 1}
@@ -282,9 +275,9 @@ class Analysis(Counted):
 
 _LAWS: Mapping[str, Callable[[Analysis, fx.Node], Scale]] = {
     "view": Analysis.view, "power": Analysis.power, "bend": Analysis.bend, "clamp": Analysis.clamp,
-    "join": Analysis.join, "write": Analysis.write, "product": Analysis.product, "quotient": Analysis.quotient,
+    "join": Analysis.join, "write": Analysis.join, "product": Analysis.product, "quotient": Analysis.quotient,
     "contract": Analysis.contract, "attention": Analysis.attention, "recurrent": Analysis.bend,
-    "lookup": Analysis.lookup, "sum": Analysis.sum, "scan": Analysis.scan, "mean": Analysis.sum,
+    "lookup": Analysis.first, "sum": Analysis.sum, "scan": Analysis.scan, "mean": Analysis.sum,
     "norm": Analysis.norm, "spread": Analysis.power, "extreme": Analysis.first, "softmax": Analysis.softmax,
     "normalise": Analysis.normalise, "weight norm": Analysis.one, "transform": Analysis.transform,
     "index": Analysis.one, "fresh": Analysis.one, "end": Analysis.end,

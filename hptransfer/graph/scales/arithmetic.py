@@ -8,8 +8,8 @@ from typing import Any
 from torch import fx
 
 from hptransfer.graph.graph import sequence, shape
-from hptransfer.graph.operands import argument
-from hptransfer.graph.ops import row
+from hptransfer.graph.operands import argument, operands_of
+from hptransfer.graph.ops import facts
 
 Term = object
 """A summand: a node, a number, or the pair of nodes whose product (or quotient) it is."""
@@ -17,8 +17,7 @@ Term = object
 
 def terms(node: fx.Node) -> list[tuple[Term, float]]:
     """The summands of an op and the constant factor on each; of a choice (where, maximum) or a list, its operands."""
-    known, args = row(node), list(node.args)
-    assert known is not None
+    known, args = facts(node), list(node.args)
     if known.listed:
         return [(a, 1.0) for a in sequence(args[known.factors[0] if known.factors else 0])]
     if known.law == "contract":
@@ -30,16 +29,11 @@ def terms(node: fx.Node) -> list[tuple[Term, float]]:
         return [(args[0], 1.0 - weight), (args[1], float(weight))]
     if known.summand is not None:
         return [(args[0], 1.0), (args[known.summand], 1.0)]
-    pair = list(args[1:3]) if len(args) > 2 and isinstance(args[0], fx.Node) and not _adds(node) else list(args[:2])
+    pair = list(args[1:3]) if len(args) > 2 and isinstance(args[0], fx.Node) and not known.adds else list(args[:2])
     alpha = _keyword(node, "alpha")
     if known.mixes == "reversed":
         return [(pair[0], -alpha), (pair[1], 1.0)]
     return [(pair[0], 1.0), *((a, -alpha if known.mixes == "minus" else alpha) for a in pair[1:])]
-
-
-def _adds(node: fx.Node) -> bool:
-    known = row(node)
-    return known is not None and known.adds
 
 
 def _keyword(node: fx.Node, name: str) -> float:
@@ -49,18 +43,13 @@ def _keyword(node: fx.Node, name: str) -> float:
 
 def factors_of(node: fx.Node) -> list[object]:
     """The operands that an op multiplies with each other; [] for any other op. Of attention: queries and keys."""
-    known = row(node)
-    if known is None or known.law not in {"contract", "attention", "product", "join"}:
-        return []
-    if known.listed:
-        return sequence(node.args[known.factors[0]]) if known.factors else []
-    return [node.args[at] for at in known.factors if len(node.args) > at]
+    return operands_of(node) if facts(node).law in {"contract", "attention", "product", "join"} else []
 
 
 def filled_with(node: fx.Node) -> float | None:
     """The number that a mask or a padding writes beside the values; None for an op that writes none."""
-    known = row(node)
-    if known is None or known.fill is None:
+    known = facts(node)
+    if known.fill is None:
         return None
     if known.fill == 3 and len(node.args) > 2 and node.args[2] != "constant":
         return None  # a padding with copies of the values
@@ -84,8 +73,7 @@ def vector_order(node: fx.Node) -> float:
 
 def contracted_size(node: fx.Node) -> float:
     """How many products each entry of a contraction's result is the sum of."""
-    known = row(node)
-    assert known is not None
+    known = facts(node)
     if known.listed:
         return _summed_letters(node)
     left, right = factors_of(node)[:2]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from torch import fx
 
 from hptransfer.graph.graph import Graph
-from hptransfer.graph.parameters.uses import Use, depends_on_inputs
+from hptransfer.graph.parameters.uses import Use, depends_on_inputs, downstream
 from hptransfer.graph.scales.pairs import Pairs, node_pairs
 
 Edge = tuple[fx.Node, fx.Node]
@@ -70,20 +71,30 @@ class Sizes:
         known = node_pairs(target, base) if pairs is None else pairs
         return Sizes(target, base, alignment, constants or {}, contracting, depth or {}, lost or {}, known)
 
+    @cached_property
+    def from_inputs(self) -> set[fx.Node]:
+        """Nodes of the target whose value depends on its inputs."""
+        return depends_on_inputs(self.target)
+
+    @cached_property
+    def learned(self) -> set[fx.Node]:
+        """Nodes of the target whose value depends on its parameters."""
+        return downstream(self.target, set(self.target.parameters.values()))
+
+    @cached_property
+    def weights_side(self) -> set[fx.Node]:
+        """Parameters and what is computed from them alone, up to where a weight is contracted (a learned query's)."""
+        side = set(self.target.parameters.values())
+        for node in self.target.nodes:
+            apart = node in self.from_inputs or node in self.weights
+            if not apart and any(parent in side for parent in node.all_input_nodes):
+                side.add(node)
+        return side
+
     def ratio(self, node: fx.Node, size: Callable[[fx.Node], float]) -> float:
         """A size of an op, target / base; 1 where the base has no such op."""
         twin = self.pairs.get(node)
         return 1.0 if twin is None else max(size(node), 1e-30) / max(size(twin), 1e-30)
-
-
-def weights_side(graph: Graph, contracting: frozenset[fx.Node]) -> set[fx.Node]:
-    """Parameters and what is computed from them alone, up to where a weight is contracted (a learned query's layer)."""
-    from_inputs = depends_on_inputs(graph)
-    side = set(graph.parameters.values())
-    for node in graph.nodes:
-        if node not in from_inputs and node not in contracting and any(p in side for p in node.all_input_nodes):
-            side.add(node)
-    return side
 
 
 def is_free(number: float) -> bool:

@@ -73,14 +73,17 @@ def lacking_multipliers(
     lacking, analysis = missing_factors(sizes)
     _refuse_unknown(analysis)
     _refuse_open(analysis, depth)
-    words = _words_of_lost(lost or {}, lacking, sizes)
+    by_code = _by_code(sizes)
+    words = _words_of_lost(lost or {}, lacking, sizes, by_code)
     worded = [_multiplier(one, _why(one, sizes, scheme, depth, changed)) for one in lacking]
     worded = [replace(one, why=words.get(k, one.why)) for k, one in enumerate(worded)]
     multipliers, notes = _together(worded, lacking, depth), _notes(analysis, lacking)
-    return Lacking(tuple(multipliers), tuple(notes), _larger(lost or {}, sizes))
+    return Lacking(tuple(multipliers), tuple(notes), _larger(lost or {}, by_code))
 
 
-def _words_of_lost(lost: Mapping[fx.Node, Lost], lacking: Sequence[Missing], sizes: Sizes) -> dict[int, str]:
+def _words_of_lost(
+    lost: Mapping[fx.Node, Lost], lacking: Sequence[Missing], sizes: Sizes, by_code: Mapping[fx.Node, float]
+) -> dict[int, str]:
     """Position of a factor -> why, for those that the forward would not lack if weights had the scale of their rule.
 
     Raises UsageError where a bias stands beside an output of another scale.
@@ -92,21 +95,24 @@ def _words_of_lost(lost: Mapping[fx.Node, Lost], lacking: Sequence[Missing], siz
     for node, one in off.items():
         if analysis.scales[node].deviates and len(gained(node)) > 1:
             raise UsageError(one.remedy)
-    ruled = replace(sizes, lost={node: 1.0 / _by_code(node, sizes) if node in off else 1.0 for node in lost})
+    ruled = replace(sizes, lost={node: 1.0 / by_code[node] if node in off else 1.0 for node in lost})
     without = {(one.node, one.kind, round(one.factor, 6)) for one in missing_factors(ruled)[0]}
     extra = [k for k, one in enumerate(lacking) if (one.node, one.kind, round(one.factor, 6)) not in without]
     return dict.fromkeys(extra, next(iter(off.values())).why)
 
 
-def _larger(lost: Mapping[fx.Node, Lost], sizes: Sizes) -> dict[str, float]:
-    ratios = {one.name: one.ratio * _by_code(node, sizes) for node, one in lost.items()}
+def _larger(lost: Mapping[fx.Node, Lost], by_code: Mapping[fx.Node, float]) -> dict[str, float]:
+    ratios = {one.name: one.ratio * by_code[node] for node, one in lost.items()}
     return {name: ratio for name, ratio in ratios.items() if not math.isclose(ratio, 1.0)}
 
 
-def _by_code(node: fx.Node, sizes: Sizes) -> float:
-    """The code's constants on a weight, target / base."""
+def _by_code(sizes: Sizes) -> dict[fx.Node, float]:
+    """Op with a weight of a lost scale -> the code's constants on that weight, target / base."""
+    if not sizes.lost:
+        return {}
     analysis = Analysis(replace(sizes, lost=dict.fromkeys(sizes.lost, 1.0)))
-    return math.prod(analysis.of(a).ratio for a in factors_of(node) if a in analysis.weights_side)
+    sides = {node: [a for a in factors_of(node) if a in sizes.weights_side] for node in sizes.lost}
+    return {node: math.prod(analysis.of(a).ratio for a in side) for node, side in sides.items()}
 
 
 def _refuse_unknown(analysis: Analysis) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from hptransfer.core.buffers import buffers_kept
 from hptransfer.core.errors import UsageError
 from hptransfer.core.seeding import seeded, torch_generator
 from hptransfer.prediction.curvature.parameters import ParameterSpace
@@ -184,20 +185,15 @@ def _on_device(model: nn.Module, batches: Sequence[Any]) -> list[Any]:
 @contextmanager
 def _as_trained(model: nn.Module, seed: int | None) -> Generator[None, None, None]:
     """Math attention, eager graphs, fixed randomness where a seed is given, and buffers restored afterwards."""
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with ExitStack() as stack:
+        stack.enter_context(buffers_kept(model))
         compiler: Any = torch.compiler
         stack.enter_context(_sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(compiler.set_stance("force_eager"))
         stack.enter_context(torch.enable_grad())
         if seed is not None:
             stack.enter_context(seeded(seed))
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in kept:
-                    buffer.copy_(value)
+        yield
 
 
 def _gradient(loss: Tensor, space: ParameterSpace, *, create_graph: bool) -> tuple[Tensor | None, ...]:
