@@ -4,155 +4,31 @@ k = B/B0, r = D/D0: one optimizer step sees k times the data, so the run has r/k
 (of the theory: tr(HS)/(G'HG), in practice tr S/|G|^2). Plans apply a rule as multipliers, forecasts as a factor on the
 base's number; what carries a factor says so (`Carried`, Plan.carries), and nothing is multiplied by it twice.
 betas: beta^k keeps the averaging half-life in samples (the SDE's 1 - k (1 - beta), to first order). Published exponents
-of the duration contradict each other (D^+.31 to D^-.56), so the default leaves the rate.
+of the duration contradict each other (D^+.31 to D^-.56), so a plan's default leaves the rate; a forecast takes "joint",
+the one rule of batch and tokens that core/evidence.py makes of all data sets, with its interval.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.horizon_rules import BATCH_RULES as BATCH_RULES
+from hptransfer.core.horizon_rules import DECAY_RULES as DECAY_RULES
+from hptransfer.core.horizon_rules import DURATION_RULES as DURATION_RULES
+from hptransfer.core.horizon_rules import JOINT as JOINT
+from hptransfer.core.horizon_rules import STEP as STEP
+from hptransfer.core.horizon_rules import BatchRule as BatchRule
+from hptransfer.core.horizon_rules import DecayRule as DecayRule
+from hptransfer.core.horizon_rules import measured_batch_rule as measured_batch_rule
+from hptransfer.core.horizon_rules import measured_exponent as measured_exponent
 from hptransfer.core.recipe import Scale
 from hptransfer.core.rules import Geometry
 
 T = TypeVar("T")
-Basis = Literal["derived", "published", "heuristic", "none"]
-STEP = ("sign", "relative", "spectral")
-"""Steps that do not see the gradient's size, so that noise averages as k^-1/2 per sample."""
-
-
-@dataclass(frozen=True)
-class BatchRule:
-    """How the best rate follows the batch.
-
-    shape: (batch, noise scale) -> lr up to a constant; needs_noise: whether B_n enters. geometries: of the optimizers
-    it holds for. eps: the exponent of k in eps, under a sign step. holds: where; source.
-    """
-
-    name: str
-    shape: Callable[[float, float], float]
-    geometries: tuple[Geometry, ...]
-    holds: str
-    source: str
-    needs_noise: bool = False
-    eps: float = 0.0
-    basis: Basis = "derived"
-
-
-@dataclass(frozen=True)
-class DurationRule:
-    """lr ~ steps^exponent at one batch, with the exponent's interval over data sets."""
-
-    name: str
-    exponent: float
-    interval: tuple[float, float]
-    holds: str
-    source: str
-
-
-@dataclass(frozen=True)
-class DecayRule:
-    """wd ~ lr^lr batch^batch tokens^tokens width^width, for decoupled decay; keeps: what stays the same.
-
-    carries: the batch rule whose lr is already inside: lr must be scaled by exactly that. absolute: it sets wd itself,
-    from the target alone (see prediction/laws/decay.py).
-    """
-
-    name: str
-    keeps: str
-    source: str
-    lr: float = 0.0
-    batch: float = 0.0
-    tokens: float = 0.0
-    width: float = 0.0
-    carries: str = ""
-    absolute: bool = False
-    basis: Basis = "derived"
-
-    def factor(self, **ratios: float) -> float:
-        """The ratio of wd for target/base ratios of lr, batch, tokens and width, each 1 where not given."""
-        powers = {axis: getattr(self, axis) for axis in ("batch", "lr", "tokens", "width")}
-        up = math.prod(ratios.get(axis, 1.0) ** power for axis, power in powers.items() if power > 0)
-        return up / math.prod(ratios.get(axis, 1.0) ** -power for axis, power in powers.items() if power < 0)
-
-
-_BELOW = "both batches << B_n; the noise of examples is independent"
-
-BATCH_RULES: Mapping[str, BatchRule] = {
-    rule.name: rule
-    for rule in (
-        BatchRule("constant", lambda b, n: 1.0, ("gradient", *STEP), "the batch does not matter", "no change"),
-        BatchRule("linear", lambda b, n: b, ("gradient",), f"SGD; {_BELOW}", "arXiv:1706.02677; 1511.06251"),
-        BatchRule(
-            "mccandlish",
-            lambda b, n: 1 / (1 + n / b),
-            ("gradient",),
-            "SGD, any batch: linear, then flat; the noise of examples is independent",
-            "arXiv:1812.06162 eq. 2.6",
-            needs_noise=True,
-        ),
-        BatchRule("sqrt", lambda b, n: b**0.5, STEP, f"Adam as an SDE; {_BELOW}", "arXiv:2205.10287", eps=-0.5),
-        BatchRule(
-            "sqrt-capped",
-            lambda b, n: min(b, n) ** 0.5,
-            STEP,
-            "Adam; no growth above B_n, as measured on a public LLM grid",
-            "heuristic",
-            needs_noise=True,
-            basis="heuristic",
-        ),
-        BatchRule(
-            "surge",
-            lambda b, n: 2 / (math.sqrt(n / b) + math.sqrt(b / n)),
-            STEP,
-            "sign-like updates with small signal per coordinate; off-diagonal curvature adds up: rises, then falls",
-            "arXiv:2405.14578",
-            needs_noise=True,
-        ),
-    )
-}
-"""Plans call "constant" "none", and leave the betas then, too."""
-
-DURATION_RULES: Mapping[str, DurationRule] = {
-    rule.name: rule
-    for rule in (
-        DurationRule("none", 0.0, (0.0, 0.0), "the best rate stays", "no change"),
-        DurationRule(
-            "bound",
-            -0.5862 / 2,
-            (-0.636 / 2, -0.536 / 2),
-            "124M Llama on SlimPajama, AdamW, schedules that decay to zero; fixed batch",
-            "convex bound T^-1/2 (arXiv:2501.18965), shrunk as fitted on its public runs",
-        ),
-    )
-}
-
-DECAY_RULES: Mapping[str, DecayRule] = {
-    rule.name: rule
-    for rule in (
-        DecayRule("fixed", "wd", "no change", basis="none"),
-        DecayRule("independent", "lr wd", "arXiv:2309.14322", lr=-1),
-        DecayRule("tokens", "B/(lr wd)", "derived from the EMA view", lr=-1, batch=1),
-        DecayRule("timescale", "B/(lr wd D)", "arXiv:2405.13698", lr=-1, batch=1, tokens=-1),
-        DecayRule(
-            "sqrt-batch",
-            "B/(lr wd D) with lr ~ sqrt(B)",
-            "public training code (nanochat)",
-            batch=0.5,
-            tokens=-1,
-            carries="sqrt",
-        ),
-        DecayRule(
-            "power-lines", "B/(lr wd D) = 1.084 (D/N)^-.527", "arXiv:2505.13738", absolute=True, basis="published"
-        ),
-        DecayRule("sqrt-width", "wd/sqrt(width)", "arXiv:2510.15262", width=0.5, basis="published"),
-        DecayRule("width", "lr wd of hidden matrices", "muP implementations", width=1),
-    )
-}
-"""Plans call "fixed" "none"; the width they carry parameter by parameter, so the last three are for forecasts."""
 
 
 @dataclass(frozen=True)
@@ -182,14 +58,15 @@ def horizon(
 ) -> Horizon:
     """The multipliers for a target's batch and tokens against a base's.
 
-    batch: a rule that needs no noise scale, "none", or the default: "linear" for gradient steps, else "sqrt".
-    duration: a rule, or "power:E" for an exponent of the tokens that the user has measured. An axis that either scale
-    leaves open does not count. Raises UsageError where a rule's name is unknown or it cannot serve a plan.
+    batch: a rule that needs no noise scale, "none", "power:E" for a measured exponent, or the default: "linear" for
+    gradient steps, else "sqrt". duration: a rule, or "power:E" for an exponent of the tokens that the user has measured.
+    An axis that either scale leaves open does not count. Raises UsageError where a rule's name is unknown or it cannot
+    serve a plan.
     """
     k, r = _ratio(target.batch, base.batch), _ratio(target.tokens, base.tokens)
     name = batch if batch != "default" else ("linear" if geometry == "gradient" else "sqrt")
     free = {"none": BATCH_RULES["constant"]} | {n: rule for n, rule in BATCH_RULES.items() if not rule.needs_noise}
-    rule = _named(free, "batch rule", name)
+    rule = measured_batch_rule(name) or _named(free, "batch rule", name)
     lr = rule.shape(k, 1.0) * _duration(duration, k, r)
     width_free = {n: row for n, row in DECAY_RULES.items() if not (row.absolute or row.width)}
     kept = _named({"none": DECAY_RULES["fixed"]} | width_free, "decay rule", decay)
@@ -199,13 +76,49 @@ def horizon(
     wd = kept.factor(lr=lr, batch=k, tokens=r)
     eps = k**rule.eps if geometry == "sign" else 1.0
     why = (
-        f"batch x {k:g} ({name}), tokens x {r:g} (duration {duration}): lr x {lr:.4g}, betas^{k:g}",
+        f"batch x {k:g} ({name}), tokens x {r:g} (duration {duration}): lr x {lr:.4g}, betas^{k:g}{_far(rule, k)}",
         f"weight decay x {wd:.4g} ({decay})",
     )
     moved = {"learning rate": [("batch", rule.shape(k, 1.0)), ("tokens", _duration(duration, k, r))]}
     moved["weight decay"] = [("batch", k**kept.batch), ("tokens", r**kept.tokens)] if wd != 1 else []
     carries = {what: tuple(axis for axis, factor in axes if factor != 1) for what, axes in moved.items()}
     return Horizon(lr, wd, eps, 1.0 if name in {"none", "constant"} else k, carries, why)
+
+
+def _far(rule: BatchRule, k: float) -> str:
+    """Says where a rule is taken further than forecasts take it."""
+    if max(k, 1 / k) <= rule.reach:
+        return ""
+    return f"; beyond x {rule.reach:g} not measured: data sets give batch^{JOINT.batch:.2f} (rule 'joint')"
+
+
+def moved_betas(betas: Collection[float], k: float, *, least: float = 1.0) -> tuple[float, ...]:
+    """beta^k: the same half-life in samples when a step sees k times the data.
+
+    least: the shortest half-life in steps that is accepted. Raises UsageError where one would leave [0, .9999], or
+    forget half of its past in fewer steps than that: averages of the base's span in samples then do not exist.
+    """
+    moved = tuple(beta**k for beta in betas)
+    for beta, new in zip(betas, moved, strict=True):
+        if new == beta:
+            continue
+        half_life = math.log(0.5) / math.log(new) if 0 < new < 1 else 0.0
+        if new > BETA_MAX:
+            raise UsageError(
+                f"At {k:.3g} times the batch beta {beta:g} would become {new:.7g}, above {BETA_MAX}: an average over "
+                f"{half_life:.3g} steps. Keep the base's betas {tuple(betas)}, or tune them."
+            )
+        if half_life < least:
+            raise UsageError(
+                f"At {k:.3g} times the batch beta {beta:g} would become {new:.3g}, whose half-life of {half_life:.2g} "
+                f"steps is under {least:g}. Keep the base's betas {tuple(betas)}, or raise the batch "
+                f"{math.log(0.5) / math.log(beta) / least:.3g} times at most."
+            )
+    return moved
+
+
+BETA_MAX = 0.9999
+"""The largest beta that a rule may set: beyond, an average is longer than most of the runs that rules were tried on."""
 
 
 def carried(ratios: Iterable[Horizon]) -> dict[str, tuple[str, ...]]:
@@ -254,13 +167,11 @@ def _ratio(target: float | None, base: float | None) -> float:
 
 def _duration(rule: str, k: float, r: float) -> float:
     if rule in DURATION_RULES:
-        return (r / k) ** DURATION_RULES[rule].exponent
-    name, _, exponent = rule.partition(":")
-    try:
-        if name == "power":
-            return r ** float(exponent)
-    except ValueError:
-        pass
+        row = DURATION_RULES[rule]
+        return (r if row.of == "tokens" else r / k) ** row.exponent
+    exponent = measured_exponent(rule)
+    if exponent is not None:
+        return r**exponent
     raise UsageError(
         f"Duration rule {rule!r} is unknown; use one of {', '.join(DURATION_RULES)}, or 'power:E' with a number E."
     )

@@ -19,7 +19,7 @@ from hptransfer.core.seeding import seeded_model
 from hptransfer.prediction.forecast.forecast import Forecast, Rules, Settings, forecast, schedule_of
 from hptransfer.prediction.forecast.lean import Lean, lean
 from hptransfer.prediction.forecast.measured import noise_scale, stability_limit
-from hptransfer.prediction.forecast.transfer import refuse_unknown_base
+from hptransfer.prediction.forecast.transfer import NORMAL_90, refuse_unknown_base
 from hptransfer.prediction.forecast.width_law import loss_at_size
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.schedule import Schedule
@@ -29,9 +29,6 @@ from hptransfer.validation.verdict.optimum import Curve, Fit, curve_of, optima
 
 MAX_STEPS = 100_000_000
 """Beyond, a schedule as an array would no longer fit into memory; a batch left at the proxy's is the likely cause."""
-WIDTH_ERROR = 0.25
-"""Octaves, one standard deviation: what a transfer over width adds to the error of the measured optimum. It is the
-drift allowance of a passing check (half an octave at 95%), used until a check of this recipe says better."""
 
 
 def predict(
@@ -81,9 +78,9 @@ def predict(
     if lr is not None:
         start, leaned, points = _given(lr), None, ()
     else:
-        curve, drift = _curve(recipe, checked, options)
-        start = _start(curve, drift, moves=target.width not in (None, base.width))
-        leaned = _lean(recipe, curve, start)
+        curve, known["drift"] = _curve(recipe, checked, options)
+        start = _start(curve)
+        leaned = _lean(recipe, curve, start, forecast(**known, start=start).learning_rate)
         points = tuple(zip(curve.log2_lrs.tolist(), curve.means.tolist(), strict=True))
     return forecast(
         **known,
@@ -153,8 +150,8 @@ def _curve(recipe: Recipe, checked: TransferResult | None, options: dict[str, An
     return curve_of(runs, scheme=scheme, size=width, seeds=seeds), drift
 
 
-def _start(curve: Curve, drift: float | None, *, moves: bool) -> Prediction:
-    """The measured optimum, its interval widened by what the transfer over width may add."""
+def _start(curve: Curve) -> Prediction:
+    """The measured optimum with its interval."""
     optimum = optima([Fit.of(curve)])[0]
     if not math.isfinite(optimum.log2_lr):
         raise UsageError(f"No run at the base's width {curve.size} finished, so it has no best learning rate.")
@@ -164,8 +161,6 @@ def _start(curve: Curve, drift: float | None, *, moves: bool) -> Prediction:
             f"2^{curve.log2_lrs[-1]:g}. Widen it with lrs."
         )
     half = optimum.high - optimum.log2_lr if math.isfinite(optimum.high) else 0.5
-    added = (1.645 * WIDTH_ERROR if drift is None else drift) if moves else 0.0
-    half = math.hypot(half, added)
     at = optimum.log2_lr
     assumptions = ("the recipe's data, schedule and optimizer stand for the target's",)
     source = f"{len(curve.log2_lrs)} learning rates x {curve.seeds} seeds at width {curve.size}"
@@ -196,11 +191,12 @@ def _given(lr: float) -> Prediction:
     return Prediction("learning rate", lr, None, None, "1", "given", "the user", (), Kind("none", "given"))
 
 
-def _lean(recipe: Recipe, curve: Curve, start: Prediction) -> Lean | None:
-    if start.low is None or start.high is None or int(np.isfinite(curve.means).sum()) < 3:
+def _lean(recipe: Recipe, curve: Curve, start: Prediction, rate: Prediction) -> Lean | None:
+    """How low to aim at the target: the base's curve around its best rate, with the error of the target's."""
+    if rate.low is None or rate.high is None or int(np.isfinite(curve.means).sum()) < 3:
         return None
     initial = evaluate(recipe, seeded_model(recipe, recipe.base, 0), "cpu")
-    sd = math.log2(start.high / start.low) / (2 * 1.645)
+    sd = math.log2(rate.high / rate.low) / (2 * NORMAL_90)
     return lean(
         curve.log2_lrs.tolist(),
         curve.means.tolist(),

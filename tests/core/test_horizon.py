@@ -73,7 +73,7 @@ def test_a_rule_that_cannot_serve_a_plan_is_refused(rules: dict[str, str], messa
 
 def made(target: hpt.Scale = TARGET, **rules: str) -> Forecast:
     base, schedules = hpt.Scale(8, batch=64, tokens=6400), (SETTINGS.schedule, linear(400))
-    chosen = Rules(**{"scheme": "mup", "schedule": "keep", **rules})
+    chosen = Rules(**{"scheme": "mup", "batch": "sqrt", "schedule": "keep", **rules})
     return forecast(
         recipe="x", start=START, base=base, target=target, settings=SETTINGS, target_schedule=schedules[1], rules=chosen
     )

@@ -7,33 +7,41 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document
-from hptransfer.core.horizon import Carried
+from hptransfer.core.horizon import Carried, moved_betas
 from hptransfer.core.recipe import Scale
 from hptransfer.core.rules import scheme_named
+from hptransfer.prediction.forecast.batch_and_tokens import (
+    alternatives,
+    batch_and_tokens,
+    ratio,
+    schedule_factor,
+    shape_factor,
+)
 from hptransfer.prediction.forecast.lean import Lean
+from hptransfer.prediction.forecast.steps import (
+    CONCLUSIVE,
+    Step,
+    betas_step,
+    factor_step,
+    inconclusive_line,
+    lean_step,
+    prediction_lines,
+    rate_line,
+    stability_line,
+)
 from hptransfer.prediction.forecast.transfer import (
     Factor,
-    batch_factor,
     compose,
     decay_axes,
     decayed,
     refuse_unknown_base,
-    schedule_factor,
     width_and_depth,
 )
 from hptransfer.prediction.laws.decay import DecaySettings
-from hptransfer.prediction.provenance import Kind, Prediction
+from hptransfer.prediction.provenance import Prediction
 from hptransfer.prediction.schedules.schedule import Schedule, from_array
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the derivation: what it does in words, and the number it gives (None: nothing to change)."""
-
-    title: str
-    prediction: Prediction | None
-    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,15 +59,17 @@ class Settings:
 class Rules:
     """Which law carries which axis.
 
-    scheme: for width and depth. batch: a rule of batch_rules, or "auto" (sqrt-capped with a known noise scale and sqrt
-    without, for sign-like optimizers; mccandlish or linear for SGD). decay: a rule of decay.py. schedule: "transfer"
-    applies the convex bound with measured shrinkage when steps or shape change; "keep" leaves the rate.
+    scheme: for width and depth. batch: a rule of core/horizon.py, or "auto" (sqrt-capped with a known noise scale and
+    joint without, for sign-like optimizers; mccandlish or linear for SGD). decay: a rule of decay.py. schedule:
+    "transfer" applies the convex bound with measured shrinkage where the shape changes; "keep" leaves the rate.
+    duration: a rule of core/horizon.py or "power:E"; "auto" is "joint", and "none" where the schedule is "keep".
     """
 
     scheme: str = "completep"
     batch: str = "auto"
     decay: str = "timescale"
     schedule: str = "transfer"
+    duration: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,8 @@ class Forecast(Document):
     cliff: log2 of the base's last rate that trained and the first that diverged, None where none diverged.
     schedule_factors: (progress in 0..1, factor) of the target's schedule, thinned for a figure.
     carries: quantity -> the axes whose factors its number holds; a plan that carries one of them, too, refuses it.
+    betas: None where the optimizer has none, or where those of the base cannot follow the batch (a step says why).
+    stability: the base's stability limit at initialisation, against which the advised rate is held.
     """
 
     TITLE = "a forecast"
@@ -93,6 +105,7 @@ class Forecast(Document):
     cliff: tuple[float, float] | None = None
     schedule_factors: tuple[tuple[float, float], ...] = ()
     carries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stability: Prediction | None = None
 
     def __post_init__(self) -> None:
         rate, decay = (self.carries.get(name, ()) for name in ("learning rate", "weight decay"))
@@ -105,9 +118,27 @@ class Forecast(Document):
         for number, step in enumerate(self.steps, start=1):
             lines.append(f"{number}. {step.title}" + (f": {step.text}" if step.text else ""))
             if step.prediction is not None:
-                lines += [f"   {line}" for line in _lines(step.prediction)]
-        lines.append(f"=> learning rate {self.advised_lr:.4g} (2^{math.log2(self.advised_lr):.2f})")
-        return "\n".join(lines)
+                lines += [f"   {line}" for line in prediction_lines(step.prediction)]
+        return "\n".join([*lines, *self.headline])
+
+    @property
+    def decades(self) -> float | None:
+        """Width of the learning rate's interval in powers of ten; None without one."""
+        low, high = self.learning_rate.low, self.learning_rate.high
+        return None if low is None or high is None else math.log10(high / low)
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether the interval is narrower than a decade: beyond, the forecast says that it does not know."""
+        return self.decades is None or self.decades <= CONCLUSIVE
+
+    @property
+    def headline(self) -> list[str]:
+        """The advised rate with its interval, whether it says anything, and how it stands to the stability limit."""
+        lines = [rate_line(self.advised_lr, self.learning_rate)]
+        if self.decades is not None and not self.conclusive:
+            lines.append(inconclusive_line(self.decades))
+        return lines if self.stability is None else [*lines, stability_line(self.advised_lr, self.stability)]
 
     @classmethod
     def upgraded(cls, fields: dict[str, Any]) -> dict[str, Any]:
@@ -132,33 +163,36 @@ def forecast(
     lean: Lean | None = None,
     loss: Prediction | None = None,
     base_curve: Sequence[tuple[float, float]] = (),
+    drift: float | None = None,
 ) -> Forecast:
     """Join what is derived, measured and fitted into the target's values.
 
     start: "learning rate" at the base, measured or given. noise: noise scale in the unit of the scales' batch.
     stability: the base's stability limit; lean: how low to aim, from the base's curve; loss: expected at the target;
-    base_curve: as in Forecast.
+    base_curve: as in Forecast; drift: what a check measured over width, half an interval in octaves.
     Raises UsageError where a rule is unknown, cannot serve this change of scale, or would count an axis twice.
     """
     rules = rules or Rules()
     refuse_unknown_base(base, target)
     factors = [
-        *width_and_depth(base, target, scheme_named(rules.scheme), depths=settings.residual),
-        *batch_factor(base, target, _batch_rule(rules.batch, settings, noise), noise_scale=_value(noise)),
-        *(schedule_factor(settings.schedule, target_schedule) if rules.schedule == "transfer" else ()),
+        *width_and_depth(base, target, scheme_named(rules.scheme), depths=settings.residual, drift=drift),
+        *_horizon_factors(base, target, settings, target_schedule, rules, noise),
     ]
     rate = compose(start, factors)
     advised = rate.value * 2.0 ** -(lean.octaves if lean else 0.0)
     decay = _decay(rules.decay, base, target, settings, start.value, advised)
+    betas, why_not = _betas(base, target, settings)
+    beside = alternatives(base, target)
     steps = [
         Step("Learning rate at the base", start),
-        *(_factor_step(factor) for factor in factors),
+        *(factor_step(factor) for factor in factors),
+        *([Step("Alternatives for batch and tokens", None, beside)] if beside else []),
         *([] if noise is None else [Step("Gradient noise scale", noise)]),
         Step("Learning rate at the target", rate),
-        *([] if lean is None else [_lean_step(lean, advised)]),
+        *([] if lean is None else [lean_step(lean, advised)]),
         *([] if stability is None else [Step("Stability limit at the base, a diagnostic", stability)]),
         *([] if decay is None else [Step("Weight decay at the target", decay)]),
-        *_betas_step(base, target, settings),
+        *betas_step(settings.betas, betas, why_not),
         Step("Expected loss", loss, "" if loss else "not predicted: it needs runs at 3 or more scales"),
     ]
     return Forecast(
@@ -170,13 +204,14 @@ def forecast(
         rate,
         advised,
         decay,
-        _betas(base, target, settings),
+        betas,
         None if lean is None else lean.diverges,
         loss,
         base_curve=tuple(base_curve),
         cliff=(lean.cliff_low, lean.cliff_high) if lean and math.isfinite(lean.cliff_high) else None,
         schedule_factors=_thinned(target_schedule),
         carries={"learning rate": _axes(factors), "weight decay": decay_axes(rules.decay, base, target)},
+        stability=stability,
     )
 
 
@@ -189,32 +224,28 @@ def _carried(prediction: Prediction, axes: tuple[str, ...]) -> Prediction:
     return prediction.replace(value=Carried(prediction.value, axes))
 
 
+def _horizon_factors(
+    base: Scale, target: Scale, settings: Settings, schedule: Schedule, rules: Rules, noise: Prediction | None
+) -> list[Factor]:
+    """Batch, tokens and schedule. Rule "bound" takes tokens and shape in one, as it was fitted."""
+    keep = rules.schedule == "keep"
+    duration = ("none" if keep else "joint") if rules.duration == "auto" else rules.duration
+    batch = _batch_rule(rules.batch, settings, noise)
+    factors = batch_and_tokens(base, target, batch=batch, duration=duration, noise_scale=_value(noise))
+    if duration == "bound":
+        return [*factors, *schedule_factor(settings.schedule, schedule)]
+    return factors if keep else [*factors, *shape_factor(settings.schedule, schedule)]
+
+
 def _batch_rule(name: str, settings: Settings, noise: Prediction | None) -> str:
     if name != "auto":
         return name
     sgd = settings.optimizer == "SGD"
-    return ("mccandlish" if noise else "linear") if sgd else ("sqrt-capped" if noise else "sqrt")
+    return ("mccandlish" if noise else "linear") if sgd else ("sqrt-capped" if noise else "joint")
 
 
 def _value(noise: Prediction | None) -> float | None:
     return None if noise is None else noise.value
-
-
-def _factor_step(factor: Factor) -> Step:
-    ends = factor.value, factor.low, factor.high
-    kind, told = Kind(factor.kind.exponent, "none"), (factor.law, factor.source, factor.assumptions)
-    prediction = Prediction("factor on the learning rate", *ends, "1", *told, kind)
-    return Step(f"Factor for {' and '.join(sorted(factor.axes))}", prediction)
-
-
-def _lean_step(found: Lean, advised: float) -> Step:
-    cliff = (
-        f"runs diverge between 2^{found.cliff_low:.2f} and 2^{found.cliff_high:.2f} at the base"
-        if math.isfinite(found.cliff_high)
-        else "no run of the base's sweep diverged above its optimum"
-    )
-    text = f"aim {found.octaves:.2f} octaves lower, at {advised:.4g}; {cliff}; P(diverges) = {found.diverges:.2g}"
-    return Step("Lean away from the cliff", None, text)
 
 
 def _decay(rule: str, base: Scale, target: Scale, settings: Settings, lr: float, target_lr: float) -> Prediction | None:
@@ -227,25 +258,15 @@ def _decay(rule: str, base: Scale, target: Scale, settings: Settings, lr: float,
     return decayed(rule, at_base, at_target)
 
 
-def _betas(base: Scale, target: Scale, settings: Settings) -> tuple[float, ...] | None:
-    if settings.betas is None or base.batch is None or target.batch is None:
-        return settings.betas
-    return tuple(beta ** (target.batch / base.batch) for beta in settings.betas)
-
-
-def _betas_step(base: Scale, target: Scale, settings: Settings) -> list[Step]:
-    moved = _betas(base, target, settings)
-    if moved is None or moved == settings.betas:
-        return []
-    shown = ", ".join(f"{beta:.6g}" for beta in moved)
-    return [Step("Betas", None, f"({shown}): beta^(B/B0) keeps the half-life in samples (2205.10287 to first order)")]
-
-
-def _lines(p: Prediction) -> list[str]:
-    interval = "" if p.low is None or p.high is None else f" [{p.low:.4g}, {p.high:.4g}]"
-    unit = "" if p.unit == "1" else f" {p.unit}"
-    lines = [f"{p.value:.4g}{interval}{unit}  ({p.kind})", f"law: {p.law}; source: {p.source}"]
-    return [*lines, *([f"assumes: {'; '.join(p.assumptions)}"] if p.assumptions else [])]
+def _betas(base: Scale, target: Scale, settings: Settings) -> tuple[tuple[float, ...] | None, str]:
+    """The target's betas, or None and why the base's cannot follow the batch."""
+    k = ratio(target.batch, base.batch)
+    if settings.betas is None or k == 1:
+        return settings.betas, ""
+    try:
+        return moved_betas(settings.betas, k), ""
+    except UsageError as error:
+        return None, str(error)
 
 
 def _thinned(schedule: Schedule, points: int = 200) -> tuple[tuple[float, float], ...]:

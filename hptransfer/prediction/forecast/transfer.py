@@ -10,11 +10,8 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.horizon import DECAY_RULES
 from hptransfer.core.recipe import Scale
 from hptransfer.core.rules import Scheme
-from hptransfer.prediction.laws.batch_rules import lr_at_batch
 from hptransfer.prediction.laws.decay import DecaySettings, weight_decay_at
 from hptransfer.prediction.provenance import Basis, Kind, Prediction
-from hptransfer.prediction.schedules.schedule import Schedule
-from hptransfer.prediction.schedules.schedule_transfer import transfer_lr
 
 
 @dataclass(frozen=True)
@@ -37,9 +34,10 @@ class Factor:
     kind: Kind
 
     @classmethod
-    def exact(cls, quantity: str, axis: str, value: float, law: str, source: str, *assumptions: str) -> Factor:
-        """A derived ratio, without an interval of its own."""
-        return cls(quantity, frozenset({axis}), value, value, value, law, source, assumptions, Kind("derived", "none"))
+    def derived(cls, axis: str, octaves: float, law: str, source: str, *assumptions: str) -> Factor:
+        """The rate stays, as derived; octaves: half of the interval that measured transfers give it."""
+        ends = 1.0, 2.0**-octaves, 2.0**octaves
+        return cls("learning rate", frozenset({axis}), *ends, law, source, assumptions, Kind("derived", "none"))
 
     @classmethod
     def between(cls, quantity: str, axes: Iterable[str], base: float, at: Prediction) -> Factor:
@@ -52,23 +50,30 @@ class Factor:
 def compose(start: Prediction, factors: Sequence[Factor]) -> Prediction:
     """start x all factors of its quantity; intervals add up in quadrature of their logarithms.
 
-    start: the value at the base. Raises UsageError where two factors account for the same axis: a law with a D exponent
-    beside another duration rule, or a batch rule beside a law that already contains the batch.
+    start: the value at the base; without an interval (a given rate) it counts as exactly the base's best, and says so,
+    where a factor moves it.
+    Raises UsageError where two factors account for the same axis: a law with a D exponent beside another duration rule,
+    or a batch rule beside a law that already contains the batch.
     """
-    own = [factor for factor in factors if factor.quantity == start.name]
-    refuse_double_counting(own)
-    value = start.value * math.prod(factor.value for factor in own)
-    down, up = (_reach(start, own, side) for side in (0, 1))
-    laws = [start.law, *(factor.law for factor in own if factor.value != 1)]
-    assumptions = dict.fromkeys(a for part in (start, *own) for a in part.assumptions)
+    scaling = [factor for factor in factors if factor.quantity == start.name]
+    refuse_double_counting(scaling)
+    value = start.value * math.prod(factor.value for factor in scaling)
+    down, up = (_reach(start, scaling, side) for side in (0, 1))
+    laws = [start.law, *(factor.law for factor in scaling if factor.value != 1)]
+    assumptions = dict.fromkeys(a for part in (start, *scaling) for a in part.assumptions)
+    given = start.low is None and start.high is None
+    if given and all(factor.value == 1 for factor in scaling):
+        down = up = 0.0
+    elif given:
+        assumptions |= {"the given rate is the best one at the base: the interval is that of the factors": None}
     return start.replace(
         value=value,
-        low=None if start.low is None else value * math.exp(-down),
-        high=None if start.high is None else value * math.exp(up),
+        low=value * math.exp(-down) if down else start.low and value,
+        high=value * math.exp(up) if up else start.high and value,
         law=" x ".join(laws),
-        source="; ".join(dict.fromkeys([start.source, *(f.source for f in own if f.value != 1)])),
+        source="; ".join(dict.fromkeys([start.source, *(f.source for f in scaling if f.value != 1)])),
         assumptions=tuple(assumptions),
-        kind=Kind(_weakest(own), start.kind.constant),
+        kind=Kind(_weakest(scaling), start.kind.constant),
     )
 
 
@@ -109,17 +114,27 @@ def refuse_unknown_base(base: Scale, target: Scale) -> None:
             )
 
 
-def width_and_depth(base: Scale, target: Scale, scheme: Scheme, *, depths: bool) -> list[Factor]:
+TRANSFER_ERROR = 0.25
+"""Octaves, one standard deviation: what a transfer over width, or over depth, adds to the error of the base's optimum.
+It is the drift allowance of a passing check (half an octave at 95%), used until a check of this recipe says better."""
+
+
+def width_and_depth(
+    base: Scale, target: Scale, scheme: Scheme, *, depths: bool, drift: float | None = None
+) -> list[Factor]:
     """Under a transferring scheme the base LR stays: the plan's per-parameter multipliers carry width (and depth).
 
-    depths: whether the model has residual branches that the scheme's depth rule covers.
+    depths: whether the model has residual branches that the scheme's depth rule covers. drift: half of the 90% interval
+    over width that a check of this recipe measured, octaves.
     """
     if scheme.global_lr:
         raise UsageError(f"Scheme {scheme.name!r} has no transfer rule: its optimum moves. Use mup or completep.")
     factors: list[Factor] = []
+    assumed = NORMAL_90 * TRANSFER_ERROR
     if base.width != target.width:
         text = "the plan's multipliers carry the width"
-        factors.append(Factor.exact("learning rate", "width", 1.0, f"{scheme.name}: {text}", scheme.source, text))
+        within = assumed if drift is None else drift
+        factors.append(Factor.derived("width", within, f"{scheme.name}: {text}", scheme.source, text))
     if base.depth is not None and target.depth is not None and base.depth != target.depth:
         if scheme.depth_alpha is None or not depths:
             raise UsageError(
@@ -127,24 +142,12 @@ def width_and_depth(base: Scale, target: Scale, scheme: Scheme, *, depths: bool)
                 f"rule for this model. Use scheme='completep' (residual networks), or keep the depth."
             )
         text = f"residual branches x m_L^-{scheme.depth_alpha}"
-        factors.append(Factor.exact("learning rate", "depth", 1.0, f"{scheme.name}: {text}", scheme.source, text))
+        factors.append(Factor.derived("depth", assumed, f"{scheme.name}: {text}", scheme.source, text))
     return factors
 
 
-def batch_factor(base: Scale, target: Scale, rule: str, *, noise_scale: float | None = None) -> list[Factor]:
-    """lr(B) under a named rule of batch_rules; none where the batch stays."""
-    if base.batch is None or target.batch is None or base.batch == target.batch:
-        return []
-    at = lr_at_batch(rule, 1.0, base.batch, target.batch, noise_scale=noise_scale)
-    return [Factor.between("learning rate", {"batch"}, 1.0, at)]
-
-
-def schedule_factor(base: Schedule, target: Schedule) -> list[Factor]:
-    """Another schedule or horizon: the convex bound's ratio with the measured shrinkage."""
-    same = base.steps == target.steps and base.name == target.name
-    if same:
-        return []
-    return [Factor.between("learning rate", {"tokens", "schedule"}, 1.0, transfer_lr(1.0, base, target).prediction)]
+NORMAL_90 = 1.645
+"""Standard deviations on either side of a normal's central 90%."""
 
 
 def decayed(rule: str, base: DecaySettings, target: DecaySettings) -> Prediction:

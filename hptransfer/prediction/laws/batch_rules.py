@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.evidence import reach_about
 from hptransfer.core.horizon import BATCH_RULES as BATCH_RULES
-from hptransfer.prediction.provenance import Kind, Prediction
+from hptransfer.prediction.provenance import Basis, Kind, Prediction
 
 Array = np.ndarray
 
@@ -24,8 +25,9 @@ Array = np.ndarray
 def lr_at_batch(rule: str, lr: float, batch: float, target: float, *, noise_scale: float | None = None) -> Prediction:
     """The best rate at batch `target` given the best one, `lr`, at `batch`, under a rule.
 
-    noise_scale: B_n in the unit of the batches, where the rule needs it. Raises UsageError for an unknown rule, a
-    missing noise scale, or numbers that are not positive.
+    noise_scale: B_n in the unit of the batches, where the rule needs it. The 90% interval is a new data set's: how far
+    the exponents measured on others lie from the rule's mean exponent between the two batches. Raises UsageError for an
+    unknown rule, a missing noise scale, or numbers that are not positive.
     """
     if rule not in BATCH_RULES:
         raise UsageError(f"Unknown batch rule {rule!r}: choose from {', '.join(BATCH_RULES)}.")
@@ -34,11 +36,14 @@ def lr_at_batch(rule: str, lr: float, batch: float, target: float, *, noise_scal
         raise UsageError(f"Batch rule {rule!r} needs the noise scale. Measure it with NoiseScaleMeter.")
     noise = noise_scale or 1.0
     _positive(lr=lr, batch=batch, target=target, noise_scale=noise)
-    value = lr * chosen.shape(target, noise) / chosen.shape(batch, noise)
-    kind = Kind("given" if chosen.basis == "heuristic" else "derived", "given")
-    return Prediction(
-        "learning rate", value, None, None, "1", f"{rule} batch rule", chosen.source, (chosen.holds,), kind
-    )
+    ratio = chosen.shape(target, noise) / chosen.shape(batch, noise)
+    half = reach_about(math.log(ratio), target / batch)
+    ends = lr * ratio, lr * ratio * math.exp(-half), lr * ratio * math.exp(half)
+    kind = Kind(_BASES.get(chosen.basis, "derived"), "given")
+    return Prediction("learning rate", *ends, "1", f"{rule} batch rule", chosen.source, (chosen.holds,), kind)
+
+
+_BASES: dict[str, Basis] = {"heuristic": "given", "published": "published"}
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,13 @@ def transfer_lr(
     )
 
 
+def transfer_shape(lr: float, source: Schedule, target: Schedule, *, shrinkage: Shrinkage = SHRINKAGE) -> LrTransfer:
+    """As `transfer_lr`, for the shape alone: the target's schedule resampled to the source's length."""
+    progress = (np.arange(source.steps) + 0.5) / source.steps
+    factors = np.array([target.at_progress(float(x)) for x in progress])
+    return transfer_lr(lr, source, Schedule(target.name, factors, target.lines), shrinkage=shrinkage)
+
+
 def fit_shrinkage(
     runs: Sequence[ScheduleRun], *, window: float = 4.0, resamples: int = 500, seed: int = 0, source: str = "own runs"
 ) -> Shrinkage:

@@ -1,18 +1,14 @@
 """Composition of factors: products, quadrature of intervals, and no axis counted twice."""
 
+import dataclasses
 import math
 
 import pytest
 
 from hptransfer import Scale, UsageError
 from hptransfer.core.rules import SCHEMES
-from hptransfer.prediction.forecast.transfer import (
-    Factor,
-    batch_factor,
-    compose,
-    schedule_factor,
-    width_and_depth,
-)
+from hptransfer.prediction.forecast.batch_and_tokens import batch_factor, schedule_factor
+from hptransfer.prediction.forecast.transfer import Factor, compose, width_and_depth
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.schedule import linear
 
@@ -32,7 +28,7 @@ def test_values_multiply_and_logarithms_of_intervals_add_in_quadrature():
 
 
 def test_factors_of_other_quantities_are_left_alone():
-    other = Factor.exact("weight decay", "batch", 3.0, "law", "source")
+    other = dataclasses.replace(factor("batch", 3.0), quantity="weight decay")
     assert compose(START, [other]).value == START.value
 
 

@@ -1,0 +1,105 @@
+"""lr* ~ B^b T^t (B batch, T tokens of the run): what data sets measured, and what a new one is expected to show.
+
+b = d ln lr* / d ln B at fixed tokens, t = d ln lr* / d ln T at fixed batch. Data sets differ in both by far more than
+any one of them is uncertain, so a factor's interval is a prediction interval for a *new* data set: Student's t over the
+sources (their number less one degrees of freedom), with the covariance of b and t, and an optimum's own scatter.
+`scripts/bench_factors.py` leaves each source out in turn, and holds the rule against others by regret on every table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hptransfer.core.rules import Geometry
+from hptransfer.core.statistics import t_quantile
+
+SCATTER = 0.2
+"""Standard deviation of ln lr* of one optimum around its own data set's law. Measured on tables of octave grids, see
+benchmarks/factors.json; denser grids scatter less (.05 on the 124M runs)."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One data set. batch, tokens: its exponents b and t, None where it did not vary them; geometry: of the steps."""
+
+    data: str
+    batch: float | None
+    tokens: float | None
+    geometry: Geometry
+    source: str
+
+
+EVIDENCE: tuple[Evidence, ...] = (
+    Evidence("Step Law grid, 17 cells", 0.30, 0.01, "sign", "runs of 2503.04715, fitted here"),
+    Evidence("124M Llama, SlimPajama", None, -0.24, "sign", "runs of 2501.18965, fitted here"),
+    Evidence("130M ladder", None, -0.19, "sign", "fitted here"),
+    Evidence("50M to 2.7B, RefinedWeb", None, -0.32, "sign", "2409.19913"),
+    Evidence("hypersphere, MuonH", None, -0.32, "spectral", "2603.28743"),
+    Evidence("Scion", 0.62, -0.56, "spectral", "Filatov et al. 2025, as quoted"),
+)
+
+
+@dataclass(frozen=True)
+class JointRule:
+    """batch, tokens: mean exponents over data sets. spread: their covariance between data sets, [[bb, bt], [bt, tt]].
+
+    sources: how many data sets gave b and t. scatter: of an optimum's ln lr* around its data set's law.
+    """
+
+    batch: float
+    tokens: float
+    spread: tuple[tuple[float, float], tuple[float, float]]
+    sources: tuple[int, int]
+    scatter: float = SCATTER
+
+    def factor(self, batch: float, tokens: float) -> float:
+        """lr*'/lr* for batch and tokens at target/base ratios, both > 0."""
+        return math.exp(self.batch * math.log(batch) + self.tokens * math.log(tokens))
+
+    def reach(self, batch: float, tokens: float, *, level: float = 0.9) -> float:
+        """Half the interval of ln(lr*'/lr*) on a data set that is not among the sources; 0 where nothing moves."""
+        move = np.log([batch, tokens])
+        if not move.any():
+            return 0.0
+        counts = [count for count, log in zip(self.sources, move, strict=True) if log]
+        fewest = min(counts)
+        between = math.sqrt((1 + 1 / fewest) * float(move @ np.array(self.spread) @ move))
+        return math.hypot(t_quantile(level, fewest - 1) * between, _noise(level, self.scatter))
+
+
+def joint_rule(evidence: Sequence[Evidence] = EVIDENCE, *, scatter: float = SCATTER) -> JointRule:
+    """Means and covariance over sources, the correlation over those that have both exponents (0 with fewer than 3).
+
+    Needs two sources of each exponent.
+    """
+    batch = np.array([row.batch for row in evidence if row.batch is not None])
+    tokens = np.array([row.tokens for row in evidence if row.tokens is not None])
+    both = np.array([(r.batch, r.tokens) for r in evidence if r.batch is not None and r.tokens is not None])
+    correlation = float(np.corrcoef(both.T)[0, 1]) if len(both) >= 3 else 0.0
+    sd_batch, sd_tokens = float(batch.std(ddof=1)), float(tokens.std(ddof=1))
+    shared = correlation * sd_batch * sd_tokens
+    spread = ((sd_batch**2, shared), (shared, sd_tokens**2))
+    return JointRule(float(batch.mean()), float(tokens.mean()), spread, (len(batch), len(tokens)), scatter)
+
+
+def reach_about(log_factor: float, batch: float, *, level: float = 0.9, scatter: float = SCATTER) -> float:
+    """Half the interval of ln(lr*'/lr*) where a rule gives `log_factor` for batches at the ratio `batch`.
+
+    The between-data-set error of that rule: the root mean square distance of the measured exponents from its own mean
+    exponent between the two batches. 0 where the batch stays.
+    """
+    move = abs(math.log(batch))
+    if not move:
+        return 0.0
+    measured = np.array([row.batch for row in EVIDENCE if row.batch is not None])
+    off = float(np.sqrt(np.mean((measured - log_factor / math.log(batch)) ** 2) * (1 + 1 / len(measured))))
+    return math.hypot(t_quantile(level, len(measured) - 1) * off * move, _noise(level, scatter))
+
+
+def _noise(level: float, scatter: float) -> float:
+    """Half the interval of what two optima's own scatter adds: known from many cells, so normal."""
+    return t_quantile(level, math.inf) * scatter * math.sqrt(2)
