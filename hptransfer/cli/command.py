@@ -46,6 +46,8 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: the process's own) and return its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
+    if given[:2] == ["predict", "score"] and {"-h", "--help"} & set(given):
+        predict.score.parser().parse_args(["--help"])
     args, rest = build_parser().parse_known_args(given)
     args.rest, args.given = rest, given
     try:

@@ -1,46 +1,80 @@
-"""Score the published learning-rate laws on a user's own table of runs, by regret and against the best constant."""
+"""Score learning-rate laws, and this table's own, by regret against the best constant."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hptransfer.cli.arguments import Parser
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import encode, json_text
 from hptransfer.prediction.laws.lr_fit import fit_sweep
-from hptransfer.prediction.laws.score import score_lr_laws
-from hptransfer.prediction.laws.sweep_table import SweepTable, read_table
+from hptransfer.prediction.laws.own_law import OwnLaw
+from hptransfer.prediction.laws.score import Scoreboard, score_joint, score_lr_laws
+from hptransfer.prediction.laws.sweep_table import Diverged, SweepTable, read_table
+
+
+def parser() -> Parser:
+    """The parser of `hptransfer predict score`."""
+    made = Parser(prog="hptransfer predict score", description=__doc__, allow_abbrev=False)
+    made.add_argument("table", metavar="TABLE.csv", help="a run a row: lr, loss, and params, tokens or batch")
+    made.add_argument("--columns", type=pairs, default={}, metavar="OURS=THEIRS,...", help="where names differ")
+    made.add_argument("--where", type=pairs, default={}, metavar="COLUMN=VALUE,...", help="rows that count")
+    made.add_argument("--over", metavar="X,...", help="variables of the own law: params, tokens, batch; default: all")
+    made.add_argument("--fix", type=exponents, default={}, metavar="X=E,...", help="its given exponents: batch=0.3")
+    made.add_argument("--curved", metavar="X,...", default="", help="variables in which the own law may bend")
+    made.add_argument("--drop-diverged", action="store_true", help="leave runs out whose loss is nan or inf; default: "
+                      "their rates are a wall, which no law may choose")  # fmt: skip
+    made.add_argument("--json", action="store_true", help="print the result as JSON")
+    made.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    return made
 
 
 def run(arguments: Sequence[str]) -> int:
-    """`hptransfer predict score TABLE.csv [--columns loss=val_loss,...] [--drop-diverged] [--json]`."""
-    parser = Parser(prog="hptransfer predict score", description=__doc__, allow_abbrev=False)
-    parser.add_argument("table", metavar="TABLE.csv", help="a run a row: lr, loss, and params, tokens or batch")
-    parser.add_argument("--columns", type=columns, default={}, metavar="OURS=THEIRS,...", help="where names differ")
-    parser.add_argument("--drop-diverged", action="store_true", help="leave out rows whose loss is nan or inf")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args(list(arguments))
-    table = read_table(args.table, columns=args.columns, diverged="drop" if args.drop_diverged else "error")
-    board = score_lr_laws(table)
-    print(json_text(encode(board)) if args.json else board)
-    if not args.json:
-        print(f"Own fit: {_own_fit(table)}")
+    """`hptransfer predict score TABLE.csv [options]`."""
+    args = parser().parse_args(list(arguments))
+    diverged: Diverged = "drop" if args.drop_diverged else "wall"
+    table = read_table(args.table, columns=args.columns, diverged=diverged, where=args.where)
+    own = OwnLaw(args.over.split(",") if args.over else None, args.fix, tuple(filter(None, args.curved.split(","))))
+    board, joint = score_lr_laws(table, own=own), _joint(table)
+    if args.json:
+        print(json_text({**encode(board), "joint": encode(joint) if isinstance(joint, Scoreboard) else joint}))
+        return 0
+    walls = sum(len(cell.walls) for cell in table.cells)
+    counts = f"{len(table.cells)} cells, {walls} diverged rates kept as walls, {table.dropped} runs dropped"
+    print("\n".join([counts, *(f"Note: {note}" for note in table.notes), "", "Rate, the batch given:", str(board)]))
+    print(f"Own fit: {_own_fit(table, own)}")
+    print(f"\nRate and batch together:\n{joint}")
     return 0
 
 
-def _own_fit(table: SweepTable) -> str:
+def _joint(table: SweepTable) -> Scoreboard | str:
+    """Scores where the law chooses the batch, too, or why there are none."""
+    try:
+        return score_joint(table)
+    except UsageError as error:
+        return f"not scored: {error}"
+
+
+def _own_fit(table: SweepTable, own: OwnLaw) -> str:
     """The fit of this table's own optima in words, or why there is none."""
     try:
-        return str(fit_sweep(table))
+        return str(fit_sweep(table, over=own.over, fixed=own.fixed, curved=own.curved))
     except UsageError as error:
         return f"none. {error}"
 
 
-def columns(text: str) -> dict[str, str]:
+def pairs(text: str) -> dict[str, str]:
     """ "loss=val_loss,params=N" -> {"loss": "val_loss", "params": "N"}."""
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(middle and ours and theirs for ours, middle, theirs in pairs):
-        raise argparse.ArgumentTypeError(f"{text!r}: write OURS=THEIRS,..., as loss=val_loss,params=N")
-    return {ours: theirs for ours, _, theirs in pairs}
+    found = [part.partition("=") for part in text.split(",")]
+    if not all(middle and ours and theirs for ours, middle, theirs in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=VALUE,..., as loss=val_loss,params=N")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in found}
+
+
+def exponents(text: str) -> Mapping[str, float]:
+    """ "batch=0.3,tokens=0" -> {"batch": 0.3, "tokens": 0.0}."""
+    try:
+        return {name: float(value) for name, value in pairs(text).items()}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write X=E with numbers E, as batch=0.3") from None

@@ -59,7 +59,7 @@ def horizon(
     """The multipliers for a target's batch and tokens against a base's.
 
     batch: a rule that needs no noise scale, "none", "power:E" for a measured exponent, or the default: "linear" for
-    gradient steps, else "sqrt". duration: a rule, or "power:E" for an exponent of the tokens that the user has measured.
+    gradient steps, else "sqrt". duration: a rule, or "power:E" for a measured exponent of the tokens.
     An axis that either scale leaves open does not count. Raises UsageError where a rule's name is unknown or it cannot
     serve a plan.
     """

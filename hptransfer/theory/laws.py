@@ -25,6 +25,8 @@ from hptransfer.prediction.laws.scaling import PublishedLaw as PublishedLaw
 from hptransfer.prediction.laws.scaling import kaplan as kaplan
 from hptransfer.prediction.laws.scaling_fit import LossLawFit as LossLawFit
 from hptransfer.prediction.laws.scaling_fit import fit_loss_law as fit_loss_law
+from hptransfer.prediction.laws.scaling_line import LossLine as LossLine
+from hptransfer.prediction.laws.scaling_line import fit_loss_line as fit_loss_line
 from hptransfer.prediction.laws.score import LawScore as LawScore
 from hptransfer.prediction.laws.score import Scoreboard as Scoreboard
 from hptransfer.prediction.laws.score import score_joint as score_joint

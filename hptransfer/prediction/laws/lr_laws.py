@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.horizon import BATCH_RULES
+from hptransfer.core.horizon import BATCH_RULES, JOINT
 from hptransfer.prediction.provenance import Kind, Prediction
 
 Variable = Literal["params", "tokens", "batch", "flop", "loss"]
@@ -198,6 +198,17 @@ LR_LAWS: dict[str, Law] = {
             "Filatov et al. 2025 (Scion)",
             "exponents read in a summary only",
             "Scion (norm-based updates), not Adam",
+            has_constant=False,
+        ),
+        Law(
+            "joint",
+            "lr",
+            f"k B^{JOINT.batch:.2f} D^{JOINT.tokens:.2f}",
+            ("batch", "tokens"),
+            power(1.0, batch=JOINT.batch, tokens=JOINT.tokens),
+            f"{max(JOINT.sources)} data sets, core/evidence.py",
+            "mean over data sets; scored leaving each out by scripts/bench_factors.py",
+            "any; the forecast's default",
             has_constant=False,
         ),
         _batch_law("sqrt", "k B^1/2", 0.5, "Adam well below the critical batch"),

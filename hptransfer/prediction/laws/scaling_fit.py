@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from scipy.optimize import minimize, nnls
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.seeding import numpy_generator
 from hptransfer.prediction.laws.scaling import FREE, Form, LossLaw, log_loss
+from hptransfer.prediction.laws.scaling_backtest import Backtest, Curve, backtested
+from hptransfer.prediction.laws.scaling_problem import APART, Problem, checked_runs, off_line, resampled, run_labels
 from hptransfer.prediction.provenance import Kind, Prediction
 
 Array = np.ndarray
 
 
 WIDEN = 2.0
-"""Factor on extrapolated intervals. Measured: fitting the cheapest 30, 50 or 70% of the public Chinchilla points and
-predicting the dearest 10%, at 78 to 273 times the median compute, bare 90% intervals of the Chinchilla form held 92, 50
-and 33% of the runs, widened ones 100, 88 and 83%: the form fails, not its parameters. (Chosen on those points.)"""
+"""Factor on extrapolated intervals where the runs are too few for a backtest. It is no calibration: on one public
+source twice the bare interval held 83 to 100% of runs, on another 0 to 9%."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class LossLawFit:
 
     objective: sum of Huber losses of ln(predicted/observed). delta: its width. rows: runs fitted. residuals: their
     ln(observed/predicted). draws: laws refitted to resampled rows, the spread of the parameters. spans: smallest and
-    largest N and D seen; most_compute: the largest N D.
+    largest N and D seen; most_compute: the largest N D. backtest: how the form's error grows with extrapolation on
+    these very runs; None where they are too few to tell, or no draws were asked for.
     """
 
     law: LossLaw
@@ -39,15 +42,17 @@ class LossLawFit:
     draws: tuple[LossLaw, ...]
     spans: tuple[tuple[float, float], tuple[float, float]]
     most_compute: float
+    backtest: Backtest | None = None
 
     def interval(self, name: str, *, level: float = 0.9) -> tuple[float, float]:
         """The bootstrap interval of a parameter. Raises UsageError where the fit was made without draws."""
         return self._quantiles(np.array([getattr(law, name) for law in self.draws]), level)
 
-    def predict(self, params: float, tokens: float, *, level: float = 0.9, widen: float = WIDEN) -> Prediction:
+    def predict(self, params: float, tokens: float, *, level: float = 0.9, widen: float | None = None) -> Prediction:
         """The loss of a new run, with an interval from the parameters' spread and the runs' own scatter together.
 
-        widen: factor on the (log) interval where N D exceeds every fitted run's by half or more, see WIDEN; 1 for none.
+        Beyond the fitted runs' N D the error of the form itself comes in: as the backtest measured it on these runs, or
+        twice the bare interval where there is none. widen: that factor, given; 1 for the bare interval.
         """
         value = float(self.law.loss(params, tokens))
         notes = self._reach(params, tokens)
@@ -55,10 +60,26 @@ class LossLawFit:
             return self._prediction("final loss", value, None, None, "nats", notes)
         draws = np.array([float(law.loss(params, tokens)) for law in self.draws])
         low, high = self._quantiles(draws * np.exp(self._scatter(len(draws))), level)
-        if params * tokens > 1.5 * self.most_compute and widen != 1:
-            low, high = value * (min(low, value) / value) ** widen, value * (max(high, value) / value) ** widen
-            notes = (*notes, f"interval widened {widen:g}x: bare bootstrap intervals were too narrow in extrapolation")
-        return self._prediction("final loss", value, low, high, "nats", notes)
+        down, up, note = self._extrapolated(
+            params * tokens, value / min(low, value), max(high, value) / value, widen, level
+        )
+        notes = (*notes, note) if note else notes
+        return self._prediction("final loss", value, value / down, value * up, "nats", notes)
+
+    def _extrapolated(
+        self, compute: float, down: float, up: float, widen: float | None, level: float
+    ) -> tuple[float, float, str]:
+        """The interval's factors down and up at a compute N D, and what was done to them."""
+        ratio = compute / self.most_compute
+        if ratio <= 1 or widen == 1:
+            return down, up, ""
+        if self.backtest and widen is None:
+            form = self.backtest.reach(ratio, level=level)
+            note = f"form's error by backtest: {math.expm1(form):.2%} at {ratio:.3g}x the compute ({self.backtest})"
+            return math.exp(math.hypot(math.log(down), form)), math.exp(math.hypot(math.log(up), form)), note
+        factor = widen or WIDEN
+        note = f"interval widened {factor:g}x: bare bootstrap intervals were too narrow in extrapolation"
+        return down**factor, up**factor, note
 
     def optimal(
         self, flop: float, *, flop_per_param_token: float = 6.0, level: float = 0.9
@@ -72,7 +93,8 @@ class LossLawFit:
         for i, (name, unit) in enumerate(names):
             low, high = self._quantiles(draws[:, i], level) if len(draws) else (None, None)
             rows.append(self._prediction(f"compute-optimal {name}", best[i], low, high, unit, notes))
-        return rows[0], rows[1], rows[2]
+        loss = self.predict(best[0], best[1], level=level)
+        return rows[0], rows[1], loss.replace(name=rows[2].name, assumptions=(*loss.assumptions, notes[-1]))
 
     def _scatter(self, count: int) -> Array:
         return numpy_generator(0).choice(np.array(self.residuals), size=count)
@@ -113,31 +135,41 @@ def fit_loss_law(
     delta: float = 1e-3,
     starts: int = 40,
     resamples: int = 0,
+    groups: Sequence[object] | None = None,
+    tie: bool = False,
+    undertuned: float = 1.0,
     seed: int = 0,
 ) -> LossLawFit:
     """The law of this form that minimises the summed Huber loss of ln(predicted/observed) (arXiv:2203.15556 sec. 3.3).
 
     params (n,), tokens (n,), losses (n,): one run each, positive. delta: where the loss turns from squared to
     absolute. starts: random exponents, with the coefficients solved for by non-negative least squares, refined by
-    L-BFGS with exact gradients. resamples: bootstrap refits (rows with replacement) for the intervals.
-    Raises UsageError where arrays disagree or hold bad values, there are fewer runs than parameters, or N or D is
-    constant.
+    L-BFGS with exact gradients. resamples: bootstrap refits (rows with replacement) for the intervals, and a backtest.
+    groups (n,): rows with equal labels (checkpoints of one run, seeds of one model) are resampled together. tie: one
+    exponent for N and D. undertuned: weight in (0, 1] of runs above the law: below 1 where a poor rate or batch may
+    have raised some losses, which nothing lowers.
+    Raises UsageError where arrays disagree or hold bad values, there are fewer runs than parameters, N or D is
+    constant, or the two vary only together: use `fit_loss_line` then.
     """
-    n, d, y = _inputs(params, tokens, losses, form)
+    n, d, y = _inputs(params, tokens, losses, form, tie)
+    labels = run_labels(groups, len(y))
+    if not 0 < undertuned <= 1:
+        raise UsageError(f"undertuned={undertuned!r} must lie in (0, 1]: the weight of runs above the law.")
     rng = numpy_generator(seed)
-    problem = _Problem(n, d, y, form, delta)
-    rough = sorted(
-        (problem.refine(problem.start(rng), rough=True) for _ in range(starts)), key=lambda refined: refined[1]
-    )
-    best = min((problem.refine(q) for q, _ in rough[:3]), key=lambda refined: refined[1])
-    law = problem.law(best[0])
+    problem = Problem(n, d, y, form, delta, tie=tie, undertuned=undertuned)
+    best = _solve(problem, rng, starts)
+    law = problem.law(best)
     draws: list[LossLaw] = []
     for _ in range(resamples):
-        pick = rng.integers(len(y), size=len(y))
-        if np.ptp(n[pick]) == 0 or np.ptp(d[pick]) == 0:
-            continue
-        resampled = _Problem(n[pick], d[pick], y[pick], form, delta, centre=problem.centre)
-        draws.append(resampled.law(resampled.refine(best[0])[0]))
+        pick = resampled(labels, rng)
+        if off_line(n[pick], d[pick]) >= APART:
+            again = Problem(n[pick], d[pick], y[pick], form, delta, problem.centre, tie=tie, undertuned=undertuned)
+            draws.append(again.law(again.refine(best)[0]))
+
+    def refit(rows: Array) -> Curve:
+        part = Problem(n[rows], d[rows], y[rows], form, delta, tie=tie, undertuned=undertuned)
+        return partial(log_loss, part.law(_solve(part, numpy_generator(seed), 6)))
+
     spans = tuple((float(np.exp(x.min())), float(np.exp(x.max()))) for x in (n, d))
     return LossLawFit(
         law=law,
@@ -148,7 +180,14 @@ def fit_loss_law(
         draws=tuple(draws),
         spans=(spans[0], spans[1]),
         most_compute=float(np.exp((n + d).max())),
+        backtest=backtested(n, d, y, refit, parameters=len(best)) if resamples else None,
     )
+
+
+def _solve(problem: Problem, rng: np.random.Generator, starts: int) -> Array:
+    """The best of the refined three of all roughly refined starts."""
+    rough = sorted((problem.refine(problem.start(rng), rough=True) for _ in range(starts)), key=lambda found: found[1])
+    return min((problem.refine(q) for q, _ in rough[:3]), key=lambda refined: refined[1])[0]
 
 
 def huber_objective(
@@ -159,83 +198,21 @@ def huber_objective(
     return float(np.sum(np.where(r <= delta, r**2 / 2, delta * (r - delta / 2))))
 
 
-class _Problem:
-    """The fit in coordinates (ln A', ln B', a, b[, ln E][, ln g]), A' and B' at the mean ln N and ln D: well scaled."""
-
-    def __init__(
-        self, n: Array, d: Array, y: Array, form: Form, delta: float, centre: tuple[float, float] | None = None
-    ):
-        self.centre = centre or (float(n.mean()), float(d.mean()))
-        self.n, self.d, self.y, self.delta = n - self.centre[0], d - self.centre[1], y, delta
-        self.form: Form = form
-
-    def law(self, q: Array) -> LossLaw:
-        A, B, a, b = math.exp(q[0] + q[2] * self.centre[0]), math.exp(q[1] + q[3] * self.centre[1]), q[2], q[3]
-        E = 0.0 if self.form == "kaplan" else math.exp(q[4])
-        g = {"chinchilla": 1.0, "kaplan": float(b)}.get(self.form) or math.exp(q[5])
-        return LossLaw(self.form, E, A, float(a), B, float(b), g)
-
-    def start(self, rng: np.random.Generator) -> Array:
-        a, b = np.exp(rng.uniform(math.log(0.05), math.log(1.0), size=2))
-        design = np.column_stack([np.exp(-a * self.n), np.exp(-b * self.d), np.ones_like(self.y)])
-        A, B, E = np.maximum(nnls(design, np.exp(self.y))[0], 1e-3)
-        q = [math.log(A), math.log(B), a, b]
-        if self.form != "kaplan":
-            q.append(math.log(E))
-        if self.form == "generalised":
-            q.append(rng.uniform(math.log(0.3), math.log(2.0)))
-        return np.array(q)
-
-    def refine(self, q: Array, *, rough: bool = False) -> tuple[Array, float]:
-        bounds = [(-40, 40), (-40, 40), (1e-3, 5), (1e-3, 5), (-12, 10), (math.log(0.02), math.log(20))][: len(q)]
-        solution = minimize(
-            self.value,
-            q,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            options={"maxiter": 100} if rough else {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-9},
-        )
-        return solution.x, float(solution.fun)
-
-    def value(self, q: Array) -> tuple[float, Array]:
-        """The objective over delta^2 (so that it is of order 1) and its gradient."""
-        a, b = q[2], q[3]
-        g = b if self.form == "kaplan" else math.exp(q[5]) if self.form == "generalised" else 1.0
-        u, v = (q[0] - a * self.n) / g, (q[1] - b * self.d) / g
-        m = np.logaddexp(u, v)
-        p = np.exp(u - m)  # share of the N term
-        predicted = m * g if self.form == "kaplan" else np.logaddexp(q[4], g * m)
-        s = np.exp(g * m - predicted)  # share of the reducible loss; 1 for kaplan
-        entropy = m - p * u - (1 - p) * v  # d(g m)/dg
-        columns = [s * p, s * (1 - p), -s * p * self.n, -s * (1 - p) * self.d]
-        if self.form == "kaplan":
-            columns[3] = columns[3] + entropy
-        else:
-            columns.append(1 - s)
-        if self.form == "generalised":
-            columns.append(s * g * entropy)
-        r = predicted - self.y
-        clipped = np.clip(r, -self.delta, self.delta)  # Huber'
-        size = np.abs(r)
-        loss = float(np.sum(np.where(size <= self.delta, r**2 / 2, self.delta * (size - self.delta / 2))))
-        return loss / self.delta**2, np.array([c @ clipped for c in columns]) / self.delta**2
-
-
-def _inputs(params: Array, tokens: Array, losses: Array, form: str) -> tuple[Array, Array, Array]:
+def _inputs(params: Array, tokens: Array, losses: Array, form: str, tie: bool) -> tuple[Array, Array, Array]:
     if form not in FREE:
         raise UsageError(f"Unknown loss law {form!r}: choose from {', '.join(FREE)}.")
-    arrays = [np.asarray(x, dtype=np.float64) for x in (params, tokens, losses)]
-    if len({x.shape for x in arrays}) != 1 or arrays[0].ndim != 1:
-        raise UsageError(f"N, D and loss must be equally long arrays, but have shapes {[x.shape for x in arrays]}.")
-    if not all(np.all(np.isfinite(x) & (x > 0)) for x in arrays):
-        raise UsageError("N, D and loss must all be positive and finite. Drop runs that diverged.")
-    if len(arrays[0]) <= len(FREE[form]):
-        raise UsageError(
-            f"The {form} law has {len(FREE[form])} parameters; {len(arrays[0])} runs cannot fit it. Give more runs."
-        )
-    n, d, y = (np.log(x) for x in arrays)
+    n, d, y = checked_runs(params, tokens, losses)
+    free = len(FREE[form]) - tie
+    if len(n) <= free:
+        raise UsageError(f"The {form} law has {free} parameters; {len(n)} runs cannot fit it. Give more runs.")
     for name, x in (("N", n), ("D", d)):
         if np.ptp(x) == 0:
             raise UsageError(f"All runs have the same {name}, so its exponent cannot be seen. Vary {name}.")
+    if (apart := off_line(n, d)) < APART:
+        raise UsageError(
+            f"N and D vary only together (D follows N to within {math.expm1(apart):.1%}; D/N is about "
+            f"{np.exp(np.median(d - n)):.3g}), so their terms cannot be told apart, nor the best split of a budget. "
+            "Add runs at another number of tokens per parameter, or fit the loss along this line alone with "
+            "fit_loss_line."
+        )
     return n, d, y

@@ -23,6 +23,8 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.seeding import numpy_generator
 from hptransfer.prediction.laws.batch_laws import BATCH_LAWS
 from hptransfer.prediction.laws.lr_laws import LR_LAWS, Law
+from hptransfer.prediction.laws.own_law import OWN, OwnLaw, own_choices
+from hptransfer.prediction.laws.plane import Plane
 from hptransfer.prediction.laws.sweep_table import Cell, SweepTable
 
 Array = np.ndarray
@@ -37,7 +39,8 @@ class LawScore:
     law: its name. calibrated: whether its constant was fitted to the table (leaving out what it is scored on) or
     taken as published. mean_regret with its 90% interval and worst_regret: over cells, in the loss's unit.
     octaves: mean |log2(chosen/best rate)| over cells whose optimum lies inside the rates (nan if there is none).
-    clamped: cells where the choice lies outside what was tried. cells: scored. against_constant: mean regret minus
+    clamped: cells where the choice lies outside what was tried. diverged: cells where a run at or below the choice (and
+    above the best rate) diverged. cells: scored. against_constant: mean regret minus
     the constant's, with its interval; verdict: from that interval.
     """
 
@@ -52,15 +55,17 @@ class LawScore:
     against_constant: float
     difference: tuple[float, float]
     verdict: Verdict
+    diverged: int = 0
 
     @property
     def recommended(self) -> bool:
-        """Only a law that beats the constant by more than the resampling noise is a recommendation."""
-        return self.verdict == "beats a constant"
+        """Only a law that beats the constant by more than the resampling noise, and never diverges, is one."""
+        return self.verdict == "beats a constant" and not self.diverged
 
     def __str__(self) -> str:
         name = f"{self.law} (own constant)" if self.calibrated else self.law
         edge = f", {self.clamped} of {self.cells} clamped" if self.clamped else ""
+        edge += f", {self.diverged} of {self.cells} DIVERGE" if self.diverged else ""
         return (
             f"{name}: regret {self.mean_regret:.4f} ({self.interval[0]:.4f} to {self.interval[1]:.4f}), worst "
             f"{self.worst_regret:.4f}, {self.octaves:.2f} octaves off{edge}: {self.verdict}"
@@ -84,13 +89,15 @@ def score_lr_laws(
     table: SweepTable,
     laws: Mapping[str, Law] | None = None,
     *,
+    own: OwnLaw | None = None,
     tolerance: float = 1e-4,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Scoreboard:
     """Every law's regret with the batch given; each law also with its constant fitted to the other blocks.
 
-    Raises UsageError with fewer than 2 blocks: the constant could then not be tested on what it was not chosen on.
+    own: options of the table's own law, which is a row too: fitted to the optima of the other blocks. Raises UsageError
+    with fewer than 2 blocks: the constant could then not be tested on what it was not chosen on.
     """
     blocks = _blocks(table)
     rates = _rate_grid([c for block in blocks for c in block])
@@ -107,6 +114,11 @@ def score_lr_laws(
             judge.add(name, False, [[shape[id(c)] for c in block] for block in blocks])
         if law.needs:
             judge.add(name, True, _calibrated(blocks, rates, shape))
+    if laws is None or own is not None:
+        try:
+            judge.add(OWN, True, own_choices(blocks, own or OwnLaw()))
+        except UsageError as error:
+            skipped[OWN] = str(error)
     return Scoreboard(judge.ranked(), skipped, len(blocks))
 
 
@@ -127,7 +139,7 @@ def score_joint(
     blocks = [block for block in _blocks(table) if len({c.batch for c in block}) >= 2]
     if len(blocks) < 2:
         raise UsageError(f"{table.source}: choosing a batch needs >= 2 scales with >= 2 batches, found {len(blocks)}.")
-    planes = [_Plane(block) for block in blocks]
+    planes = [Plane(block) for block in blocks]
     judge = _Judge([[p] for p in planes], tolerance, resamples, seed)
     judge.add("constant", True, _constant_pairs(planes))
     skipped: dict[str, str] = {}
@@ -159,36 +171,7 @@ class _Scored(Protocol[Choice]):
     def at_edge(self) -> bool: ...
     def regret(self, choice: Choice, /) -> float: ...
     def clamped(self, choice: Choice, /) -> bool: ...
-
-
-class _Plane:
-    """The loss of one block over (rate, batch), for `_Judge` in place of a cell."""
-
-    def __init__(self, block: list[Cell]):
-        self.cells = sorted(block, key=lambda c: c.batch)
-        self.log_batches = np.log([c.batch for c in self.cells])
-        self.winner = min(self.cells, key=lambda c: c.best_loss)
-        self.best_loss = self.winner.best_loss
-        self.scale = {k: v for k, v in block[0].variables().items() if k != "batch"}
-        self.at_edge = self.winner.at_edge
-        self.best_lr = self.winner.best_lr
-
-    def regret(self, choice: tuple[float, float]) -> float:
-        lr, batch = choice
-        return float(self.regrets(np.array([lr]), batch)[0])
-
-    def regrets(self, lrs: Array, batch: float) -> Array:
-        x, at = self.log_batches, math.log(batch)
-        weights = [float(np.interp(at, x, np.eye(len(x))[i])) for i in range(len(x))]  # linear in ln B, ends held
-        curves = np.array([w * c.loss_at(lrs) for w, c in zip(weights, self.cells, strict=True) if w])
-        losses = curves.sum(axis=0)
-        return np.maximum(0.0, losses - self.best_loss)
-
-    def clamped(self, choice: tuple[float, float]) -> bool:
-        lr, batch = choice
-        near = self.cells[int(np.argmin(np.abs(self.log_batches - math.log(batch))))]
-        outside = not self.cells[0].batch * (1 - 1e-9) <= batch <= self.cells[-1].batch * (1 + 1e-9)
-        return outside or near.clamped(lr)
+    def diverges(self, choice: Choice, /) -> bool: ...
 
 
 class _Judge(Generic[Choice]):
@@ -224,11 +207,17 @@ class _Judge(Generic[Choice]):
                 against_constant=float(worse.mean()),
                 difference=difference,
                 verdict=_verdict(name, difference, self.margin),
+                diverged=sum(c.diverges(x) for c, x in pairs),
             )
         )
 
     def ranked(self) -> tuple[LawScore, ...]:
-        return tuple(sorted(self.scores, key=lambda s: s.mean_regret))
+        """Least regret first; where less than a hundredth of what decides lies between, the simpler law."""
+
+        def rank(score: LawScore) -> tuple[float, bool]:
+            return round(score.mean_regret / self.margin, 2), score.law == OWN
+
+        return tuple(sorted(self.scores, key=rank))
 
     def _interval(self, values: Array) -> tuple[float, float]:
         low, high = np.quantile(values[self.picks].mean(axis=1), [0.05, 0.95])
@@ -279,7 +268,7 @@ def _calibrated(blocks: list[list[Cell]], rates: Array, shape: dict[int, float])
     return _chosen_by_others(blocks, factors, lambda c: shape[id(c)])
 
 
-def _constant_pairs(planes: list[_Plane]) -> list[list[tuple[float, float]]]:
+def _constant_pairs(planes: list[Plane]) -> list[list[tuple[float, float]]]:
     rates = _rate_grid([c for p in planes for c in p.cells])
     batches = sorted({c.batch for p in planes for c in p.cells})
     pairs = [(float(lr), batch) for batch in batches for lr in rates]

@@ -8,7 +8,8 @@ from scipy.optimize import approx_fprime, minimize_scalar
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.laws.scaling import FREE, LOSS_LAWS, LossLaw, kaplan
-from hptransfer.prediction.laws.scaling_fit import _Problem, fit_loss_law, huber_objective
+from hptransfer.prediction.laws.scaling_fit import fit_loss_law, huber_objective
+from hptransfer.prediction.laws.scaling_problem import Problem
 from scripts.public_data import chinchilla_runs
 from tests.support.reference import reference
 
@@ -63,7 +64,7 @@ def test_the_optimal_split_is_the_minimum_of_the_law(law, flop):
 @pytest.mark.parametrize("law", LAWS, ids=ids)
 def test_the_fits_gradient_is_the_derivative(law):
     params, tokens, losses = grid(law, noise=3e-3)
-    problem = _Problem(np.log(params), np.log(tokens), np.log(losses), law.form, 1e-3)
+    problem = Problem(np.log(params), np.log(tokens), np.log(losses), law.form, 1e-3)
     q = problem.start(np.random.default_rng(1))
     numeric = approx_fprime(q, lambda x: problem.value(x)[0], 1e-7)
     np.testing.assert_allclose(problem.value(q)[1], numeric, rtol=2e-4)
@@ -87,12 +88,16 @@ def test_intervals_hold_the_truth_when_the_scatter_is_known():
     assert sum(hits) >= 8  # 90% intervals; P(< 8 of 12) = .0043 if they are right
 
 
-def test_extrapolated_intervals_are_widened_and_others_are_not():
+def test_extrapolated_intervals_hold_the_forms_error_by_backtest_and_others_do_not():
     fit = fit_loss_law(*grid(CHINCHILLA, noise=4e-3), starts=4, resamples=40)
     inside, bare, wide = fit.predict(1e9, 1e10), fit.predict(4e10, 8e11, widen=1.0), fit.predict(4e10, 8e11)
     assert inside == fit.predict(1e9, 1e10, widen=1.0)
-    assert np.log(wide.high / wide.low) == pytest.approx(2 * np.log(bare.high / bare.low))
-    assert any("widened 2x" in a for a in wide.assumptions)
+    assert fit.backtest is not None
+    form = fit.backtest.reach(4e10 * 8e11 / fit.most_compute)
+    assert np.log(wide.high / wide.value) == pytest.approx(np.hypot(np.log(bare.high / bare.value), form))
+    assert any("form's error by backtest" in a for a in wide.assumptions)
+    twice = fit.predict(4e10, 8e11, widen=2.0)
+    assert np.log(twice.high / twice.low) == pytest.approx(2 * np.log(bare.high / bare.low))
 
 
 def test_the_optimal_split_of_a_fit_has_intervals_that_hold_the_true_split():
