@@ -140,6 +140,8 @@ recipe = Recipe(
     validation=validation,
     example_inputs=lambda: (torch.zeros(2, CONTEXT, dtype=torch.long),),
     base=BASE,
+    unit="sequences",
+    tokens_per_example=CONTEXT,
     optimizer=torch.optim.AdamW,
     optimizer_options={"betas": (0.9, 0.95), "weight_decay": 0.0},
     steps=200,

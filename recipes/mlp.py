@@ -66,6 +66,7 @@ recipe = Recipe(
     validation=validation,
     example_inputs=lambda: (torch.zeros(2, 64),),
     base=BASE,
+    unit="images",
     optimizer=torch.optim.Adam,
     steps=100,
     widths=(64, 128, 256, 512),

@@ -92,6 +92,7 @@ recipe = Recipe(
     validation=validation,
     example_inputs=lambda: (torch.zeros(2, 1, 8, 8),),
     base=BASE,
+    unit="images",
     optimizer=torch.optim.Adam,
     steps=100,
     widths=(16, 32, 64, 128),

@@ -42,7 +42,7 @@ class Grid:
 GRIDS = {
     "mlp-adam": Grid("mlp", "adam", (8, 32, 128, 512), (3200, 12800, 51200), (-14, -3), 2),
     "gpt-adam": Grid("gpt", "adam", (8, 32, 128), (1600, 6400), (-9, -4), 1),
-    "resnet-adam": Grid("resnet", "adam", (8, 32, 128), (1600, 6400), (-10, -3), 1),
+    "resnet-adam": Grid("resnet", "adam", (16, 64), (12800, 25600), (-9, -3), 1),
     "mlp-sgd": Grid("mlp", "sgd", (8, 32, 128, 512), (3200, 12800), (-10, 0), 1),
 }
 

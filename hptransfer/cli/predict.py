@@ -16,6 +16,7 @@ from hptransfer.cli.arguments import seeds as seeds_of
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text, write_whole
 from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.units import UNITS, converted
 from hptransfer.prediction.forecast.forecast import Rules, schedule_of
 from hptransfer.prediction.schedules.schedule import Schedule, make_schedule
 from hptransfer.prediction.schedules.schedule_export import as_torch_code, write_csv
@@ -30,12 +31,23 @@ _UNITS = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
-    parser.add_argument("--target", type=scale, metavar="AXIS=N,...", help="width=8192,depth=80,batch=4M,tokens=15T")
+    parser.add_argument(
+        "--target",
+        type=target,
+        metavar="AXIS=N,...",
+        help="width=8192,depth=80,batch=4M,tokens=15T, in the recipe's unit; or with one: batch=4Mtokens, batch=512seq",
+    )
     parser.add_argument("--from", dest="checked", metavar="DIR", help="use the optimum of a check that wrote DIR")
     parser.add_argument("--lr", type=float, help="take this rate at the base as given, without a sweep")
     parser.add_argument("--scheme", default="completep", help="carries width and depth; default: completep")
-    parser.add_argument("--batch-rule", default="auto", help="how the rate follows the batch; default: auto")
+    parser.add_argument(
+        "--batch-rule", default="auto", help="how the rate follows the batch: auto (default), joint, sqrt, power:E, ..."
+    )
     parser.add_argument("--decay-rule", default="timescale", help="how weight decay follows; default: timescale")
+    parser.add_argument(
+        "--duration-rule", default="auto", help="how it follows the tokens: joint (default), none, bound, power:E"
+    )
+    parser.add_argument("--no-diagnostics", action="store_true", help="do not measure the base's stability limit")
     parser.add_argument("--noise", action="store_true", help="measure the gradient noise scale at the base")
     parser.add_argument(
         "--schedule", help="the target's: constant, cosine, linear, wsd, ...; default: the recipe's shape"
@@ -57,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--target is needed: the scale to predict for, as --target width=8192,depth=80,tokens=15T.")
     recipe = recipe_of(args)
     out = output_directory(args, recipe)
-    target: Scale = args.target
+    target = scale_in(args.target, recipe)
     checked = TransferResult.load(args.checked) if args.checked else None
     if checked is not None:
         recipe = recipe.replace(steps=checked.steps)
@@ -67,10 +79,12 @@ def run(args: argparse.Namespace) -> int:
         target=target,
         checked=checked,
         lr=args.lr,
-        rules=Rules(scheme=args.scheme, batch=args.batch_rule, decay=args.decay_rule),
+        rules=Rules(args.scheme, args.batch_rule, args.decay_rule, duration=args.duration_rule),
         target_schedule=schedule,
         measure_noise=args.noise,
         device=args.device,
+        diagnostics=not args.no_diagnostics,
+        progress=lambda text: print(text, file=sys.stderr, flush=True),
         **given(lrs=args.lrs, seeds=args.seeds, workers=args.workers),
     )
     made = dataclasses.replace(made, command=command_line(args))
@@ -83,19 +97,52 @@ def run(args: argparse.Namespace) -> int:
         f"Forecast: {out / FORECAST_FILE} and {page}; `hptransfer check ... --against` scores it.",
         file=sys.stderr,
     )
-    return 0
+    return 0 if made.conclusive else 1
 
 
-def scale(text: str) -> Scale:
-    """ "width=8192,tokens=15T" -> Scale."""
-    found: dict[str, float] = {}
+Target = dict[str, tuple[float, str | None]]
+"""Axis -> its number and the unit written behind it, if any."""
+_ENDS = set("0123456789.kKMBGT")
+"""What a number ends in, before its unit."""
+
+
+def target(text: str) -> Target:
+    """ "width=8192,batch=4Mtokens" -> its numbers, with the units that were written."""
+    found: Target = {}
     for part in text.split(","):
         axis, _, number = part.partition("=")
         if axis not in {"width", "depth", "batch", "tokens"}:
             raise argparse.ArgumentTypeError(f"{part!r}: write width=, depth=, batch= or tokens= and a number")
-        found[axis] = _number(number)
-        if axis in {"width", "depth"} and not found[axis].is_integer():
+        found[axis] = _number_and_unit(number, units=axis in {"batch", "tokens"})
+        if axis in {"width", "depth"} and not found[axis][0].is_integer():
             raise argparse.ArgumentTypeError(f"{part!r}: {axis} must be a whole number")
+    _scale({axis: value for axis, (value, _) in found.items()})
+    return found
+
+
+def _number_and_unit(text: str, *, units: bool) -> tuple[float, str | None]:
+    for unit, words in UNITS.items() if units else ():
+        for word in words:
+            if text.lower().endswith(word) and text[: -len(word)].strip()[-1:] in _ENDS:
+                return _number(text[: -len(word)].strip()), unit
+    return _number(text), None
+
+
+def scale_in(asked: Target, recipe: Recipe) -> Scale:
+    """The target in the recipe's unit. Raises UsageError where it cannot be converted."""
+    found = {
+        axis: converted(number, unit or recipe.unit, recipe.unit, recipe.tokens_per_example)
+        for axis, (number, unit) in asked.items()
+    }
+    return _scale(found)
+
+
+def scale(text: str) -> Scale:
+    """ "width=8192,tokens=15T" -> Scale, units left aside."""
+    return _scale({axis: number for axis, (number, _) in target(text).items()})
+
+
+def _scale(found: dict[str, float]) -> Scale:
     whole = {axis: int(value) for axis, value in found.items() if axis in {"width", "depth"}}
     try:
         return Scale(**(found | whole))  # pyright: ignore[reportArgumentType]

@@ -39,6 +39,8 @@ EVIDENCE: tuple[Evidence, ...] = (
     Evidence("130M ladder", None, -0.19, "sign", "fitted here"),
     Evidence("50M to 2.7B, RefinedWeb", None, -0.32, "sign", "2409.19913"),
     Evidence("hypersphere, MuonH", None, -0.32, "spectral", "2603.28743"),
+    Evidence("mlp, digits", 0.48, -0.53, "sign", "benchmarks/grids/mlp-adam.csv"),
+    Evidence("gpt, source code", 0.37, -0.09, "sign", "benchmarks/grids/gpt-adam.csv"),
     Evidence("Scion", 0.62, -0.56, "spectral", "Filatov et al. 2025, as quoted"),
 )
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.units import unit_named
 
 Axis = Literal["width", "depth"]
 """What a transfer is checked over, the other one staying fixed."""
@@ -73,6 +74,8 @@ class Recipe:
     has progress (t + 1/2) / T, so that it lies strictly between 0 and 1.
     widths, lrs, seeds: the defaults of `hptransfer check`; quick: fields to replace under `--quick`
     (for example {"steps": 100, "widths": (32, 64, 128)}).
+    unit: what base.batch and base.tokens count: "examples", "sequences", "images" or "tokens"; tokens_per_example: of
+    one of them, so that a target may be given in tokens as well.
     """
 
     build: Callable[[Scale], nn.Module]
@@ -90,10 +93,15 @@ class Recipe:
     lrs: tuple[float, ...] = ()
     seeds: int = 3
     quick: Mapping[str, Any] = field(default_factory=dict)
+    unit: str = "examples"
+    tokens_per_example: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UsageError(f"Recipe {self.name!r}: steps={self.steps}, but at least 1 is needed.")
+        object.__setattr__(self, "unit", unit_named(self.unit))
+        if self.tokens_per_example is not None and not self.tokens_per_example > 0:
+            raise UsageError(f"Recipe {self.name!r}: tokens_per_example={self.tokens_per_example!r} must be positive.")
         unknown = set(self.quick) - {f.name for f in dataclasses.fields(self)}
         if unknown:
             raise UsageError(f"Recipe {self.name!r}: quick names unknown fields {sorted(unknown)}.")

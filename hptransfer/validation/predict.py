@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from hptransfer.core.horizon import refuse_twice
 from hptransfer.core.loop import evaluate
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
 from hptransfer.core.seeding import seeded_model
+from hptransfer.core.units import refuse_other_batch
 from hptransfer.prediction.forecast.forecast import Forecast, Rules, Settings, forecast, schedule_of
 from hptransfer.prediction.forecast.lean import Lean, lean
 from hptransfer.prediction.forecast.measured import noise_scale, stability_limit
@@ -46,6 +47,8 @@ def predict(
     device: str = "auto",
     workers: int | None = None,
     out: str | os.PathLike[str] | None = None,
+    diagnostics: bool = True,
+    progress: Callable[[str], None] | None = None,
 ) -> Forecast:
     """Learning rate, schedule, betas, weight decay and loss for a target run, each with interval and source.
 
@@ -55,14 +58,21 @@ def predict(
     sweep of the base alone is run (lrs, seeds, workers, device, out as in run_sweep). lr: take this rate as given.
     target_schedule: the target's; default: the recipe's own shape over the target's steps.
     noise: a measured noise scale in the unit of target.batch; measure_noise: measure it on the base, before training.
-    Raises UsageError where the base's optimum lies at the edge of the grid, or a rule cannot serve the target.
+    diagnostics: whether the base's stability limit is measured, a few gradients of its batch. progress: told, in a
+    line, before anything that takes more than a moment.
+    Raises UsageError where the base's optimum lies at the edge of the grid, a rule cannot serve the target, or the
+    base's batch, tokens and steps contradict each other or the recipe's own batches.
     """
+    tell = progress or (lambda text: None)
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = _as_checked(recipe, checked)
     base = _base(recipe)
     refuse_unknown_base(base, target)
+    batch = next(iter(recipe.batches(recipe.base, 0)), None)
+    refuse_other_batch(batch, recipe.base.batch, recipe.unit, recipe.name)
     schedule = target_schedule or schedule_of(recipe.schedule, target_steps(recipe, target))
     if measure_noise and noise is None:
+        tell(f"Measuring the noise scale: 8 steps of 4 batches at {recipe.base}; noise= or no --noise skips it.")
         noise = _in_examples(noise_scale(recipe, recipe.base), base.batch)
     known: dict[str, Any] = {
         "recipe": recipe.name,
@@ -78,14 +88,17 @@ def predict(
     if lr is not None:
         start, leaned, points = _given(lr), None, ()
     else:
+        tell(f"Finding the best rate at the base, {recipe.base}: {recipe.steps} steps a run; lr= skips it.")
         curve, known["drift"] = _curve(recipe, checked, options)
         start = _start(curve)
         leaned = _lean(recipe, curve, start, forecast(**known, start=start).learning_rate)
         points = tuple(zip(curve.log2_lrs.tolist(), curve.means.tolist(), strict=True))
+    if diagnostics:
+        tell(f"Measuring the base's stability limit: 4 batches at {recipe.base}; diagnostics=False skips it.")
     return forecast(
         **known,
         start=start,
-        stability=_stability(recipe),
+        stability=_stability(recipe) if diagnostics else None,
         lean=leaned,
         loss=_loss(recipe, checked, target) if checked else None,
         base_curve=points,
@@ -102,8 +115,17 @@ def _as_checked(recipe: Recipe, checked: TransferResult | None) -> Recipe:
 
 
 def _base(recipe: Recipe) -> Scale:
-    """The base with its tokens filled in from its steps, where its batch is known."""
+    """The base with its tokens filled in from its steps, where its batch is known.
+
+    Raises UsageError where tokens / batch are not the recipe's steps: one of them is then in another unit.
+    """
     base = recipe.base
+    if base.batch and base.tokens and abs(base.tokens / base.batch / recipe.steps - 1) > 0.02:
+        raise UsageError(
+            f"Recipe {recipe.name!r} trains {recipe.steps} steps, but its base has tokens / batch = {base.tokens:g} / "
+            f"{base.batch:g} = {base.tokens / base.batch:.4g} of them. Both count {recipe.unit}: mend the one that "
+            "does not, or leave tokens out."
+        )
     return base.with_(tokens=base.batch * recipe.steps) if base.batch and not base.tokens else base
 
 

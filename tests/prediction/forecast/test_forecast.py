@@ -10,6 +10,7 @@ import pytest
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Scale
 from hptransfer.prediction.forecast.forecast import Forecast, Rules, schedule_of
+from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.schedule import constant, linear
 from tests.cases.forecast import BASE, CURVE, SETTINGS, START, TARGET, made
 
@@ -160,3 +161,56 @@ def test_an_unwritable_path_is_a_usage_error(tmp_path):
 
 def test_a_recipes_schedule_is_sampled_at_the_middle_of_each_step():
     assert schedule_of(lambda progress: progress, 4).factors.tolist() == [0.125, 0.375, 0.625, 0.875]
+
+
+def far(**changes):
+    """Batch x 244, tokens x 5: what printed betas of 1e-179 and a factor without a width."""
+    scales = {"base": Scale(width=64, batch=16384, tokens=2e8), "target": Scale(width=64, batch=4e6, tokens=1e9)}
+    schedules = {"settings": dataclasses.replace(SETTINGS, schedule=linear(12207)), "target_schedule": linear(250)}
+    return made(**(scales | schedules | {"lean": None} | changes))
+
+
+def test_far_away_the_forecast_says_that_it_does_not_know():
+    found = far()
+    assert found.betas is None and "refused" in str(found) and "half-life" in str(found)
+    assert not found.conclusive and found.decades > 1 and "INCONCLUSIVE" in str(found)
+    rate = found.learning_rate
+    for exponents in ((0.3, 0.0), (0.62, -0.56)):
+        assert rate.low < START.value * (4e6 / 16384) ** exponents[0] * 5 ** exponents[1] < rate.high
+    assert made().conclusive
+
+
+def test_every_factor_has_a_width_and_the_alternatives_stand_beside():
+    for found in (made(), far(), made(rules=Rules(batch="sqrt", duration="none"))):
+        assert all(f.low < f.value < f.high for f in factors(found))
+        assert "keep the rate x 1 " in str(found) and "sqrt(B) x" in str(found)
+
+
+@pytest.mark.parametrize("k", [4.5, 244, 1 / 8])
+def test_the_square_root_is_not_taken_far_without_a_noise_scale(k):
+    target = TARGET.with_(batch=16 * k)
+    with pytest.raises(UsageError, match=r"Measure it .* 'joint'"):
+        made(target=target, rules=Rules(batch="sqrt"))
+    noise = Prediction("noise scale", 1e4, None, None, "x", "y", "z", (), Kind("none", "measured"))
+    assert made(target=target, rules=Rules(batch="sqrt"), noise=noise).learning_rate.value > 0
+
+
+def test_a_measured_exponent_takes_the_place_of_the_rule():
+    found = made(rules=Rules(batch="power:0.3", duration="power:-0.1"))
+    assert found.learning_rate.value == pytest.approx(START.value * 4**0.3 * 8**-0.1)
+    with pytest.raises(UsageError, match="Duration rule"):
+        made(rules=Rules(duration="power:x"))
+
+
+def test_the_advised_rate_is_held_against_the_stability_limit():
+    def limit(value):
+        return Prediction("stability limit", value, None, None, "1", "x", "y", (), Kind("derived", "measured"))
+
+    assert "ABOVE" in str(made(stability=limit(1e-3))) and "ABOVE" not in str(made(stability=limit(1.0)))
+    assert made(stability=limit(1e-3)).stability == limit(1e-3)
+
+
+def test_another_shape_of_schedule_is_a_factor_of_its_own_and_another_length_is_none():
+    longer, other = made(target_schedule=linear(400)), made(target_schedule=constant(200))
+    assert longer.learning_rate == made().learning_rate
+    assert any("schedule" in s.title for s in other.steps) and other.learning_rate.value < made().learning_rate.value
