@@ -36,7 +36,7 @@ DATA_SETS = {"mlp-adam": "mlp, digits", "gpt-adam": "gpt, source code", "resnet-
 
 
 FEWEST_STEPS = 50
-"""Cells whose runs have fewer are left out: such runs hardly train, and the best rate is then the largest stable one."""
+"""Cells whose runs have fewer are left out: they hardly train, and the best rate is then the largest stable one."""
 
 
 def tables(paths: list[Path]) -> dict[str, SweepTable]:

@@ -43,3 +43,36 @@ def test_bad_targets_are_refused(tmp_path, capsys):
     assert main(["predict", TINY, "--out", str(tmp_path)]) == 2
     assert main(["predict", TINY, "--target", "batch=4M", "--out", str(tmp_path)]) == 2
     assert "does not say its own batch" in capsys.readouterr().err
+
+
+def test_score_has_help_of_its_own_and_prints_both_boards(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "score", "--help"])
+    told = capsys.readouterr().out
+    assert stopped.value.code == 0 and "predict score" in told and "--fix" in told and "--target" not in told
+    path = tmp_path / "t.csv"
+    cells = [(n, d, b) for n in (1e8, 4e8) for d in (2e9, 8e9) for b in (64, 256)]
+    rows = [f"{2.0**k},{3 + (k + 9) ** 2 / 50},{n},{d},{b}" for n, d, b in cells for k in range(-12, -5)]
+    path.write_text("lr,loss,params,tokens,batch\n" + "\n".join([*rows, "0.25,inf,1e8,2e9,64"]) + "\n")
+    assert main(["predict", "score", str(path), "--fix", "batch=0.3", "--over", "tokens"]) == 0
+    out = capsys.readouterr().out
+    assert "1 diverged rates kept as walls" in out and "own law" in out and "Rate and batch together" in out
+    assert "batch^0.3 (given)" in out and "LrFit(" not in out
+    assert main(["predict", "score", str(path), "--json"]) == 0
+    assert {"scores", "joint"} <= set(json.loads(capsys.readouterr().out))
+    assert main(["predict", "score", str(path), "--drop-diverged"]) == 0
+    assert "1 runs dropped" in capsys.readouterr().out
+
+
+def test_a_forecast_that_cannot_decide_says_so_with_its_exit_code(tmp_path, capsys):
+    recipe = tmp_path / "far.py"
+    recipe.write_text(
+        "from tests.cases.validation import recipe as tiny\nfrom hptransfer import Scale\n"
+        "recipe = tiny.replace(base=Scale(width=8, batch=16))\n"
+    )
+    options = ["--lr", "0.01", "--no-diagnostics", "--out", str(tmp_path)]
+    assert main(["predict", str(recipe), "--target", "batch=4096,tokens=8M", *options]) == 1
+    assert "INCONCLUSIVE" in capsys.readouterr().out
+    assert main(["predict", str(recipe), "--target", "batch=32", *options]) == 0
+    assert main(["predict", str(recipe), "--target", "batch=32tokens", *options]) == 2
+    assert "tokens_per_example" in capsys.readouterr().err

@@ -47,9 +47,10 @@ EVIDENCE: tuple[Evidence, ...] = (
 
 @dataclass(frozen=True)
 class JointRule:
-    """batch, tokens: mean exponents over data sets. spread: their covariance between data sets, [[bb, bt], [bt, tt]].
+    """batch, tokens: mean exponents over data sets trained with steps like Adam's.
 
-    sources: how many data sets gave b and t. scatter: of an optimum's ln lr* around its data set's law.
+    spread: covariance of both between data sets, [[bb, bt], [bt, tt]]. sources: how many data sets gave b and t.
+    scatter: of an optimum's ln lr* around its data set's law.
     """
 
     batch: float
@@ -74,18 +75,25 @@ class JointRule:
 
 
 def joint_rule(evidence: Sequence[Evidence] = EVIDENCE, *, scatter: float = SCATTER) -> JointRule:
-    """Means and covariance over sources, the correlation over those that have both exponents (0 with fewer than 3).
+    """Means over the sources with steps like Adam's; spread over all sources, about those means.
 
-    Needs two sources of each exponent.
+    The correlation of b and t is that of the sources that have both (0 with fewer than 3). Needs two sources of each
+    exponent, one of them with steps like Adam's.
     """
-    batch = np.array([row.batch for row in evidence if row.batch is not None])
-    tokens = np.array([row.tokens for row in evidence if row.tokens is not None])
+    centre: list[float] = []
+    spread: list[float] = []
+    counts: list[int] = []
+    for axis in ("batch", "tokens"):
+        rows = [(float(value), row.geometry) for row in evidence if (value := getattr(row, axis)) is not None]
+        middle = float(np.mean([value for value, geometry in rows if geometry == "sign"]))
+        centre.append(middle)
+        spread.append(math.sqrt(sum((value - middle) ** 2 for value, _ in rows) / (len(rows) - 1)))
+        counts.append(len(rows))
     both = np.array([(r.batch, r.tokens) for r in evidence if r.batch is not None and r.tokens is not None])
     correlation = float(np.corrcoef(both.T)[0, 1]) if len(both) >= 3 else 0.0
-    sd_batch, sd_tokens = float(batch.std(ddof=1)), float(tokens.std(ddof=1))
-    shared = correlation * sd_batch * sd_tokens
-    spread = ((sd_batch**2, shared), (shared, sd_tokens**2))
-    return JointRule(float(batch.mean()), float(tokens.mean()), spread, (len(batch), len(tokens)), scatter)
+    shared = correlation * spread[0] * spread[1]
+    matrix = ((spread[0] ** 2, shared), (shared, spread[1] ** 2))
+    return JointRule(centre[0], centre[1], matrix, (counts[0], counts[1]), scatter)
 
 
 def reach_about(log_factor: float, batch: float, *, level: float = 0.9, scatter: float = SCATTER) -> float:

@@ -63,8 +63,9 @@ def batch_factor(base: Scale, target: Scale, rule: str, *, noise_scale: float | 
         return []
     k, exponent = target.batch / base.batch, measured_exponent(rule)
     if exponent is not None:
-        ends = (k**exponent * math.exp(side * OPTIMUM_SCATTER) for side in (0, -1, 1))
+        value, half = k**exponent, math.exp(OPTIMUM_SCATTER)
         told = f"batch^{exponent:g}", "exponent measured by the user", ("it goes on as a power law",)
+        ends = value, value / half, value * half
         return [Factor("learning rate", frozenset({"batch"}), *ends, *told, Kind("given", "none"))]
     if rule in BATCH_RULES and noise_scale is None and max(k, 1 / k) > BATCH_RULES[rule].reach * (1 + 1e-9):
         raise UsageError(
@@ -109,7 +110,7 @@ def shape_factor(base: Schedule, target: Schedule) -> list[Factor]:
     """Another shape of the schedule: the bound's ratio at one length; none where the shape stays (within .02)."""
     progress = (np.arange(200) + 0.5) / 200
     shapes = [[s.at_progress(x) / float(s.factors.max()) for x in progress] for s in (base, target)]
-    if float(np.abs(np.subtract(*shapes)).max()) < SAME_SHAPE:
+    if float(np.abs(np.array(shapes[0]) - np.array(shapes[1])).max()) < SAME_SHAPE:
         return []
     return [Factor.between("learning rate", {"schedule"}, 1.0, transfer_shape(1.0, base, target).prediction)]
 

@@ -9,6 +9,7 @@ from scipy.optimize import approx_fprime, minimize_scalar
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.laws.scaling import FREE, LOSS_LAWS, LossLaw, kaplan
 from hptransfer.prediction.laws.scaling_fit import fit_loss_law, huber_objective
+from hptransfer.prediction.laws.scaling_line import fit_loss_line
 from hptransfer.prediction.laws.scaling_problem import Problem
 from scripts.public_data import chinchilla_runs
 from tests.support.reference import reference
@@ -180,3 +181,95 @@ def test_impossible_laws_and_budgets_are_refused():
         LossLaw("cubic", 1.0, 1.0, 0.3, 1.0, 0.3)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="positive"):
         CHINCHILLA.optimal(0.0)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.05])
+@pytest.mark.parametrize("power", [1.0, 1.3])
+def test_runs_whose_tokens_follow_their_parameters_are_refused(power, jitter):
+    params = np.geomspace(1e7, 1e10, 12)
+    tokens = 20 * params**power * np.exp(jitter * np.random.default_rng(0).normal(size=12))
+    with pytest.raises(UsageError, match=r"vary only together.*fit_loss_line"):
+        fit_loss_law(params, tokens, CHINCHILLA.loss(params, tokens))
+
+
+def test_a_line_tells_the_loss_along_itself_and_nothing_beside_it():
+    """90% intervals at 10 times the compute hold the true loss in at least 13 of 16 draws: P(fewer) = .007."""
+    params, hits = np.geomspace(1e7, 1e10, 10), 0
+    target = 3e10
+    for seed in range(16):
+        noise = np.exp(3e-3 * np.random.default_rng(seed).normal(size=10))
+        line = fit_loss_line(params, 20 * params, CHINCHILLA.loss(params, 20 * params) * noise, resamples=30, seed=seed)
+        hits += bool(line.predict(target, 20 * target).contains(float(CHINCHILLA.loss(target, 20 * target))))
+    assert hits >= 13
+    with pytest.raises(UsageError, match="off the line"):
+        line.predict(target, 60 * target)
+    with pytest.raises(UsageError, match="no point beside it was seen"):
+        line.optimal(1e22)
+    with pytest.raises(UsageError, match="5 runs"):
+        fit_loss_line(params[:4], params[:4], params[:4])
+
+
+@pytest.mark.parametrize("unit", [1e-5, 1e5])
+@pytest.mark.parametrize("form", list(FREE))
+def test_the_unit_of_the_loss_and_of_the_tokens_changes_nothing(unit, form):
+    params, tokens, losses = grid(CHINCHILLA, noise=3e-3)
+    one = fit_loss_law(params, tokens, losses, form=form, starts=6)
+    other = fit_loss_law(params, tokens * 1e-6, losses * unit, form=form, starts=6)
+    assert (other.law.a, other.law.b) == pytest.approx((one.law.a, one.law.b), rel=1e-3)
+    assert float(other.law.loss(1e11, 1e12 * 1e-6)) == pytest.approx(unit * float(one.law.loss(1e11, 1e12)), rel=1e-4)
+
+
+def test_tied_exponents_are_equal_and_their_gradient_is_the_derivative():
+    params, tokens, losses = grid(CHINCHILLA, noise=3e-3)
+    fit = fit_loss_law(params, tokens, losses, starts=6, tie=True)
+    assert fit.law.a == fit.law.b and 0.34 < fit.law.a < 0.38
+    for form in ("chinchilla", "generalised"):
+        problem = Problem(np.log(params), np.log(tokens), np.log(losses), form, 1e-3, tie=True, undertuned=0.3)
+        q = problem.start(np.random.default_rng(1))
+        numeric = approx_fprime(q, lambda x, p=problem: p.value(x)[0], 1e-7)
+        np.testing.assert_allclose(problem.value(q)[1], numeric, rtol=2e-4)
+
+
+def test_undertuned_runs_pull_the_law_up_less_when_weighted_less():
+    """A third of the runs is up to 10% too high: the true law is the lower edge."""
+    params, tokens, losses = grid(CHINCHILLA)
+    excess = np.random.default_rng(0).uniform(0, 0.1, len(losses)) * (np.arange(len(losses)) % 3 == 0)
+    truth, poor = float(CHINCHILLA.loss(1e9, 1e10)), losses * (1 + excess)
+
+    def off(weight):
+        law = fit_loss_law(params, tokens, poor, starts=6, delta=0.05, undertuned=weight).law
+        return abs(float(law.loss(1e9, 1e10)) / truth - 1)
+
+    assert off(0.05) < off(1.0) / 3
+    for bad in (0.0, 1.5, -1.0):
+        with pytest.raises(UsageError, match="undertuned"):
+            fit_loss_law(params, tokens, losses, undertuned=bad)
+
+
+def test_rows_of_one_run_are_resampled_together():
+    """Ten copies of every run say no more than one: only by groups does the interval stay as wide."""
+    params, tokens, losses = grid(CHINCHILLA, noise=1e-2)
+    copied = [np.repeat(x, 10) for x in (params, tokens, losses)]
+    groups = np.repeat(np.arange(len(params)), 10).tolist()
+    options = {"starts": 4, "resamples": 25}
+
+    def width(fit):
+        low, high = fit.interval("E")
+        return high - low
+
+    single, wrong = width(fit_loss_law(params, tokens, losses, **options)), width(fit_loss_law(*copied, **options))
+    right = width(fit_loss_law(*copied, groups=groups, **options))
+    assert right > 2 * wrong and right == pytest.approx(single, rel=0.5)
+    for labels, words in (([1, 2], "2 labels"), ([1] * len(params), "needs at least 3")):
+        with pytest.raises(UsageError, match=words):
+            fit_loss_law(params, tokens, losses, groups=labels)
+
+
+def test_the_backtest_knows_a_form_that_bends_away():
+    """Runs of the general law with a kink: Kaplan's form, which has no floor, misses further out, and says so."""
+    params, tokens, losses = grid(CHINCHILLA, noise=1e-3)
+    options = {"starts": 4, "resamples": 10}
+    right, wrong = (fit_loss_law(params, tokens, losses, form=f, **options) for f in ("chinchilla", "kaplan"))
+    assert right.backtest and wrong.backtest and wrong.backtest.error > 3 * right.backtest.error
+    far = float(CHINCHILLA.loss(1e11, 3e12))
+    assert wrong.predict(1e11, 3e12).contains(far) and not wrong.predict(1e11, 3e12, widen=1.0).contains(far)

@@ -1,5 +1,6 @@
 """Facts about scoring laws by regret: the true law wins, useless ones are told so, none is judged where tuned."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from hptransfer.core.errors import UsageError
 from hptransfer.prediction.laws.lr_laws import LR_LAWS, Law, power
+from hptransfer.prediction.laws.own_law import OwnLaw
 from hptransfer.prediction.laws.score import score_joint, score_lr_laws
 from hptransfer.prediction.laws.sweep_table import Cell, make_table, read_table
 
@@ -194,3 +196,89 @@ def test_one_block_is_not_enough_to_judge_a_constant():
         score_lr_laws(table, LR_LAWS)
     with pytest.raises(UsageError, match="2 batches"):
         score_joint(make_table(**sweep({}, 1e-3)))
+
+
+def test_near_rates_are_one_and_no_minimum_falls_below_its_neighbours_by_more_than_their_rise():
+    """A text export rounds 2e-3 to 2.001e-3: the parabola through both and 4e-3 had its minimum at 1.6."""
+    near = Cell(1, 1, 1, (1e-3, 2e-3, 2.001e-3, 4e-3), (3.05, 3.0, 3.004, 3.05))
+    assert near.lrs == pytest.approx((1e-3, 2.0005e-3, 4e-3)) and near.losses == pytest.approx((3.05, 3.002, 3.05))
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        x, y = np.sort(rng.uniform(-9, -4, 5)), 3 + rng.exponential(0.05, 5)
+        cell = Cell(1, 1, 1, tuple(np.exp(x)), tuple(y))
+        i = int(np.argmin(cell.losses))
+        rise = max(cell.losses[max(i - 1, 0) : i + 2]) - cell.losses[i]
+        assert min(cell.losses) - rise <= cell.best_loss <= min(cell.losses)
+
+
+@pytest.mark.parametrize("gap", [1e-7, 1e-3, 0.019])
+def test_a_rate_exported_twice_changes_nothing(gap):
+    lrs, losses = (1e-3, 2e-3, 4e-3), (3.05, 3.0, 3.06)
+    once, twice = Cell(1, 1, 1, lrs, losses), Cell(1, 1, 1, (*lrs, 2e-3 * (1 + gap)), (*losses, 3.0))
+    assert twice.best_loss == pytest.approx(once.best_loss, abs=1e-3)
+    assert math.log(twice.best_lr / once.best_lr) == pytest.approx(0, abs=0.02)
+
+
+def walled(**options):
+    runs = sweep({"batch": 0.5}, 2e-6, batches=BATCHES)
+    runs["loss"][runs["lr"] > 3 * 2e-6 * runs["batch"] ** 0.5] = math.inf
+    return make_table(**runs, **options)
+
+
+def test_a_diverged_rate_is_a_wall_that_no_law_may_choose():
+    table = walled(diverged="wall")
+    cell = next(c for c in table.cells if math.isfinite(c.wall))
+    assert table.dropped == 0 and walled(diverged="drop").dropped > 0
+    assert cell.regret(cell.wall) == cell.regret(10 * cell.wall) > max(cell.losses) - min(cell.losses)
+    assert cell.diverges(cell.wall) and not cell.diverges(cell.lrs[-1]) and not cell.clamped(10 * cell.wall)
+    high = Law("high", "lr", "1/8", ("params",), power(0.125, params=0.0), "here", "by eye", "none")
+    row = by_name(score_lr_laws(table, {"high": high}), "high", False)
+    assert row.diverged and not row.recommended and "DIVERGE" in str(row)
+
+
+def test_a_wall_brackets_the_best_rate_and_ties_take_their_middle():
+    edge = Cell(1, 1, 1, (1e-3, 2e-3), (3.1, 3.0), walls=(4e-3,))
+    assert not edge.at_edge and edge.best_lr == 2e-3
+    assert Cell(1, 1, 1, (1e-3, 2e-3, 4e-3), (3.1, 3.0, math.inf)).wall == 4e-3
+    tie = Cell(1, 1, 1, (1e-3, 2e-3, 4e-3, 8e-3), (3.2, 3.0, 3.0, 3.2))
+    assert tie.best_lr == pytest.approx(2e-3 * 2**0.5) and tie.best_loss == 3.0
+
+
+def test_the_tables_own_law_is_a_row_and_wins_where_no_published_exponent_is_right():
+    table = make_table(**sweep({"params": -0.15, "tokens": -0.2, "batch": 0.35}, 0.02, batches=BATCHES))
+    board = score_lr_laws(table)
+    assert board.scores[0].law == "own law" and board.scores[0].recommended and board.scores[0].octaves < 0.01
+    fixed = score_lr_laws(table, own=OwnLaw(fixed={"batch": 0.35}, over=["params", "tokens"]))
+    assert by_name(fixed, "own law", True).mean_regret == pytest.approx(board.scores[0].mean_regret, abs=1e-6)
+    wrong = score_lr_laws(table, own=OwnLaw(fixed={"batch": -1.0}))
+    assert by_name(wrong, "own law", True).octaves > 0.5
+    assert "2 optima" in score_lr_laws(make_table(**{k: v[:27] for k, v in sweep({}, 1e-3).items()})).skipped["own law"]
+
+
+def test_a_setting_that_varies_is_refused_or_named_and_can_be_selected(tmp_path):
+    path = tmp_path / "t.csv"
+    grid = itertools.product((1e8, 4e8), LRS, (0, 0.1), (0, 1))
+    rows = [(n, lr, 3 + (math.log2(lr) + 9) ** 2 / 50, wd, seed) for n, lr, wd, seed in grid]
+    path.write_text("params,lr,loss,wd,seed\n" + "\n".join(",".join(map(str, row)) for row in rows))
+    with pytest.raises(UsageError, match=r"'wd' differs between runs of one scale and learning rate \(0, 0.1\)"):
+        read_table(path)
+    table = read_table(path, where={"wd": "0.1"})
+    assert len(table.cells) == 2 and table.notes == ()
+    for where, words in (({"wd": "7"}, "no row has wd=7"), ({"warmup": "1"}, "no column warmup")):
+        with pytest.raises(UsageError, match=words):
+            read_table(path, where=where)
+    lines = [f"1e8,{lr},{loss},{0.1 if lr < 2e-3 else 0.2}" for _, lr, loss, _, _ in rows[::4]]
+    path.write_text("\n".join(["params,lr,loss,wd", *lines]))
+    assert "'wd' varies inside cells (0.1, 0.2)" in read_table(path).notes[0]
+
+
+def test_numbers_and_headers_as_people_write_them(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(' params , tokens, lr ,loss\n130M,"2,000_000",1e-3,3.0\n0.13B,2M,2e-3,2.9\n')
+    (cell,) = read_table(path).cells
+    assert (cell.params, cell.tokens, cell.lrs) == (130e6, 2e6, (1e-3, 2e-3))
+    path.write_text("params,lr,loss,loss\n1e8,1e-3,3.0,2.0\n1e8,2e-3,2.9,2.0\n")
+    with pytest.raises(UsageError, match="twice: loss"):
+        read_table(path)
+    path.write_text("params,lr,loss,note,note\n1e8,1e-3,3.0,x,y\n1e8,2e-3,2.9,x,y\n")
+    assert len(read_table(path).cells) == 1
