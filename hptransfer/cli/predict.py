@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import get_args
 
 from hptransfer.cli import score
 from hptransfer.cli.arguments import add_json, add_lrs, add_recipe, command_line, given, output_directory, recipe_of
@@ -21,7 +22,7 @@ from hptransfer.prediction.forecast.forecast import Rules, schedule_of
 from hptransfer.prediction.schedules.schedule import Schedule, make_schedule
 from hptransfer.prediction.schedules.schedule_export import as_torch_code, write_csv
 from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
-from hptransfer.validation.predict import predict, target_steps
+from hptransfer.validation.predict import StartName, predict, target_steps
 from hptransfer.validation.records.results import TransferResult
 
 HELP = "derive a target run's values before it runs"
@@ -39,6 +40,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--from", dest="checked", metavar="DIR", help="use the optimum of a check that wrote DIR")
     parser.add_argument("--lr", type=float, help="take this rate at the base as given, without a sweep")
+    parser.add_argument(
+        "--start",
+        choices=get_args(StartName),
+        default="auto",
+        help="where the base's rate comes from: all rates for a quarter of the run and the best to the end (default "
+        "where that is 50 steps or more), a sweep, or --lr",
+    )
     parser.add_argument("--scheme", default="completep", help="carries width and depth; default: completep")
     parser.add_argument(
         "--batch-rule", default="auto", help="how the rate follows the batch: auto (default), joint, sqrt, power:E, ..."
@@ -79,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         target=target,
         checked=checked,
         lr=args.lr,
+        start=args.start,
         rules=Rules(args.scheme, args.batch_rule, args.decay_rule, duration=args.duration_rule),
         target_schedule=schedule,
         measure_noise=args.noise,

@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,10 +24,12 @@ from hptransfer.prediction.forecast.transfer import NORMAL_90, refuse_unknown_ba
 from hptransfer.prediction.forecast.width_law import loss_at_size
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.schedule import Schedule
+from hptransfer.validation.quarter import SHIFT, long_enough, quarter_start
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.sweep import run_sweep
 from hptransfer.validation.verdict.optimum import Curve, Fit, curve_of, optima
 
+StartName = Literal["auto", "quarter", "sweep", "given"]
 MAX_STEPS = 100_000_000
 """Beyond, a schedule as an array would no longer fit into memory; a batch left at the proxy's is the likely cause."""
 
@@ -38,6 +40,8 @@ def predict(
     target: Scale,
     checked: TransferResult | None = None,
     lr: float | None = None,
+    start: StartName = "auto",
+    shift: float = SHIFT,
     rules: Rules | None = None,
     target_schedule: Schedule | None = None,
     noise: Prediction | None = None,
@@ -54,8 +58,10 @@ def predict(
 
     recipe: the proxy, or its path; its base is where the optimum is measured, at the recipe's own steps and schedule.
     target: width, depth, batch, tokens (batch and tokens in one unit); axes left open stay at the base.
-    checked: the result of a transfer check of this recipe: its optimum at the base is used, and its drift; otherwise a
-    sweep of the base alone is run (lrs, seeds, workers, device, out as in run_sweep). lr: take this rate as given.
+    checked: the result of a transfer check of this recipe: its optimum at the base is used, and its drift; otherwise
+    the best rate of the base alone is measured. start: "quarter" (see quarter.py; shift: what it moves its guess by),
+    "sweep" (lrs, seeds, workers, device, out as in run_sweep), "given" (lr), or "auto": given where lr is, the check's
+    where there is one, a quarter where that is 50 steps and no seeds, workers or out ask for a sweep, else a sweep.
     target_schedule: the target's; default: the recipe's own shape over the target's steps.
     noise: a measured noise scale in the unit of target.batch; measure_noise: measure it on the base, before training.
     diagnostics: whether the base's stability limit is measured, a few gradients of its batch. progress: told, in a
@@ -83,21 +89,28 @@ def predict(
         "rules": rules,
         "noise": noise,
     }
+    chosen = _start_of(start, recipe, lr, checked, plain=seeds is None and out is None and workers is None)
     forecast(**known, start=_given(1.0))  # what the rules cannot serve is refused before anything is trained
     options: dict[str, Any] = {"lrs": lrs, "seeds": seeds, "device": device, "workers": workers, "out": out}
-    if lr is not None:
-        start, leaned, points = _given(lr), None, ()
+    if lr is not None and chosen == "given":
+        begin, leaned, points = _given(lr), None, ()
+    elif chosen == "quarter":
+        tell(f"Finding the best rate at the base, {recipe.base}, by a quarter of {recipe.steps} steps; lr= skips it.")
+        found = quarter_start(recipe, lrs=lrs, shift=shift, device=device, progress=progress)
+        begin, points = found.prediction(), found.end
+        leaned = _lean(points, begin, forecast(**known, start=begin).learning_rate, found.initial_loss)
     else:
         tell(f"Finding the best rate at the base, {recipe.base}: {recipe.steps} steps a run; lr= skips it.")
         curve, known["drift"] = _curve(recipe, checked, options)
-        start = _start(curve)
-        leaned = _lean(recipe, curve, start, forecast(**known, start=start).learning_rate)
+        begin = _start(curve)
         points = tuple(zip(curve.log2_lrs.tolist(), curve.means.tolist(), strict=True))
+        initial = evaluate(recipe, seeded_model(recipe, recipe.base, 0), "cpu")
+        leaned = _lean(points, begin, forecast(**known, start=begin).learning_rate, initial)
     if diagnostics:
         tell(f"Measuring the base's stability limit: 4 batches at {recipe.base}; diagnostics=False skips it.")
     return forecast(
         **known,
-        start=start,
+        start=begin,
         stability=_stability(recipe) if diagnostics else None,
         lean=leaned,
         loss=_loss(recipe, checked, target) if checked else None,
@@ -213,19 +226,30 @@ def _given(lr: float) -> Prediction:
     return Prediction("learning rate", lr, None, None, "1", "given", "the user", (), Kind("none", "given"))
 
 
-def _lean(recipe: Recipe, curve: Curve, start: Prediction, rate: Prediction) -> Lean | None:
+def _lean(
+    points: Sequence[tuple[float, float]], start: Prediction, rate: Prediction, initial_loss: float
+) -> Lean | None:
     """How low to aim at the target: the base's curve around its best rate, with the error of the target's."""
-    if rate.low is None or rate.high is None or int(np.isfinite(curve.means).sum()) < 3:
+    x, y = zip(*points, strict=True)
+    if rate.low is None or rate.high is None or int(np.isfinite(y).sum()) < 3:
         return None
-    initial = evaluate(recipe, seeded_model(recipe, recipe.base, 0), "cpu")
     sd = math.log2(rate.high / rate.low) / (2 * NORMAL_90)
-    return lean(
-        curve.log2_lrs.tolist(),
-        curve.means.tolist(),
-        optimum=math.log2(start.value),
-        sd=max(sd, 1e-3),
-        initial_loss=initial,
-    )
+    return lean(x, y, optimum=math.log2(start.value), sd=max(sd, 1e-3), initial_loss=initial_loss)
+
+
+def _start_of(
+    asked: StartName, recipe: Recipe, lr: float | None, checked: TransferResult | None, *, plain: bool
+) -> StartName:
+    """Which start is made. Raises UsageError where the name is none, or contradicts what else was given."""
+    if asked not in get_args(StartName):
+        raise UsageError(f"start={asked!r}: use one of {', '.join(get_args(StartName))}.")
+    if (asked == "given") != (lr is not None) and asked != "auto":
+        raise UsageError(f"start={asked!r} with lr={lr!r}: a given rate is start 'given', and only that needs lr.")
+    if asked == "quarter" and checked is not None:
+        raise UsageError("start='quarter' beside a check, which has the base's optimum already. Leave one out.")
+    if lr is not None:
+        return "given"
+    return asked if asked != "auto" else "quarter" if plain and checked is None and long_enough(recipe) else "sweep"
 
 
 def _in_examples(found: Prediction, batch: float | None) -> Prediction:
