@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
-from hptransfer.cli import check, coord_check, equilibrium, plan, predict, report, study, sweep, worker
+from hptransfer.cli import check, coord_check, equilibrium, laws, mechanics, plan, predict, report, study, sweep, worker
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
 from hptransfer.core.errors import UsageError
 
@@ -22,6 +22,8 @@ COMMANDS: dict[str, ModuleType] = {
     "sweep": sweep,
     "check": check,
     "predict": predict,
+    "mechanics": mechanics,
+    "laws": laws,
     "report": report,
     "study": study,
     "worker": worker,

@@ -1,6 +1,10 @@
 """Published and fitted laws for the learning rate, batch, weight decay and final loss
 (docs/theory/lr_laws.md, batch.md, decay.md, loss_laws.md)."""
 
+from hptransfer.core.evidence import EVIDENCE as EVIDENCE
+from hptransfer.core.evidence import Evidence as Evidence
+from hptransfer.core.evidence import JointRule as JointRule
+from hptransfer.core.evidence import joint_rule as joint_rule
 from hptransfer.prediction.laws.batch_laws import BATCH_LAWS as BATCH_LAWS
 from hptransfer.prediction.laws.batch_rules import AdamSettings as AdamSettings
 from hptransfer.prediction.laws.batch_rules import TradeOff as TradeOff
@@ -19,6 +23,7 @@ from hptransfer.prediction.laws.lr_fit import fit_optima as fit_optima
 from hptransfer.prediction.laws.lr_fit import fit_sweep as fit_sweep
 from hptransfer.prediction.laws.lr_laws import LR_LAWS as LR_LAWS
 from hptransfer.prediction.laws.lr_laws import Law as Law
+from hptransfer.prediction.laws.own_law import OwnLaw as OwnLaw
 from hptransfer.prediction.laws.scaling import LOSS_LAWS as LOSS_LAWS
 from hptransfer.prediction.laws.scaling import LossLaw as LossLaw
 from hptransfer.prediction.laws.scaling import PublishedLaw as PublishedLaw

@@ -41,3 +41,4 @@ from hptransfer.prediction.schedules.schedule_transfer import Shrinkage as Shrin
 from hptransfer.prediction.schedules.schedule_transfer import fit_shrinkage as fit_shrinkage
 from hptransfer.prediction.schedules.schedule_transfer import group_optima as group_optima
 from hptransfer.prediction.schedules.schedule_transfer import transfer_lr as transfer_lr
+from hptransfer.prediction.schedules.schedule_transfer import transfer_shape as transfer_shape

@@ -73,3 +73,16 @@ def test_moved_betas_keep_the_half_life_in_samples(k: float) -> None:
     for old, new in zip(before, after, strict=True):
         assert math.log(new) / math.log(old) == pytest.approx(k)
     assert moved_betas((0.0, 0.99999), 1.0) == (0.0, 0.99999)
+
+
+@pytest.mark.parametrize(("table", "data"), [("mlp-adam", "mlp, digits"), ("gpt-adam", "gpt, source code")])
+def test_rows_of_our_own_grids_are_what_those_grids_give(table: str, data: str) -> None:
+    from pathlib import Path
+
+    from hptransfer.prediction.laws.lr_fit import fit_sweep
+    from hptransfer.prediction.laws.sweep_table import read_table
+
+    grid = Path(__file__).parents[2] / "benchmarks" / "grids" / f"{table}.csv"
+    exponents = fit_sweep(read_table(grid, diverged="wall")).exponents
+    (row,) = [row for row in EVIDENCE if row.data == data]
+    assert (row.batch, row.tokens) == (round(exponents["batch"], 2), round(exponents["tokens"], 2))
