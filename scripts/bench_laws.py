@@ -36,7 +36,7 @@ from torch import nn
 
 from hptransfer.prediction.laws.lr_fit import fit_sweep
 from hptransfer.prediction.laws.scaling import FREE, LOSS_LAWS
-from hptransfer.prediction.laws.scaling_fit import WIDEN, fit_loss_law, huber_objective
+from hptransfer.prediction.laws.scaling_fit import fit_loss_law, huber_objective
 from hptransfer.prediction.laws.score import score_lr_laws
 from hptransfer.prediction.laws.sweep_table import make_table
 from hptransfer.prediction.noise.noise_meter import NoiseScaleMeter
@@ -211,12 +211,12 @@ def _extrapolate(params: np.ndarray, tokens: np.ndarray, losses: np.ndarray, for
         cheap = flop <= np.quantile(flop, share)
         fit = fit_loss_law(params[cheap], tokens[cheap], losses[cheap], form=form, resamples=200, starts=10)
         rows = list(zip(params[dear], tokens[dear], losses[dear], strict=True))
-        wide, bare = ([(fit.predict(n, d, widen=w), y) for n, d, y in rows] for w in (WIDEN, 1.0))
+        wide, bare = ([(fit.predict(n, d, widen=w), y) for n, d, y in rows] for w in (None, 1.0))
         found[f"cheapest {share:g}"] = {
             "compute_ratio_of_medians": float(np.median(flop[dear]) / np.median(flop[cheap])),
             "mean_relative_error": float(np.mean([abs(p.value / y - 1) for p, y in bare])),
             "share_inside_bare_90%": float(np.mean([bool(p.contains(y)) for p, y in bare])),
-            "share_inside_widened": float(np.mean([bool(p.contains(y)) for p, y in wide])),
+            "share_inside_backtested_90%": float(np.mean([bool(p.contains(y)) for p, y in wide])),
         }
     return found
 

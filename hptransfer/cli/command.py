@@ -11,7 +11,20 @@ import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
-from hptransfer.cli import check, coord_check, equilibrium, laws, mechanics, plan, predict, report, study, sweep, worker
+from hptransfer.cli import (
+    check,
+    coord_check,
+    equilibrium,
+    laws,
+    ledger,
+    mechanics,
+    plan,
+    predict,
+    report,
+    study,
+    sweep,
+    worker,
+)
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
 from hptransfer.core.errors import UsageError
 
@@ -24,6 +37,7 @@ COMMANDS: dict[str, ModuleType] = {
     "predict": predict,
     "mechanics": mechanics,
     "laws": laws,
+    "ledger": ledger,
     "report": report,
     "study": study,
     "worker": worker,

@@ -22,6 +22,7 @@ from hptransfer.prediction.forecast.forecast import Rules, schedule_of
 from hptransfer.prediction.schedules.schedule import Schedule, make_schedule
 from hptransfer.prediction.schedules.schedule_export import as_torch_code, write_csv
 from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
+from hptransfer.validation.ledger import enter, read_ledger, standings
 from hptransfer.validation.predict import StartName, predict, target_steps
 from hptransfer.validation.records.results import TransferResult
 
@@ -82,13 +83,14 @@ def run(args: argparse.Namespace) -> int:
     if checked is not None:
         recipe = recipe.replace(steps=checked.steps)
     schedule = _schedule(args.schedule, recipe, target)
+    rules = _trusted(Rules(args.scheme, args.batch_rule, args.decay_rule, duration=args.duration_rule), out)
     made = predict(
         recipe,
         target=target,
         checked=checked,
         lr=args.lr,
         start=args.start,
-        rules=Rules(args.scheme, args.batch_rule, args.decay_rule, duration=args.duration_rule),
+        rules=rules,
         target_schedule=schedule,
         measure_noise=args.noise,
         device=args.device,
@@ -98,14 +100,13 @@ def run(args: argparse.Namespace) -> int:
     )
     made = dataclasses.replace(made, command=command_line(args))
     made.save(out / FORECAST_FILE)
+    entry = enter(made, out)
     page = write_forecast_page(made, out / PAGE_FILE)
     if args.schedule_out:
         _write_schedule(Path(args.schedule_out), schedule, made.advised_lr)
     print(json_text(made.to_json()) if args.json else made)
-    print(
-        f"Forecast: {out / FORECAST_FILE} and {page}; `hptransfer check ... --against` scores it.",
-        file=sys.stderr,
-    )
+    told = f"Forecast {entry.key}: {out / FORECAST_FILE} and {page}; `hptransfer check ... --against` scores it."
+    print(told, file=sys.stderr)
     return 0 if made.conclusive else 1
 
 
@@ -165,6 +166,15 @@ def _number(text: str) -> float:
         return float(text[:-1] if text[-1:] in _UNITS else text) * factor
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 4096, 4M or 15T") from None
+
+
+def _trusted(rules: Rules, out: Path) -> Rules:
+    """The rules; where all is left to the defaults, without a joint rule that this directory's ledger has missing."""
+    lost = [standing.law for standing in standings(read_ledger(out)) if standing.lost and "joint rule" in standing.law]
+    if not lost or (rules.batch, rules.duration) != ("auto", "auto"):
+        return rules
+    print(f"The ledger in {out}: {lost[0]} keeps missing, so the rate is kept over batch and tokens.", file=sys.stderr)
+    return dataclasses.replace(rules, batch="constant", duration="none")
 
 
 def _schedule(name: str | None, recipe: Recipe, target: Scale) -> Schedule:
