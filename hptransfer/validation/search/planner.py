@@ -27,6 +27,10 @@ class Planner(Protocol):
         """The jobs to do now, the most urgent first, none of them in `runs`; none at all where the search is over."""
         ...
 
+    def chosen(self, runs: Runs) -> list[Job]:
+        """The jobs that the search has been made of so far, some of which `runs` may lack."""
+        ...
+
 
 @dataclass(frozen=True)
 class Fixed:
@@ -37,6 +41,10 @@ class Fixed:
     def wanted(self, runs: Runs) -> list[Job]:
         """Those that were not run."""
         return [job for job in self.jobs if job.key not in runs]
+
+    def chosen(self, runs: Runs) -> list[Job]:
+        """All of them."""
+        return list(self.jobs)
 
 
 @dataclass(frozen=True)
@@ -95,24 +103,36 @@ class GridPlanner:
             return missing
         return [job for cell in cells_of(self.grid, self.fingerprint) for job in self._beyond(cell, runs)]
 
+    def chosen(self, runs: Runs) -> list[Job]:
+        """The grid's jobs, and those of the extensions."""
+        jobs = self.grid.jobs(self.fingerprint)
+        for cell in cells_of(self.grid, self.fingerprint):
+            more = [lr for lr in self._extended(cell, runs)[0] if lr not in self.grid.lrs]
+            jobs += [cell.job(lr, seed) for lr in more for seed in self.grid.seeds]
+        return jobs
+
     def _beyond(self, cell: Cell, runs: Runs) -> list[Job]:
         """The next extension of one cell, none where its best rate lies inside or the extensions are used up."""
+        return self._extended(cell, runs)[1]
+
+    def _extended(self, cell: Cell, runs: Runs) -> tuple[list[float], list[Job]]:
+        """(the rates of a cell as far as it was extended, the jobs that the next extension lacks)."""
         lrs, seeds = list(self.grid.lrs), self.grid.seeds
         if len(lrs) < 2:
-            return []
+            return lrs, []
         ratio = 2.0 ** float(np.median(np.diff(np.log2(lrs))))
         first, last = lrs[0] * 2.0**-self.extend * (1 - 1e-6), lrs[-1] * 2.0**self.extend * (1 + 1e-6)
         while True:
             means = cell.losses(lrs, seeds, runs)
             side = _edge(means)
             if side == 0:
-                return []
+                return lrs, []
             end = max(lrs) if side > 0 else min(lrs)
             more = [lr for k in (1, 2) if first <= (lr := _rounded(end * ratio ** (side * k))) <= last]
             if not more:
-                return []
+                return lrs, []
             if missing := cell.missing(more, seeds, runs):
-                return missing
+                return lrs, missing
             lrs = sorted([*lrs, *more])
 
 
