@@ -16,9 +16,12 @@ from typing import Any, NoReturn
 
 from hptransfer.checks.coord.report import CoordReport
 from hptransfer.checks.equilibrium.report import EquilibriumReport
+from hptransfer.cli.exits import OF_VERDICT
+from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text
 from hptransfer.core.recipe import Recipe, load_recipe
+from hptransfer.core.secrets import masked_arguments
 
 MAX_LRS = 200
 _POWER = re.compile(r"2(?:\^|\*\*)([+-]?\d+(?:\.\d*)?)")
@@ -205,8 +208,8 @@ def output_directory(args: argparse.Namespace, recipe: Recipe) -> Path:
 
 
 def command_line(args: argparse.Namespace) -> str:
-    """The command as one would type it."""
-    return shlex.join(["hptransfer", *args.given])
+    """The command as one would type it, without its secrets."""
+    return shlex.join(["hptransfer", *masked_arguments(args.given)])
 
 
 def given(**options: Any) -> dict[str, Any]:
@@ -223,9 +226,9 @@ def grid_options(args: argparse.Namespace) -> dict[str, Any]:
 def present(report: CoordReport | EquilibriumReport, path: Path, *, as_json: bool) -> int:
     """Save a report, print it, and return the exit code of its verdict."""
     report.save(path)
-    print(json_text(report.to_json()) if as_json else report)
+    show(json_text(report.to_json()) if as_json else report)
     print(f"Wrote {path}", file=sys.stderr)
-    return 0 if report.verdict == "PASS" else 1
+    return OF_VERDICT[report.verdict]
 
 
 @contextmanager

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hptransfer.core.recipe import Axis
+from hptransfer.validation.engines.trainer import scale_of
 from hptransfer.validation.grid import Grid, job_at
+from hptransfer.validation.probe import probe
 from hptransfer.validation.records.runs import Job, Run
 from hptransfer.validation.sweep import refuse_if_all_failed
 from hptransfer.validation.verdict.comparisons import transferred_lr
@@ -20,7 +23,7 @@ Make = Callable[[Sequence[Job]], list[Run]]
 
 @dataclass(frozen=True)
 class Measurement:
-    """All runs of a check and the curve fitted for every (scheme, size).
+    """All runs of a check and the curve fitted for every (scheme, size). notes: what could not be measured.
 
     lrs: the grid with its extensions. transferred: scheme -> the smallest size's optimal LR, which the largest was
     trained with; a scheme without one is left out.
@@ -31,6 +34,7 @@ class Measurement:
     fits: list[Fit]
     lrs: tuple[float, ...]
     transferred: dict[str, float]
+    notes: tuple[str, ...] = ()
 
     def of(self, scheme: str) -> list[Fit]:
         """The fits of one scheme, by ascending size."""
@@ -44,7 +48,13 @@ def measure(grid: Grid, make: Make, *, fingerprint: str, extend: float, axis: Ax
     that needs it only.
     Raises UsageError where all runs of a scheme fail.
     """
-    runs = make(grid.jobs(fingerprint))
+    probed = probe(grid, make, fingerprint=fingerprint)
+    for scheme in grid.schemes:
+        refuse_if_all_failed([run for run in probed.runs if run.scheme == scheme])
+    if probed.note:
+        print(probed.note, file=sys.stderr)
+    runs = make([job for job in grid.jobs(fingerprint) if (job.scheme, scale_of(job)) not in probed.broken])
+    runs += [run for run in probed.runs if (run.scheme, scale_of(run.job)) in probed.broken]
     for scheme in grid.schemes:
         refuse_if_all_failed([run for run in runs if run.scheme == scheme])
     fits = fitted(grid, runs, axis)
@@ -56,9 +66,10 @@ def measure(grid: Grid, make: Make, *, fingerprint: str, extend: float, axis: Ax
     transferred = {
         fit.curve.scheme: lr for fit in fits if fit.curve.size == small and (lr := transferred_lr(fit)) is not None
     }
-    ends = [(fit, transferred[s]) for fit in fits if fit.curve.size == large and (s := fit.curve.scheme) in transferred]
+    widest = [fit for fit in fits if fit.curve.size == large and fit.found]
+    ends = [(fit, transferred[s]) for fit in widest if (s := fit.curve.scheme) in transferred]
     runs += make([job for fit, lr in ends if lr not in lrs for job in _jobs(fit, lr, grid, fingerprint)])
-    return Measurement(grid, runs, fits, lrs, transferred)
+    return Measurement(grid, runs, fits, lrs, transferred, (probed.note,) if probed.note else ())
 
 
 def fitted(grid: Grid, runs: Sequence[Run], axis: Axis = "width") -> list[Fit]:
@@ -76,14 +87,19 @@ def sizes_of(grid: Grid, axis: Axis) -> list[int]:
 
 
 def _beyond(fit: Fit, grid: Grid, extend: float) -> list[float]:
-    """Up to two further learning rates on the side where the best one is the last, within `extend` octaves."""
-    if fit.edge == 0 or len(fit.curve.log2_lrs) == 0:
+    """Up to two further learning rates on the side where the best one is the last, within `extend` octaves.
+
+    None where runs failed on that side: they were tried, and would fail again.
+    """
+    if fit.edge == 0 or fit.blocked or len(fit.curve.log2_lrs) == 0:
         return []
     spacing = float(np.median(np.diff(np.log2(grid.lrs))))
     first, last = np.log2(grid.lrs[0]) - extend - 1e-6, np.log2(grid.lrs[-1]) + extend + 1e-6
     end = float(fit.curve.log2_lrs[0] if fit.edge < 0 else fit.curve.log2_lrs[-1])
     points = [end + fit.edge * spacing * k for k in (1, 2)]
-    return [float(f"{2.0**x:.12g}") for x in points if first <= x <= last]
+    tried = [*fit.curve.log2_lrs, *fit.curve.failed]
+    fresh = [x for x in points if first <= x <= last and min(abs(x - t) for t in tried) > 1e-6]
+    return [float(f"{2.0**x:.12g}") for x in fresh]
 
 
 def _jobs(fit: Fit, lr: float, grid: Grid, fingerprint: str) -> list[Job]:

@@ -58,6 +58,7 @@ def run_sweep(
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None
         runs = sweep.make(jobs, log=log)
+        refuse_if_all_failed(runs)
     for note in [*(log.notes if log else []), *sweep.notes]:
         print(note, file=sys.stderr)
     return runs
@@ -113,7 +114,7 @@ class Sweep:
     def make(self, jobs: Sequence[Job], *, log: RunLog | None = None) -> list[Run]:
         """The runs of all jobs, in order; those in the log or made before are not made again.
 
-        Raises UsageError where a scale cannot be built or planned, every run failed, or the log cannot be written.
+        Raises UsageError where a scale cannot be built or planned, or the log cannot be written.
         """
         if log is not None:
             self.known.update({key: run for key, run in log.known.items() if run.finished})
@@ -123,9 +124,7 @@ class Sweep:
             self.known[run.key] = run
             if log is not None:
                 log.append(run)
-        runs = [self.known[job.key] for job in jobs]
-        refuse_if_all_failed(runs)
-        return runs
+        return [self.known[job.key] for job in jobs]
 
     def prepare(self, jobs: Iterable[Job]) -> None:
         """Make every plan that the jobs need, once, here; and build what needs none, so that a bad width is found."""

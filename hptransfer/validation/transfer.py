@@ -16,6 +16,7 @@ from hptransfer.validation.grid import Grid, grid_of
 from hptransfer.validation.measure import Measurement, measure, sizes_of
 from hptransfer.validation.records.log import RunLog
 from hptransfer.validation.records.results import TransferResult
+from hptransfer.validation.records.tally import Tally
 from hptransfer.validation.search.shared import SharedGrid
 from hptransfer.validation.sweep import Sweep, refuse_no_growth
 from hptransfer.validation.verdict import comparisons, judge
@@ -66,7 +67,7 @@ def transfer_check(
         log = stack.enter_context(RunLog(out)) if out is not None else None
         make = SharedGrid(sweep, storage).make if storage is not None else lambda jobs: sweep.make(jobs, log=log)
         found = measure(grid, make, fingerprint=sweep.fingerprint, extend=extend, axis=axis)
-    notes = (*(log.notes if log else ()), *sweep.notes, *_two_inits(sweep, scheme, control))
+    notes = (*(log.notes if log else ()), *sweep.notes, *found.notes, *_two_inits(sweep, scheme, control))
     result = _result(sweep, found, axis, control, tolerance, command or command_line(), notes)
     if out is not None:
         result.save(out)
@@ -141,4 +142,5 @@ def _result(
         tolerance=tolerance,
         fingerprint=sweep.fingerprint,
         notes=notes,
+        tally=Tally.of(found.runs),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from hptransfer.checks.proxy import inputs_for
-from hptransfer.core.errors import described
+from hptransfer.core.errors import RECIPE_ERRORS, UsageError, described
 from hptransfer.core.loop import TrainResult, thin, train
 from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.core.seeding import seeded_model
@@ -65,7 +66,12 @@ class Trainer:
         if given is None:
             return None
         if (scheme, scale) not in self.plans:
-            self.plans[scheme, scale] = make_plan(
+            self.plans[scheme, scale] = self._planned(scheme, scale, given)
+        return self.plans[scheme, scale]
+
+    def _planned(self, scheme: str, scale: Scale, given: Mapping[str, Any]) -> Plan:
+        try:
+            return make_plan(
                 self.sketch(scale),
                 base=self._base(),
                 example_inputs=inputs_for(self.recipe, given.get("options")),
@@ -74,7 +80,10 @@ class Trainer:
                 optimizer_options=self.recipe.optimizer_options,
                 **given,
             )
-        return self.plans[scheme, scale]
+        except SystemExit as error:
+            raise UsageError(
+                f"Recipe {self.recipe.name!r} ended the process as its plan was made at {scale}: {described(error)}."
+            ) from error
 
     def options_of(self, scheme: str) -> dict[str, Any] | None:
         """The keyword arguments of a scheme's plan, None where it needs none. The control keeps its own forward."""
@@ -91,7 +100,7 @@ class Trainer:
         try:
             with torch.device("meta"):
                 return self.recipe.build(scale)
-        except Exception:
+        except RECIPE_ERRORS:
             return self.build(scale, seed=0)
 
     def build(self, scale: Scale, *, seed: int) -> nn.Module:
@@ -121,7 +130,10 @@ class Trainer:
         return self.recipe.optimizer(groups, **self.recipe.optimizer_options)
 
     def run(self, job: Job, on_step: Callable[[int, float], None] | None = None) -> Run:
-        """Train one job. An exception in the recipe makes it a failed run that keeps the error's text."""
+        """Train one job. Whatever the recipe raises, sys.exit too, makes it a failed run that keeps the error's text.
+
+        Only an interrupt of the user's goes through; a worker process gets none, so that one in it is the recipe's.
+        """
         began = time.perf_counter()
         try:
             model = self.model(job)
@@ -131,7 +143,9 @@ class Trainer:
             result = train(recipe, model, optimizer, scale=scale, seed=job.seed, device=self.device, on_step=on_step)
         except Pruned as pruned:
             return _unfinished(job, "pruned", None, seconds=time.perf_counter() - began, losses=pruned.losses)
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and multiprocessing.parent_process() is None:
+                raise
             return failed(job, described(error), seconds=time.perf_counter() - began)
         return run_of(job, result)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hptransfer.core.errors import UsageError
+from hptransfer.core.errors import RECIPE_ERRORS, UsageError, described
 from hptransfer.core.recipe import Recipe
 
 _DECIDING = ("build", "batches", "loss", "validation", "schedule", "base", "optimizer", "optimizer_options")
@@ -39,10 +39,9 @@ def _data(recipe: Recipe) -> tuple[Any, Any]:
         return list(recipe.validation()), next(iter(recipe.batches(recipe.base, 0)), None)
     except UsageError:
         raise
-    except Exception as error:
+    except RECIPE_ERRORS as error:
         raise UsageError(
-            f"Recipe {recipe.name!r} cannot give its data: {type(error).__name__}: {error}. Check batches() and "
-            "validation()."
+            f"Recipe {recipe.name!r} cannot give its data: {described(error)}. Check batches() and validation()."
         ) from error
 
 

@@ -14,9 +14,12 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document, read_json, write_json
 from hptransfer.core.recipe import Axis
 from hptransfer.validation.records.runs import RUNS_FILE, Run, latest, read_runs
+from hptransfer.validation.records.tally import NO_RUNS, Tally
 
 VERDICT_FILE = "verdict.json"
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Missing = Literal["", "diverged", "pruned", "failed", "not run"]
+"""Why a size has no optimum: every run diverged, or some failed and so nobody knows; "" where it has one."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Optimum:
 
     log2_lr, low, high: log2 of the optimal base LR with its 90% interval. loss, loss_low, loss_high: the loss
     there. at_edge: the best LR of the grid is its first or its last, so the optimum may lie outside. seeds: how
-    many. All runs diverged: log2_lr and the interval are nan, loss is inf.
+    many. missing: why there is none; log2_lr and the interval are nan then, and loss is inf. blocked: runs next to the
+    best LR failed, so the optimum may lie there. tally: how its runs ended.
     """
 
     scheme: str
@@ -38,6 +42,9 @@ class Optimum:
     loss_high: float
     at_edge: bool
     seeds: int
+    missing: Missing = ""
+    blocked: bool = False
+    tally: Tally = NO_RUNS
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class TransferResult(Document):
     (scheme, size). optima: of the scheme and of SP, per size.
     plan: Plan.to_json() at the largest size. coord: CoordReport.to_json(), or None. environment: versions,
     machine, device, date. command: the exact command line. against: the control scheme (SP), or None.
-    tolerance: allowed drift, octaves. notes: what the reader should know of how it ran.
+    tolerance: allowed drift, octaves. notes: what the reader should know of how it ran. tally: how all runs ended.
     """
 
     SCHEMA = 2
@@ -142,6 +149,7 @@ class TransferResult(Document):
     tolerance: float = 0.5
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
+    tally: Tally = NO_RUNS
 
     def optimum(self, scheme: str, size: int) -> Optimum:
         """The optimum of one (scheme, size). Raises KeyError where it was not measured."""

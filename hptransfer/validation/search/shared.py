@@ -16,7 +16,7 @@ from hptransfer.validation.records.runs import Job, Run
 from hptransfer.validation.search.queue import TrialQueue
 from hptransfer.validation.search.storage import open_storage, quiet
 from hptransfer.validation.search.team import run_team
-from hptransfer.validation.sweep import Sweep, refuse_if_all_failed
+from hptransfer.validation.sweep import Sweep
 
 ABOUT, JOB = "hptransfer", "job"
 
@@ -84,7 +84,7 @@ class SharedGrid:
     def make(self, jobs: Sequence[Job]) -> list[Run]:
         """The runs of all jobs, in order; what the storage holds is not made again, failed runs are tried once more.
 
-        Raises UsageError where a scale cannot be built or planned, every run failed, or the database is lost.
+        Raises UsageError where a scale cannot be built or planned, or the database is lost.
         """
         known = self._known()
         todo = [job for job in jobs if job.key not in known or not known[job.key].finished]
@@ -98,9 +98,7 @@ class SharedGrid:
             for job in todo:
                 known.setdefault(job.key, failed(job, "its worker process died each time; out of memory?"))
         self.queue.disconnect()
-        runs = [known[job.key] for job in jobs]
-        refuse_if_all_failed(runs)
-        return runs
+        return [known[job.key] for job in jobs]
 
     def _known(self) -> dict[str, Run]:
         return {key: runs[0] for key, runs in self.queue.runs().items()}

@@ -97,7 +97,8 @@ def test_a_trial_is_the_mean_over_its_seeds(url):
 def test_a_diverged_trial_is_pruned_at_once(url):
     wild = recipe.replace(loss=cases.nan_loss)
     result = study(wild, storage=url, trials=3, seeds=2, workers=1)
-    assert (result.complete, result.pruned, result.best) == (0, 3, ())
+    assert (result.complete, result.diverged, result.pruned, result.best) == (0, 3, 0, ())
+    assert result.missing == (("mup", 8),)
     assert all(t.state == TrialState.PRUNED and len(t.user_attrs[RUNS]) == 1 for t in trials_of(url))
 
 
