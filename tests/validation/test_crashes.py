@@ -121,14 +121,14 @@ def test_a_crash_at_one_seed_only_leaves_no_curve_and_is_not_taken_for_a_diverge
 def test_a_crash_of_the_control_alone_leaves_the_comparison_open(monkeypatch):
     from hptransfer.validation.engines.trainer import Trainer
 
-    real = Trainer.model
+    real = Trainer.ready
 
-    def model(self, job):
+    def ready(self, job):
         if job.scheme == "sp" and job.width == 32:
             raise RuntimeError("no control")
         return real(self, job)
 
-    monkeypatch.setattr(Trainer, "model", model)
+    monkeypatch.setattr(Trainer, "ready", ready)
     found = transfer_check(SMALL, **OPTIONS)
     assert found.verdict != "FAIL" and math.isnan(found.loss_gaps[-1].mup_minus_sp) and not found.loss_gaps[-1].worse
     assert "unknown" in table(found) and "nan" not in table(found)
