@@ -44,7 +44,8 @@ class Job:
         """What makes two runs the same run: every number to its last digit."""
         scale = {"width": self.width, "depth": self.depth, "batch": self.batch, "tokens": self.tokens}
         where = " ".join(f"{axis}={exact(value)}" for axis, value in scale.items() if value is not None)
-        return f"{self.scheme} {where} lr={exact(self.lr)} seed={self.seed} steps={self.steps} {self.fingerprint}".strip()
+        how = f"lr={exact(self.lr)} seed={self.seed} steps={self.steps} {self.fingerprint}"
+        return f"{self.scheme} {where} {how}".strip()
 
     def __str__(self) -> str:
         depth = f" depth {self.depth}" if self.depth is not None else ""
