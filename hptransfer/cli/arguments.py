@@ -9,9 +9,10 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NoReturn
 
 from hptransfer.checks.coord.report import CoordReport
@@ -196,15 +197,22 @@ def _unknown(name: str, parser: argparse.ArgumentParser, known: Mapping[str, str
 
 def output_directory(args: argparse.Namespace, recipe: Recipe) -> Path:
     """--out, or hptransfer-out/<recipe>; made and tried. Raises UsageError where nothing can be written there."""
-    out = Path(args.out or Path("hptransfer-out") / (recipe.name + ("-quick" if args.quick else "")))
+    out = Path(args.out) if args.out else _default_output(recipe.name, quick=args.quick)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".write-test"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise UsageError(f"--out {out}: cannot write there ({error.strerror}). Give a writable directory.") from error
     return out
+
+
+def _default_output(name: str, *, quick: bool) -> Path:
+    """hptransfer-out/<recipe>. Raises UsageError where the name is no single, plain part of a path."""
+    parts = {*Path(name).parts, *PureWindowsPath(name).parts}
+    if parts != {name} or name in {".", ".."} or not name.isprintable() or name != name.strip():
+        raise UsageError(f"The recipe's name {name!r} cannot name a folder of hptransfer-out. Give --out DIR.")
+    return Path("hptransfer-out") / (name + ("-quick" if quick else ""))
 
 
 def command_line(args: argparse.Namespace) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
+from hptransfer.core.secrets import masked
+
 RECIPE_ERRORS = (Exception, SystemExit)
 """What the user's own code may raise as its own failure; an interrupt is the user's wish and goes through."""
 MAX_TEXT = 500
@@ -22,10 +24,10 @@ def bounded(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def described(error: BaseException) -> str:
-    """An exception on one line: its type, its text, and the last line of the user's own code that it came through."""
+    """An exception on one line: type, text without secrets, and the last line of the user's code it came through."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_foreign(f.filename)]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    text = bounded(_text(error))
+    text = bounded(masked(_text(error)))
     return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"
 
 

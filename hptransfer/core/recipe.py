@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import RECIPE_ERRORS, UsageError, bounded
+from hptransfer.core.secrets import masked
 
 Axis = Literal["width", "depth"]
 """What a transfer is checked over, the other one staying fixed."""
@@ -130,7 +131,9 @@ def load_recipe(spec: str) -> Recipe:
         if callable(found) and not isinstance(found, Recipe):
             found = found()
     except RECIPE_ERRORS as error:
-        raise UsageError(f"{path} raised {type(error).__name__} while being loaded: {bounded(str(error))}") from error
+        raise UsageError(
+            f"{path} raised {type(error).__name__} while being loaded: {bounded(masked(str(error)))}"
+        ) from error
     if not isinstance(found, Recipe):
         have = sorted(k for k, v in vars(module).items() if isinstance(v, Recipe))
         raise UsageError(f"{path} has no recipe named {name!r}; it has {have or 'none'}. Use FILE.py:name.")

@@ -119,6 +119,7 @@ def table(result: TransferResult) -> str:
         rows.append((str(size), *cells, f"{signed(gap.mup_minus_sp)}{' (worse)' if gap.worse else ''}" if gap else ""))
     lines = [*columns(rows), "", *(_line(fact) for fact in facts(result)), ""]
     lines += [f"{text}." for text in (str(result.tally), coordinates_text(result)) if text]
+    lines += [f"Note: {note}" for note in result.notes]
     lines.append(f"{result.verdict}: {headline(result)}")
     return "\n".join(lines if result.verdict == "PASS" else [*lines, *(f"  - {reason}" for reason in result.reasons)])
 

@@ -19,6 +19,7 @@ from hptransfer.validation.engines.trainer import Trainer, scale_of
 from hptransfer.validation.grid import Grid, checked_device, grid_of
 from hptransfer.validation.records.identity import fingerprint
 from hptransfer.validation.records.log import RunLog
+from hptransfer.validation.records.mixing import refuse_other_plans
 from hptransfer.validation.records.runs import Job, Key, Run
 
 Progress = Callable[[Run], None]
@@ -119,7 +120,8 @@ class Sweep:
         if log is not None:
             self.known.update({key: run for key, run in log.known.items() if run.finished})
         todo = [job for job in jobs if job.key not in self.known]
-        self.prepare(todo)
+        self.prepare(jobs)
+        self.refuse_other_plans(self.known[job.key] for job in jobs if job.key in self.known)
         for run in with_progress(self._made(todo), total=len(todo), label=self.trainer.recipe.name):
             self.known[run.key] = run
             if log is not None:
@@ -131,6 +133,10 @@ class Sweep:
         for scheme, scale in dict.fromkeys((job.scheme, scale_of(job)) for job in jobs):
             if self.trainer.prepare(scheme, scale) is None:
                 self.trainer.sketch(scale)
+
+    def refuse_other_plans(self, runs: Iterable[Run]) -> None:
+        """Raise UsageError where one of them was trained under another plan than now."""
+        refuse_other_plans(runs, lambda job: self.trainer.prepare(job.scheme, scale_of(job)))
 
     def _made(self, jobs: Sequence[Job]) -> Iterator[Run]:
         """Runs as they finish; wide models first, so that the last ones to finish are short."""

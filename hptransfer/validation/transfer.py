@@ -9,12 +9,14 @@ from typing import Any
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Axis, Recipe
+from hptransfer.core.secrets import masked
 from hptransfer.validation.engines.engine import EngineName
 from hptransfer.validation.engines.trainer import CONTROL
 from hptransfer.validation.environment import command_line, environment
 from hptransfer.validation.grid import Grid, grid_of
 from hptransfer.validation.measure import Measurement, measure, sizes_of
 from hptransfer.validation.records.log import RunLog
+from hptransfer.validation.records.mixing import nondeterminism
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.records.tally import Tally
 from hptransfer.validation.search.shared import SharedGrid
@@ -68,6 +70,7 @@ def transfer_check(
         make = SharedGrid(sweep, storage).make if storage is not None else lambda jobs: sweep.make(jobs, log=log)
         found = measure(grid, make, fingerprint=sweep.fingerprint, extend=extend, axis=axis)
     notes = (*(log.notes if log else ()), *sweep.notes, *found.notes, *_two_inits(sweep, scheme, control))
+    notes = (*notes, *_unlike_at_base(sweep, found, axis, scheme, control))
     result = _result(sweep, found, axis, control, tolerance, command or command_line(), notes)
     if out is not None:
         result.save(out)
@@ -83,6 +86,19 @@ def _two_inits(sweep: Sweep, scheme: str, control: str | None) -> list[str]:
         f"forward={options.forward!r} sets the initial scales of {scheme!r} at every size; {control!r} keeps the "
         f"model's own. The loss gaps compare the two inits as well, at the base too."
     ]
+
+
+def _unlike_at_base(sweep: Sweep, found: Measurement, axis: Axis, scheme: str, control: str | None) -> list[str]:
+    """That the recipe is not deterministic, where a plan that changes nothing at the base changed something there."""
+    base = sweep.trainer.recipe.base
+    size = getattr(base, axis)
+    if control != CONTROL or size not in sizes_of(found.grid, axis):
+        return []
+    plan = sweep.trainer.prepare(scheme, base)
+    if plan is None or not plan.is_identity or sweep.trainer.prepare(control, base) is not None:
+        return []
+    note = nondeterminism(found.runs, scheme=scheme, control=control, axis=axis, base=size)
+    return [note] if note else []
 
 
 def _refuse_no_range(grid: Grid, axis: Axis, tolerance: float, extend: float) -> None:
@@ -137,7 +153,7 @@ def _result(
         runs=tuple(found.runs),
         plan=plan.to_json() if plan is not None else {},
         environment=environment(sweep.trainer.device),
-        command=command,
+        command=masked(command),
         against=control,
         tolerance=tolerance,
         fingerprint=sweep.fingerprint,

@@ -97,7 +97,8 @@ class Trainer(PlannedModels):
             if isinstance(error, KeyboardInterrupt) and multiprocessing.parent_process() is None:
                 raise
             return failed(job, described(error), seconds=time.perf_counter() - began)
-        return run_of(job, result)
+        plan = self.plans.get((job.scheme, scale))
+        return replace(run_of(job, result), plan=plan.fingerprint if plan is not None else "")
 
 
 def _rebuilt(recipe: Portable, device: str, plan_options: Mapping[str, Any], plans: dict[Any, Plan]) -> Trainer:

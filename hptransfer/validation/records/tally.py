@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from hptransfer.core.errors import bounded
 from hptransfer.validation.records.runs import Run
 
 
@@ -36,7 +37,11 @@ class Tally:
     @property
     def failures(self) -> str:
         """The failed ones in words, with the first error; "" where there is none."""
-        return f"{self.failed} of {self.total} runs failed, first error: {self.first_error}" if self.failed else ""
+        return (
+            f"{self.failed} of {self.total} runs failed, first error: {bounded(self.first_error)}"
+            if self.failed
+            else ""
+        )
 
     def __str__(self) -> str:
         rest = {"diverged": self.diverged, "were pruned": self.pruned}

@@ -88,7 +88,8 @@ class SharedGrid:
         """
         known = self._known()
         todo = [job for job in jobs if job.key not in known or not known[job.key].finished]
-        self.sweep.prepare(todo)
+        self.sweep.prepare(jobs)
+        self.sweep.refuse_other_plans(known[job.key] for job in jobs if job.key in known)
         if todo:
             with quiet():
                 self.queue.add((job.key, _params(job), {JOB: asdict(job), "scheme": job.scheme}) for job in todo)

@@ -14,7 +14,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
-from hptransfer.core.errors import UsageError
+from hptransfer.core.errors import UsageError, bounded
+from hptransfer.core.secrets import masked
 
 BUSY_SECONDS = 120
 """How long a process waits for another one's write to a SQLite file before it gives up."""
@@ -66,7 +67,7 @@ def _parsed(url: str) -> URL:
         target = make_url(url)
     except (ArgumentError, ValueError, AttributeError) as error:
         raise UsageError(
-            f"storage={url!r} is not a database URL. Use sqlite:///FILE.db, or postgresql://USER@HOST/NAME."
+            f"storage={masked(str(url))!r} is not a database URL. Use sqlite:///FILE.db, or postgresql://USER@HOST/NAME."
         ) from error
     missing = importlib.util.find_spec("psycopg2") is None and importlib.util.find_spec("psycopg") is not None
     if target.drivername == "postgresql" and missing:
@@ -104,7 +105,7 @@ def _reason(error: BaseException) -> str:
     """The innermost cause on one line, with what to do where that is known."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__
+    text = bounded(masked(str(getattr(error, "orig", None) or error))) or type(error).__name__
     if isinstance(error, ImportError):
         return f"{text}. Install its driver (pip install 'hptransfer[postgres]' for PostgreSQL)."
     return f"{text.rstrip('.')}. Check the URL, that the server runs and that you may write to it."
