@@ -21,8 +21,8 @@ from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.records.tally import Tally
 from hptransfer.validation.search.shared import SharedGrid
 from hptransfer.validation.sweep import Sweep, refuse_no_growth
-from hptransfer.validation.verdict import comparisons, judge
-from hptransfer.validation.verdict.optimum import optima
+from hptransfer.validation.verdict import judge
+from hptransfer.validation.verdict.judged import judged
 
 
 def transfer_check(
@@ -126,30 +126,20 @@ def _result(
     recipe, grid, scheme = sweep.trainer.recipe, found.grid, found.grid.schemes[0]
     fits = {name: found.of(name) for name in grid.schemes}
     base = getattr(recipe.base, axis)
-    drifts = {name: comparisons.drift_between(own[0], own[-1], own) for name, own in fits.items()}
-    regrets = {s: comparisons.regret_of(fits[s][-1], found.runs, lr=lr) for s, lr in found.transferred.items()}
-    gaps = comparisons.loss_gaps(fits[scheme], fits[control], base_size=base) if control else []
-    parts = {"drift": drifts[scheme], "regret": regrets.get(scheme), "gaps": gaps}
-    verdict, reasons = judge.verdict_of(judge.findings(fits[scheme], fits.get(control or "", []), tolerance, **parts))
+    said = judged(fits, found.runs, scheme=scheme, control=control, tolerance=tolerance, base=base)
     largest = max(grid.scales, key=lambda scale: getattr(scale, axis) or 0)
     plan = sweep.trainer.prepare(scheme, largest)
     return TransferResult(
         recipe=recipe.name,
         scheme=scheme,
-        verdict=verdict,
         rule=judge.rule_text(scheme, control, tolerance, axis=axis),
-        reasons=reasons,
         axis=axis,
         sizes=tuple(fit.curve.size for fit in fits[scheme]),
         lrs=found.lrs,
         seeds=grid.seeds,
         steps=grid.steps,
         base_size=base,
-        optima=tuple(optima(found.fits)),
-        drifts=tuple(drifts.values()),
-        regrets=tuple(regrets.values()),
-        loss_gaps=tuple(gaps),
-        larger_is_better=tuple(comparisons.size_pairs([fit.curve for fit in found.fits])),
+        **vars(said),
         runs=tuple(found.runs),
         plan=plan.to_json() if plan is not None else {},
         environment=environment(sweep.trainer.device),
