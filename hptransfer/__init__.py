@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from hptransfer._version import __version__
 from hptransfer.checks.verified import make_plan
+from hptransfer.core.declared import register_optimizer
 from hptransfer.core.errors import UsageError
-from hptransfer.core.geometry import register_optimizer
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
 from hptransfer.core.roles import Role
 from hptransfer.graph.ops import register_op

@@ -79,6 +79,11 @@ class Plan(Document):
         for row in body["rows"]:
             for unread in ("why", "init_std"):
                 row.pop(unread)
+        for info in body["optimizers"]:  # what older plans did not say, where it changes nothing
+            averages = info.pop("averages")
+            info |= {"averages": averages} if self.beta_power != 1 and averages else {}
+            free = info.pop("free_of_lr")
+            info |= {"free_of_lr": True} if free else {}
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from hptransfer.core.declared import optimizer_name
 from hptransfer.core.errors import UsageError
-from hptransfer.core.geometry import optimizer_name
 from hptransfer.core.horizon import refuse_twice
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.plan import Plan

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hptransfer.core.declared import optimizer_name
 from hptransfer.core.errors import UsageError
-from hptransfer.core.geometry import optimizer_name
 from hptransfer.parametrization.apply.optimizers import build_optimizers
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.parametrization.plan import Plan
