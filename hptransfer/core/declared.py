@@ -133,6 +133,12 @@ def row_of(optimizer: Optimizer) -> OptimizerRow:
     return row
 
 
+def is_declared(optimizer: Optimizer) -> bool:
+    """Whether what is known of an optimizer is the user's word."""
+    known = _found(optimizer)[1]
+    return _key(optimizer if known is None else known) in _DECLARED or optimizer_name(known or optimizer) in _DECLARED
+
+
 def known_class(optimizer: Optimizer) -> type[torch.optim.Optimizer] | None:
     """The class whose row an optimizer has: itself, or one that it derives from; None for a name."""
     return _found(optimizer)[1]
@@ -187,16 +193,11 @@ def _key(optimizer: Optimizer) -> str:
     return optimizer if isinstance(optimizer, str) else f"{optimizer.__module__}.{optimizer.__qualname__}"
 
 
-def takes(optimizer: Optimizer, key: str) -> bool:
-    """Whether the optimizer's class, where there is one, has this keyword option."""
-    return key in dict.fromkeys(_parameters(optimizer))
-
-
 def check_options(optimizer: Optimizer, options: Mapping[str, Any]) -> None:
     """Raise UsageError, with the nearest name, on a keyword option that the optimizer does not have."""
     known = known_options(optimizer)
-    for key in () if known is None else options:
-        if key not in known:
+    for key in options:
+        if known is not None and key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
             raise UsageError(
                 f"{optimizer_name(optimizer)} has no option {key!r}{f'; did you mean {near[0]!r}?' if near else '.'} "

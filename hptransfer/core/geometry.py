@@ -13,10 +13,10 @@ from hptransfer.core.declared import (
     Optimizer,
     check_options,
     initializers,
+    is_declared,
     known_class,
     optimizer_name,
     row_of,
-    takes,
 )
 from hptransfer.core.errors import UsageError
 from hptransfer.core.optimizers import SHAPE_FACTORS, Decay, OptimizerRow, torch_row
@@ -60,11 +60,21 @@ def decay_of(optimizer: Optimizer, options: Mapping[str, Any] | None = None) -> 
     if _setting(optimizer, options, "fixed_decay"):
         return "fixed"
     for switch, (without, with_it) in _DECAY_SWITCHES.items():
-        if switch in (options or {}) or takes(optimizer, switch):
-            chosen = _setting(optimizer, options, switch)
-            # a class that lacks the switch's default says nothing: torch.optim.AdamW passes it on by itself
-            return row_of(optimizer).decay if chosen is None else with_it if chosen else without
+        said = switch in (options or {}) or not is_declared(optimizer)
+        chosen = _setting(optimizer, options, switch) if said else None
+        if chosen is not None:  # torch.optim.AdamW has no such option: it passes it on by itself
+            return with_it if chosen else without
     return row_of(optimizer).decay
+
+
+def decay_in_group(group: Mapping[str, Any]) -> tuple[str, Decay] | None:
+    """The option in an optimizer's group that says what its weight decay does, and what; None where none says so."""
+    if group.get("fixed_decay"):
+        return "fixed_decay", "fixed"
+    for switch, (without, with_it) in _DECAY_SWITCHES.items():
+        if switch in group:
+            return switch, with_it if group[switch] else without
+    return None
 
 
 def default_eps(optimizer: Optimizer, options: Mapping[str, Any] | None = None) -> float | None:
@@ -187,6 +197,11 @@ class OptimizerInfo:
     def l2_in_step(self) -> bool:
         """Weight decay joins the gradient before a step that does not see the gradient's size (torch.optim.Adam)."""
         return self.geometry != "gradient" and not self.decoupled
+
+    @property
+    def decay(self) -> Decay:
+        """What its weight decay does."""
+        return "fixed" if self.free_of_lr else "decoupled" if self.decoupled else "l2"
 
     @property
     def matrices_only(self) -> bool:

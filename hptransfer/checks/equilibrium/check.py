@@ -124,7 +124,8 @@ def _refuse_relative_decay(plan: Plan) -> None:
         if not (info.decoupled or info.geometry == "gradient") or info.decay_in_step or info.free_of_lr:
             raise UsageError(
                 f"The weight decay of {info.name} is compared with the gradient or the step, or free of lr, so it has "
-                f"no timescale 1 / (lr wd). Check the recipe with a decoupled one: recipe.replace(optimizer=torch.optim.AdamW)."
+                "no timescale 1 / (lr wd). Check the recipe with a decoupled one: "
+                "recipe.replace(optimizer=torch.optim.AdamW)."
             )
 
 

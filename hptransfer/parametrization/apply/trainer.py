@@ -10,6 +10,7 @@ from torch import nn
 
 from hptransfer.core.declared import optimizer_name
 from hptransfer.core.errors import UsageError
+from hptransfer.parametrization.apply.marks import unscaled
 from hptransfer.parametrization.apply.optimizers import build_optimizers
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.parametrization.plan import Plan
@@ -53,6 +54,13 @@ class PlanTrainer:
             decayed = _parameters(target, self.get_decay_parameter_names(target))
             options = {**options, "weight_decay": self.args.weight_decay}
             plan = self._plan(target)
+            missing = unscaled(target, plan)
+            if missing is not None:
+                raise UsageError(
+                    f"PlanTrainer was given a model whose weights were not scaled: {missing}. Call "
+                    "hptransfer.parametrize_(model, plan) first, with init=False where they were trained under this "
+                    "plan; or give model_init, which is parametrized here."
+                )
             self.optimizer = build_optimizers(
                 target, plan, {_same(plan, cls): options}, decay=lambda _, p: id(p) in decayed
             )
