@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hptransfer.checks.equilibrium.report import EquilibriumReport
     from hptransfer.checks.oracle.report import OracleReport
     from hptransfer.checks.oracle.verify import verify_plan
+    from hptransfer.checks.step import StepAudit, audit_step
     from hptransfer.parametrization.apply.checkpoint import attach, plan_of, plan_state
     from hptransfer.parametrization.apply.optimizers import build_optimizers
     from hptransfer.parametrization.apply.trainer import PlanTrainer
@@ -47,6 +48,8 @@ _LAZY = {
     "EquilibriumReport": "checks.equilibrium.report",
     "OracleReport": "checks.oracle.report",
     "verify_plan": "checks.oracle.verify",
+    "audit_step": "checks.step",
+    "StepAudit": "checks.step",
     "attach": "parametrization.apply.checkpoint",
     "plan_of": "parametrization.apply.checkpoint",
     "plan_state": "parametrization.apply.checkpoint",
@@ -82,12 +85,14 @@ __all__ = [
     "Role",
     "Rules",
     "Scale",
+    "StepAudit",
     "StudyResult",
     "TransferResult",
     "Tuned",
     "UsageError",
     "__version__",
     "attach",
+    "audit_step",
     "build_optimizers",
     "coord_check",
     "equilibrium_check",
