@@ -14,6 +14,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
 from hptransfer.core.roles import Role
 from hptransfer.graph.ops import register_op
+from hptransfer.parametrization.apply.existing import apply_plan
 from hptransfer.parametrization.apply.groups import max_lrs, param_groups, set_lr
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.parametrization.options import Options, Tuned
@@ -91,6 +92,7 @@ __all__ = [
     "Tuned",
     "UsageError",
     "__version__",
+    "apply_plan",
     "attach",
     "audit_step",
     "build_optimizers",

@@ -115,8 +115,9 @@ def audit_step(
         )
     groups = {id(p): group for group in _groups(optimizer) for p in group["params"]}
     rates = {n: float(groups[id(p)]["lr"]) for n, p in named.items() if id(p) in groups}
+    own = {n: float(groups[id(p)].get("hpt_own") or 1.0) for n, p in named.items() if id(p) in groups}
     decays = {n: _decay(groups.get(id(p), {}), plan.optimizers[plan.rows[n].optimizer]) for n, p in named.items()}
-    base = _base(plan, rates, lr)
+    base = _base(plan, {n: rate / own[n] for n, rate in rates.items()}, lr)
     before = {name: parameter.detach().clone() for name, parameter in named.items()}
     gradients = {name: None if p.grad is None else p.grad.detach().clone() for name, p in named.items()}
     (optimizer.step if step is None else step)()
@@ -187,6 +188,11 @@ class _Taken:
     group: Mapping[str, Any]
     state: Mapping[str, Any]
 
+    @property
+    def mult(self) -> float:
+        """Its rate over the base's: the plan's multiplier, and a ratio that the user's group had before it."""
+        return self.row.lr_mult * float(self.group.get("hpt_own") or 1.0)
+
     def unit(self) -> float | None:
         """rms of the update before the rate, where it is known without the others: None under an adaptive step."""
         if self.gradient is None:
@@ -256,7 +262,7 @@ def _orthogonal(gradient: Tensor) -> float:
 def _judged(taken: list[_Taken], base: Mapping[str, float], rates: Mapping[str, float]) -> Iterator[StepRow]:
     constants = {name: _constant([t for t in taken if t.info.name == name], base[name]) for name in base}
     for t in taken:
-        planned, moved, unit = base[t.info.name] * t.row.lr_mult, rms(t.change), t.unit()
+        planned, moved, unit = base[t.info.name] * t.mult, rms(t.change), t.unit()
         implied = planned * (t.scale() * constants[t.info.name] if unit is None else unit)
         rate = rates.get(t.row.name)
         why = _wrong(t, rate, planned, moved, implied, LOOSE if unit is None else EXACT)
@@ -267,7 +273,7 @@ def _judged(taken: list[_Taken], base: Mapping[str, float], rates: Mapping[str, 
 
 def _constant(taken: list[_Taken], base: float) -> float:
     """The size of an adaptive optimizer's update per rate: the median over its parameters."""
-    known = [rms(t.change) / (base * t.row.lr_mult * t.scale()) for t in taken if base * t.row.lr_mult * t.scale() > 0]
+    known = [rms(t.change) / (base * t.mult * t.scale()) for t in taken if base * t.mult * t.scale() > 0]
     return median(known) if known else 1.0
 
 

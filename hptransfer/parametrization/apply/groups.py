@@ -51,12 +51,12 @@ def param_groups(
             continue
         _accepted(parameter, row, plan)
         decayed = weight_decay if decay is None or decay(name, parameter) else 0.0
-        settings = _settings(row, plan, decayed, eps)
+        settings = settings_of(row, plan, decayed, eps)
         group = groups.setdefault(tuple(settings.values()), {"params": [], **settings, "hpt_names": []})
         group["params"].append(parameter)
         group["hpt_names"].append(name)
     told = {"lr": float(lr), "weight_decay": float(weight_decay), "eps": _base_eps(plan, chosen, eps)}
-    told |= {} if plan.beta_power == 1 else _averages(plan, chosen, 1.0)
+    told |= {} if plan.beta_power == 1 else _averages(plan, chosen)
     guard(model, plan, plan.optimizers[chosen], **_without_none(told))
     stamp: dict[str, Any] = {"hpt_optimizer": chosen, "hpt_plan": plan.fingerprint}
     if plan.optimizers[chosen].free_of_lr:
@@ -119,15 +119,20 @@ def _accepted(parameter: Tensor, row: Row, plan: Plan) -> None:
         )
 
 
-def _settings(row: Row, plan: Plan, weight_decay: float, eps: float | None) -> dict[str, Any]:
-    """What a row's group holds beside its parameters and lr; rows with equal settings share a group."""
+def settings_of(
+    row: Row, plan: Plan, weight_decay: float, eps: float | None, averages: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a row's group holds beside its parameters and lr; rows with equal settings share a group.
+
+    weight_decay, eps, averages (betas and the like): the base's values; the plan's own where they are not given.
+    """
     info = plan.optimizers[row.optimizer]
-    averages = {} if plan.beta_power == 1 else _averages(plan, info.name, plan.beta_power)
+    known = _averages(plan, info.name)
     return {
-        "lr_mult": _rounded(row.lr_mult),
-        "weight_decay": _rounded(weight_decay * row.wd_mult),
-        "eps": info.group_eps(_base_eps(plan, info.name, eps), _rounded(row.eps_mult), _rounded(row.scale_mult)),
-        **averages,
+        "lr_mult": rounded(row.lr_mult),
+        "weight_decay": rounded(weight_decay * row.wd_mult),
+        "eps": info.group_eps(_base_eps(plan, info.name, eps), rounded(row.eps_mult), rounded(row.scale_mult)),
+        **({} if plan.beta_power == 1 else _to_power(known | dict(averages or {}), plan.beta_power)),
     }
 
 
@@ -135,18 +140,22 @@ def _base_eps(plan: Plan, optimizer: str, eps: float | None) -> float | None:
     return plan.optimizers[optimizer].default_eps if eps is None else eps
 
 
-def _averages(plan: Plan, optimizer: str, power: float) -> dict[str, Any]:
-    """The options that are an average's decay per step, to the power of the batch's ratio."""
+def _averages(plan: Plan, optimizer: str) -> dict[str, Any]:
+    """The options that are an average's decay per step, at the base."""
     info = plan.optimizers[optimizer]
-    betas = {} if info.betas is None else {"betas": tuple(beta**power for beta in info.betas)}
-    return betas | {key: value**power for key, value in info.averages}
+    return dict(info.averages) | ({} if info.betas is None else {"betas": info.betas})
+
+
+def _to_power(averages: Mapping[str, Any], power: float) -> dict[str, Any]:
+    """Averages that see as many samples in batches that are `power` times as large."""
+    return {k: tuple(b**power for b in v) if isinstance(v, (tuple, list)) else v**power for k, v in averages.items()}
 
 
 def _without_none(group: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in group.items() if v is not None}
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Equal settings share a group even when their arithmetic took another order."""
     return float(f"{value:.12g}")
 

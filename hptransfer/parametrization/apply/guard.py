@@ -43,12 +43,13 @@ _seen: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 _hook: list[Any] = []
 
 
-def guard(model: nn.Module, plan: Plan, info: OptimizerInfo, **given: Any) -> None:
+def guard(model: nn.Module | None, plan: Plan, info: OptimizerInfo, **given: Any) -> None:
     """Hold groups of this plan's to its rules from now on. given: the base's values of lr and others."""
     expected = _expected.setdefault((plan.fingerprint, info.name), Expected(info, plan.beta_power))
     for key, value in given.items():
         expected.given.setdefault(key, set()).add(value)
-    _grouped[model] = plan
+    if model is not None:
+        _grouped[model] = plan
     start()
 
 

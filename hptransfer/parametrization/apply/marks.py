@@ -19,7 +19,8 @@ SEEN = 64
 """Entries from which on a weight's rms says something: it is known to 1 / sqrt(2 x entries), 9%."""
 
 _planned = WeakTensorKeyDictionary()
-"""Parameter -> fingerprint of the plan that its model was scaled for, where the plan gives it multipliers."""
+"""Parameter -> (fingerprint of the plan that its model was scaled for, its name there, whether the plan asks anything
+of its optimizer)."""
 
 
 def mark(model: nn.Module, plan: Plan) -> None:
@@ -27,8 +28,7 @@ def mark(model: nn.Module, plan: Plan) -> None:
     object.__setattr__(model, _ATTRIBUTE, plan.fingerprint)
     for name, parameter in plain_names(model, plan).items():
         row = plan.rows[name]
-        if not row.lr_mult == row.wd_mult == row.eps_mult == 1.0:
-            _planned[parameter] = plan.fingerprint
+        _planned[parameter] = plan.fingerprint, name, not row.lr_mult == row.wd_mult == row.eps_mult == 1.0
 
 
 def marks(model: nn.Module) -> set[str]:
@@ -38,7 +38,14 @@ def marks(model: nn.Module) -> set[str]:
 
 def plan_of_parameter(parameter: Tensor) -> str | None:
     """The plan that a parameter's model was scaled for; None where that asks nothing of the optimizer."""
-    return _planned.get(parameter)
+    fingerprint, _, asks = _planned.get(parameter, ("", "", False))
+    return fingerprint if asks else None
+
+
+def name_of_parameter(parameter: Tensor, plan: Plan) -> str | None:
+    """The name under which a plan knows a parameter of a model that was scaled for it; None for others."""
+    fingerprint, name, _ = _planned.get(parameter, ("", "", False))
+    return name if fingerprint == plan.fingerprint else None
 
 
 def unscaled(model: nn.Module, plan: Plan) -> str | None:
