@@ -104,6 +104,15 @@ class Plan(Document):
         lines.append(f"  lr x {row.lr_mult:.4g}, weight decay x {row.wd_mult:.4g}, eps x {row.eps_mult:.4g}")
         return "\n".join(lines)
 
+    def export(self, form: str, **base: Any) -> str:
+        """The plan as text for another tool: "regex", "torchtitan", "megatron", "deepspeed" or "optax".
+
+        base: the base's lr, weight_decay, eps and decay filter; see hptransfer.parametrization.interop.export.
+        """
+        from hptransfer.parametrization.interop.export import export
+
+        return export(self, form, **base)
+
     def as_multipliers(self) -> Plan:
         """The same trained function with one learning rate: every lr_mult moves into a forward multiplier."""
         return self._rewritten(unfold)
