@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from hptransfer.checks.checked import checked_widths
 from hptransfer.checks.oracle.report import OracleReport
 from hptransfer.checks.oracle.subject import Inputs, Subject, subject_of
 from hptransfer.checks.oracle.verify import verify_plan
-from hptransfer.checks.proxy import checked_widths, inputs_for
+from hptransfer.checks.planned import inputs_for, sketched
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.parametrization import make
@@ -114,19 +115,13 @@ def _planned(build: Callable[[Scale], nn.Module], base: Scale, target: Scale, in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         small = build(base)
-    return make.make_plan(_outline(build, target), base=small, example_inputs=inputs, **choices)
+    return make.make_plan(_sketched(build, target), base=small, example_inputs=inputs, **choices)
 
 
-def _outline(build: Callable[[Scale], nn.Module], scale: Scale) -> nn.Module:
-    """A model of one scale on meta; with its weights where the builder reads values."""
+def _sketched(build: Callable[[Scale], nn.Module], scale: Scale) -> nn.Module:
+    """A model of one scale without memory for its weights where the builder allows; no draw is seen outside."""
     with torch.random.fork_rng(devices=[]):
-        try:
-            with torch.device("meta"):
-                return build(scale)
-        except UsageError:
-            raise
-        except (RuntimeError, NotImplementedError, TypeError, ValueError):
-            return build(scale)
+        return sketched(lambda: build(scale))
 
 
 def _subject(
@@ -240,5 +235,5 @@ def _widths(subject: Subject, base: int) -> tuple[int, ...]:
 
 def _entries(subject: Subject, width: int) -> int:
     """Parameters of the model of one width."""
-    model = _outline(lambda scale: subject.build(width), Scale(width))
+    model = _sketched(lambda scale: subject.build(width), Scale(width))
     return sum(parameter.numel() for parameter in model.parameters())

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from hptransfer._version import __version__
-from hptransfer.validation.engines.pool import usable_cores
+from hptransfer.validation.engines.process import usable_cores
 
 
 def environment(device: str) -> dict[str, str | int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from tqdm import tqdm
 
+from hptransfer.checks.checked import checked_count, checked_lr, checked_widths
 from hptransfer.checks.coord.probe import OUTPUT, Probe, Seen, difference, rms
 from hptransfer.checks.coord.report import CoordReport, Health
 from hptransfer.checks.coord.rows import (
@@ -23,7 +24,7 @@ from hptransfer.checks.coord.rows import (
 )
 from hptransfer.checks.coord.update_size import Moved, initial_weights, moved
 from hptransfer.checks.coord.verdict import verdict_of
-from hptransfer.checks.proxy import Proxies, Proxy, checked_count, checked_lr, checked_widths
+from hptransfer.checks.proxy import Proxies, Proxy
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import next_batch, to_device
 from hptransfer.core.recipe import Batch, Recipe

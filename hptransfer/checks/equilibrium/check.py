@@ -25,9 +25,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from hptransfer.checks.checked import checked_count, checked_lr, checked_widths
 from hptransfer.checks.coord.rows import TOLERANCE
 from hptransfer.checks.equilibrium.report import DecayRecord, EquilibriumReport, report_of
-from hptransfer.checks.proxy import Proxies, Proxy, checked_count, checked_lr, checked_widths
+from hptransfer.checks.proxy import Proxies, Proxy
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import next_batch, to_device
 from hptransfer.core.recipe import Recipe

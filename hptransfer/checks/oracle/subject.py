@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.checks.oracle.gradients import sign_average, tensors_of
-from hptransfer.checks.proxy import inputs_for
+from hptransfer.checks.planned import inputs_for
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
 from hptransfer.core.seeding import seeded

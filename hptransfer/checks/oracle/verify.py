@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from hptransfer.checks.checked import checked_count, checked_widths
 from hptransfer.checks.oracle.depth import OverDepth, gained
 from hptransfer.checks.oracle.gradients import owner_of
 from hptransfer.checks.oracle.judge import judged
@@ -34,7 +35,6 @@ from hptransfer.checks.oracle.report import OracleReport, OracleRow, Verdict
 from hptransfer.checks.oracle.steps import logit_rows, output_rows
 from hptransfer.checks.oracle.subject import Builder, Inputs, Subject, plans_by_depth, plans_by_width, subject_of
 from hptransfer.checks.oracle.walk import Trained, chosen_lr, walk
-from hptransfer.checks.proxy import checked_count, checked_widths
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
 from hptransfer.core.roles import Role

@@ -12,6 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -68,13 +69,13 @@ class _Lanes:
     def __init__(self, trainer: Trainer, jobs: Sequence[Job]) -> None:
         self.jobs, self.device = list(jobs), trainer.device
         self.recipe = trainer.recipe.replace(steps=jobs[0].steps)
-        models = [trainer.model(job) for job in jobs]
+        top = max(job.lr for job in jobs)
+        models, groups = zip(*(trainer.ready(replace(job, lr=top)) for job in jobs), strict=True)
         weights, buffers = stack_module_state(models)  # type: ignore[arg-type]
         self.weights = {f"model.{name}": weight for name, weight in weights.items()}
         self.buffers = {f"model.{name}": buffer for name, buffer in buffers.items()}
         self.loss = _Loss(models[0], self.recipe)  # lane 0's modules and hooks; its weights are never used
-        top = max(job.lr for job in jobs)
-        self.optimizer = trainer.optimizer(self._stacked(trainer.groups(jobs[0], models[0], lr=top), weights))
+        self.optimizer = trainer.optimizer(self._stacked(groups[0], weights))
         self.share = torch.tensor([job.lr / top for job in jobs], dtype=torch.float64)
 
     def _stacked(self, groups: list[dict[str, Any]], weights: dict[str, Tensor]) -> list[dict[str, Any]]:

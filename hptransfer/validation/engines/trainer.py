@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
-from hptransfer.checks.proxy import inputs_for
+from hptransfer.checks.planned import PlannedModels
 from hptransfer.core.errors import described
 from hptransfer.core.loop import TrainResult, thin, train
 from hptransfer.core.recipe import Recipe, Scale
-from hptransfer.core.seeding import seeded_model
-from hptransfer.parametrization.apply.groups import param_groups
-from hptransfer.parametrization.apply.rewrite import parametrize_
-from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
 from hptransfer.validation.records.portable import Portable
@@ -42,7 +36,7 @@ class Pruned(Exception):
         self.losses = list(losses)
 
 
-class Trainer:
+class Trainer(PlannedModels):
     """Makes runs of one recipe on one device.
 
     plan_options: further keyword arguments of make_plan (options, roles, base_example_inputs). Raises UsageError from
@@ -50,10 +44,9 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, *, device: str = "cpu", plan_options: Mapping[str, Any] | None = None) -> None:
-        self.given, self.recipe = recipe, recipe.replace(validation=functools.cache(recipe.validation))
-        self.device, self.plan_options = device, dict(plan_options or {})
-        self.plans: dict[tuple[str, Scale], Plan] = {}
-        self.base: nn.Module | None = None
+        cached = recipe.replace(validation=functools.cache(recipe.validation))
+        super().__init__(cached, device=device, plan_options=plan_options)
+        self.given = recipe
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its recipe's source and its plans, so that a spawned process can rebuild it."""
@@ -61,20 +54,8 @@ class Trainer:
 
     def prepare(self, scheme: str, scale: Scale) -> Plan | None:
         """The plan of one (scheme, scale), made once; None for the control where its readout starts as it does."""
-        given = self.options_of(scheme)
-        if given is None:
-            return None
-        if (scheme, scale) not in self.plans:
-            self.plans[scheme, scale] = make_plan(
-                self.sketch(scale),
-                base=self._base(),
-                example_inputs=inputs_for(self.recipe, given.get("options")),
-                scheme=scheme,
-                optimizer=self.recipe.optimizer,
-                optimizer_options=self.recipe.optimizer_options,
-                **given,
-            )
-        return self.plans[scheme, scale]
+        choices = self.options_of(scheme)
+        return None if choices is None else self.plan(scheme, scale, choices)
 
     def options_of(self, scheme: str) -> dict[str, Any] | None:
         """The keyword arguments of a scheme's plan, None where it needs none. The control keeps its own forward."""
@@ -83,49 +64,21 @@ class Trainer:
             return self.plan_options
         if options.readout_init == "own":
             return None
-        own = {name: self.plan_options[name] for name in CONTROL_TAKES if name in self.plan_options}
-        return {**own, "options": replace(options, forward="own")}
+        kept = {name: self.plan_options[name] for name in CONTROL_TAKES if name in self.plan_options}
+        return {**kept, "options": replace(options, forward="own")}
 
-    def sketch(self, scale: Scale) -> nn.Module:
-        """The model on meta, or with weights where it cannot be built there. Raises UsageError if not even that."""
-        try:
-            with torch.device("meta"):
-                return self.recipe.build(scale)
-        except Exception:
-            return self.build(scale, seed=0)
-
-    def build(self, scale: Scale, *, seed: int) -> nn.Module:
-        """A freshly initialised model on CPU, drawn from `seed`. Raises UsageError where the recipe cannot build it."""
-        return seeded_model(self.recipe, scale, seed)
-
-    def model(self, job: Job) -> nn.Module:
-        """The job's parametrized model, on the device."""
-        model = self.build(scale_of(job), seed=job.seed)
+    def ready(self, job: Job) -> tuple[nn.Module, list[dict[str, Any]]]:
+        """The job's parametrized model on the device, and its optimizer groups at the job's learning rate."""
         plan = self.prepare(job.scheme, scale_of(job))
-        if plan is not None:
-            parametrize_(model, plan)
-        return model.to(self.device)
-
-    def groups(self, job: Job, model: nn.Module, *, lr: float) -> list[dict[str, Any]]:
-        """Optimizer groups of a job's model at base learning rate `lr`."""
-        plan = self.prepare(job.scheme, scale_of(job))
-        if plan is None:
-            return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
-        defaults = inspect.signature(self.recipe.optimizer).parameters
-        decay = defaults["weight_decay"].default if "weight_decay" in defaults else 0.0
-        given = self.recipe.optimizer_options
-        return param_groups(model, plan, lr=lr, weight_decay=given.get("weight_decay", decay), eps=given.get("eps"))
-
-    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The recipe's optimizer on groups that carry their own lr."""
-        return self.recipe.optimizer(groups, **self.recipe.optimizer_options)
+        model = self.model(plan, scale_of(job), seed=job.seed)
+        return model, self.groups(plan, model, lr=job.lr)
 
     def run(self, job: Job, on_step: Callable[[int, float], None] | None = None) -> Run:
         """Train one job. An exception in the recipe makes it a failed run that keeps the error's text."""
         began = time.perf_counter()
         try:
-            model = self.model(job)
-            optimizer = self.optimizer(self.groups(job, model, lr=job.lr))
+            model, groups = self.ready(job)
+            optimizer = self.optimizer(groups)
             recipe = self.recipe.replace(steps=job.steps)
             scale = scale_of(job)
             result = train(recipe, model, optimizer, scale=scale, seed=job.seed, device=self.device, on_step=on_step)
@@ -134,11 +87,6 @@ class Trainer:
         except Exception as error:
             return failed(job, described(error), seconds=time.perf_counter() - began)
         return run_of(job, result)
-
-    def _base(self) -> nn.Module:
-        if self.base is None:
-            self.base = self.build(self.recipe.base, seed=0)
-        return self.base
 
 
 def _rebuilt(recipe: Portable, device: str, plan_options: Mapping[str, Any], plans: dict[Any, Plan]) -> Trainer:

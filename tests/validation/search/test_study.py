@@ -152,7 +152,7 @@ def test_a_check_through_a_storage_equals_one_through_a_file(url, tmp_path):
     assert [r.val_loss for r in shared.runs] == [r.val_loss for r in plain.runs]
     assert (shared.verdict, shared.optima, shared.drifts) == (plain.verdict, plain.optima, plain.drifts)
     trials = trials_of(url)
-    assert len(trials) == len(plain.runs) and {"lr", "width", "seed"} == set(trials[0].params)
+    assert len(trials) == len(plain.runs) and {"lr", "width", "seed", "scheme"} == set(trials[0].params)
 
 
 SCRIPT = """
