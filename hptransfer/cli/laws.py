@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hptransfer.cli.arguments import add_json, no_more
+from hptransfer.cli.output import show
 from hptransfer.cli.score import pairs
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import columns, encode, json_text
@@ -47,12 +48,13 @@ def run(args: argparse.Namespace) -> int:
     if all(isinstance(fit, str) for fit in fits.values()):
         raise UsageError(f"{args.runs}: no law could be fitted. " + "; ".join(f"{k}: {v}" for k, v in fits.items()))
     if args.json:
-        print(json_text({form: fit if isinstance(fit, str) else encode(fit) for form, fit in fits.items()}))
+        show(json_text({form: fit if isinstance(fit, str) else encode(fit) for form, fit in fits.items()}))
         return 0
-    print("\n".join(columns([("law", "misfit", "E", "a", "b", "form's error at 10x"), *_rows(fits)])))
+    show("\n".join(columns([("law", "misfit", "E", "a", "b", "form's error at 10x"), *_rows(fits)])))
     for form, fit in fits.items():
         if args.budget and not isinstance(fit, str):
-            print(f"\n{args.budget:.3g} operations by {form}:", *(f"  {p}" for p in fit.optimal(args.budget)), sep="\n")
+            best = (f"  {p}" for p in fit.optimal(args.budget))
+            show("\n".join([f"\n{args.budget:.3g} operations by {form}:", *best]))
     return 0
 
 
@@ -96,13 +98,13 @@ def _line(args: argparse.Namespace, n: Array, d: Array, loss: Array, groups: Seq
     """Runs on one line: what the line tells, and that no split can be told."""
     line: LossLine = fit_loss_line(n, d, loss, groups=groups)
     if args.json:
-        print(json_text({"line": encode(line)}))
+        show(json_text({"line": encode(line)}))
         return 0
     ratio = float(np.exp(np.median(np.log(d / n))))
-    print(f"N and D vary only together (D/N about {ratio:.3g}): the loss along that line alone can be told.")
+    show(f"N and D vary only together (D/N about {ratio:.3g}): the loss along that line alone can be told.")
     at = (args.budget or FAR * 6 * float((n * d).max())) / 6
     params = float(np.exp((np.log(at) - line.offset) / (1 + line.slope)))
-    print(line.predict(params, at / params))
+    show(line.predict(params, at / params))
     if args.budget:
         line.optimal(args.budget)
     return 0

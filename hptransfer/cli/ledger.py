@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from hptransfer.cli.arguments import add_json, no_more
+from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import columns, encode, json_text
 from hptransfer.validation.ledger import LEDGER_FILE, LEVEL, Entry, Standing, observe, read_ledger, standings
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if not entries:
         raise UsageError(f"{Path(args.directory) / LEDGER_FILE} holds no forecasts. `hptransfer predict` writes it.")
     laws = standings(entries)
-    print(json_text({"entries": encode(entries), "laws": encode(laws)}) if args.json else _told(entries, laws))
+    show(json_text({"entries": encode(entries), "laws": encode(laws)}) if args.json else _told(entries, laws))
     return 1 if any(law.lost for law in laws) else 0
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from hptransfer.cli.arguments import add_json, no_more
+from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import columns, encode, json_text
 from hptransfer.mechanics.programme.check import STRANDS, Strand, run_strand
@@ -37,12 +38,14 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out or Path("hptransfer-out") / "mechanics")
     out.mkdir(parents=True, exist_ok=True)
     page = write_mechanics_page(strands, out / PAGE_FILE)
-    print(json_text(encode(strands)) if args.json else table(strands))
+    show(json_text(encode(strands)) if args.json else table(strands))
     failed = [check for strand in strands for check in strand.checks if not check.ok]
     seconds = time.perf_counter() - began
-    print(
-        f"{'FAIL' if failed else 'PASS'} in {seconds:.0f} s. Page: {page}", file=sys.stderr if args.json else sys.stdout
-    )
+    verdict = f"{'FAIL' if failed else 'PASS'} in {seconds:.0f} s. Page: {page}"
+    if args.json:
+        print(verdict, file=sys.stderr)
+    else:
+        show(verdict)
     return 1 if failed else 0
 
 

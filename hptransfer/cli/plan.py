@@ -7,9 +7,11 @@ import argparse
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.checks.verified import recipe_plan
 from hptransfer.cli.arguments import add_json, add_recipe, recipe_of
+from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text
 from hptransfer.core.recipe import Recipe
+from hptransfer.parametrization.interop.export import FORMS
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
 
@@ -32,6 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     checked.add_argument("--no-verify", action="store_true", help="leave the check at small sizes out")
     parser.add_argument("--save", metavar="FILE", help="write the plan as JSON")
+    parser.add_argument(
+        "--export", metavar="FORM", choices=tuple(FORMS), help=f"print it for another tool: {', '.join(FORMS)}"
+    )
+    parser.add_argument("--lr", type=float, help="with --export: the base's learning rate")
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="with --export: the base's; default 0")
     add_json(parser)
 
 
@@ -43,20 +50,22 @@ def run(args: argparse.Namespace) -> int:
     if args.save:
         plan.save(args.save)
     if args.json:
-        print(json_text(plan.to_json()))
+        show(json_text(plan.to_json()))
+    elif args.export:
+        show(plan.export(args.export, lr=args.lr, weight_decay=args.weight_decay))
     elif args.explain:
-        print(_explained(plan, args.explain))
+        show(_explained(plan, args.explain))
     else:
-        print(plan)
+        show(plan)
     return 1 if plan.verification is not None and plan.verification.state == "failed" else 0
 
 
 def plan_of(recipe: Recipe, args: argparse.Namespace) -> Plan:
-    """The recipe's plan at the asked size, checked at small ones unless only one parameter is asked after."""
+    """The recipe's plan at the asked size, checked at small ones unless one parameter or an export is asked for."""
     width = args.width if args.width is not None else max(recipe.widths, default=recipe.base.width)
     scale = recipe.base.with_(width=width, **({} if args.depth is None else {"depth": args.depth}))
     chosen = {} if args.optimizer is None else {"optimizer": args.optimizer}
-    verify = not (args.no_verify or args.explain)
+    verify = not (args.no_verify or args.explain or args.export)
     return recipe_plan(
         recipe, scale, verify=verify, scheme=args.scheme, options=Options(forward=args.forward), **chosen
     )
@@ -66,7 +75,7 @@ def _verified(recipe: Recipe, args: argparse.Namespace) -> int:
     """Print measured and planned exponents side by side; exit code 1 unless they agree."""
     chosen = {} if args.optimizer is None else {"optimizer": args.optimizer}
     report = verify_plan(recipe, scheme=args.scheme, options=Options(forward=args.forward), **chosen)
-    print(json_text(report.to_json()) if args.json else report)
+    show(json_text(report.to_json()) if args.json else report)
     return 0 if report.ok else 1
 
 

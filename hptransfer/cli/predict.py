@@ -14,6 +14,7 @@ from typing import get_args
 from hptransfer.cli import score
 from hptransfer.cli.arguments import add_json, add_lrs, add_recipe, command_line, given, output_directory, recipe_of
 from hptransfer.cli.arguments import seeds as seeds_of
+from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text, write_whole
 from hptransfer.core.recipe import Recipe, Scale
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     page = write_forecast_page(made, out / PAGE_FILE)
     if args.schedule_out:
         _write_schedule(Path(args.schedule_out), schedule, made.advised_lr)
-    print(json_text(made.to_json()) if args.json else made)
+    show(json_text(made.to_json()) if args.json else made)
     told = f"Forecast {entry.key}: {out / FORECAST_FILE} and {page}; `hptransfer check ... --against` scores it."
     print(told, file=sys.stderr)
     return 0 if made.conclusive else 1

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from hptransfer.cli.arguments import Parser
+from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import encode, json_text
 from hptransfer.prediction.laws.lr_fit import fit_sweep
@@ -38,13 +39,13 @@ def run(arguments: Sequence[str]) -> int:
     own = OwnLaw(args.over.split(",") if args.over else None, args.fix, tuple(filter(None, args.curved.split(","))))
     board, joint = score_lr_laws(table, own=own), _joint(table)
     if args.json:
-        print(json_text({**encode(board), "joint": encode(joint) if isinstance(joint, Scoreboard) else joint}))
+        show(json_text({**encode(board), "joint": encode(joint) if isinstance(joint, Scoreboard) else joint}))
         return 0
     walls = sum(len(cell.walls) for cell in table.cells)
     counts = f"{len(table.cells)} cells, {walls} diverged rates kept as walls, {table.dropped} runs dropped"
-    print("\n".join([counts, *(f"Note: {note}" for note in table.notes), "", "Rate, the batch given:", str(board)]))
-    print(f"Own fit: {_own_fit(table, own)}")
-    print(f"\nRate and batch together:\n{joint}")
+    show("\n".join([counts, *(f"Note: {note}" for note in table.notes), "", "Rate, the batch given:", str(board)]))
+    show(f"Own fit: {_own_fit(table, own)}")
+    show(f"\nRate and batch together:\n{joint}")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,11 @@ class Plan(Document):
         for row in body["rows"]:
             for unread in ("why", "init_std"):
                 row.pop(unread)
+        for info in body["optimizers"]:  # what older plans did not say, where it changes nothing
+            averages = info.pop("averages")
+            info |= {"averages": averages} if self.beta_power != 1 and averages else {}
+            free = info.pop("free_of_lr")
+            info |= {"free_of_lr": True} if free else {}
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -98,6 +104,15 @@ class Plan(Document):
             lines.append(f"  multiplied by {row.fwd_mult:.4g} in the forward pass")
         lines.append(f"  lr x {row.lr_mult:.4g}, weight decay x {row.wd_mult:.4g}, eps x {row.eps_mult:.4g}")
         return "\n".join(lines)
+
+    def export(self, form: str, **base: Any) -> str:
+        """The plan as text for another tool: "regex", "torchtitan", "megatron", "deepspeed" or "optax".
+
+        base: the base's lr, weight_decay, eps and decay filter; see hptransfer.parametrization.interop.export.
+        """
+        from hptransfer.parametrization.interop.export import export
+
+        return export(self, form, **base)
 
     def as_multipliers(self) -> Plan:
         """The same trained function with one learning rate: every lr_mult moves into a forward multiplier."""
@@ -119,8 +134,22 @@ class Plan(Document):
 
     @classmethod
     def upgraded(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Rows and optimizers by name."""
+        """Rows and optimizers by name. Raises ValueError where two have one name."""
+        for key in ("rows", "optimizers"):
+            names = [item["name"] for item in fields[key]]
+            if len(twice := [name for name in names if names.count(name) > 1]):
+                raise ValueError(f"{key} holds {twice[0]!r} more than once")
         return fields | {key: {item["name"]: item for item in fields[key]} for key in ("rows", "optimizers")}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Plan:
+        """The inverse of to_json. Raises UsageError where it does not fit, or a multiplier is nan, inf or negative."""
+        plan = super().from_json(data)
+        for row in plan:
+            for name in ("init_mult", "lr_mult", "wd_mult", "eps_mult", "fwd_mult"):
+                if not (math.isfinite(value := getattr(row, name)) and value >= 0):
+                    raise UsageError(f"Not a plan: {row.name} has {name} = {value}, which must be a number from 0 on.")
+        return plan
 
 
 def verify_fingerprint(plan: Plan, stored: str) -> None:

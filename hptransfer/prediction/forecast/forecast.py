@@ -10,6 +10,7 @@ from typing import Any
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document
 from hptransfer.core.horizon import Carried, moved_betas
+from hptransfer.core.optimizers import torch_row
 from hptransfer.core.recipe import Scale
 from hptransfer.core.rules import scheme_named
 from hptransfer.prediction.forecast.batch_and_tokens import (
@@ -60,9 +61,9 @@ class Rules:
     """Which law carries which axis.
 
     scheme: for width and depth. batch: a rule of core/horizon.py, or "auto" (sqrt-capped with a known noise scale and
-    joint without, for sign-like optimizers; mccandlish or linear for SGD). decay: a rule of decay.py. schedule:
-    "transfer" applies the convex bound with measured shrinkage where the shape changes; "keep" leaves the rate.
-    duration: a rule of core/horizon.py or "power:E"; "auto" is "joint", and "none" where the schedule is "keep".
+    joint without, for sign-like optimizers; mccandlish or linear for gradient steps). decay: a rule of decay.py.
+    schedule: "transfer" applies the convex bound with measured shrinkage where the shape changes; "keep" leaves the
+    rate. duration: a rule of core/horizon.py or "power:E"; "auto" is "joint", and "none" where the schedule is "keep".
     """
 
     scheme: str = "completep"
@@ -240,8 +241,9 @@ def _horizon_factors(
 def _batch_rule(name: str, settings: Settings, noise: Prediction | None) -> str:
     if name != "auto":
         return name
-    sgd = settings.optimizer == "SGD"
-    return ("mccandlish" if noise else "linear") if sgd else ("sqrt-capped" if noise else "joint")
+    row = torch_row(settings.optimizer)
+    by_gradient = row is not None and row.geometry == "gradient"
+    return ("mccandlish" if noise else "linear") if by_gradient else ("sqrt-capped" if noise else "joint")
 
 
 def _value(noise: Prediction | None) -> float | None:

@@ -21,15 +21,13 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hptransfer.core.loop import Divergence, finish, next_batch, schedule_factor, set_lrs, to_device
+from hptransfer.core.optimizers import torch_rows
 from hptransfer.core.recipe import Batch, Recipe
 from hptransfer.core.seeding import seeded
 from hptransfer.validation.engines.trainer import Trainer, run_of, scale_of
 from hptransfer.validation.records.runs import Job, Run
 
-ELEMENTWISE = frozenset(
-    getattr(torch.optim, name)
-    for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adamax", "Adadelta")
-)
+ELEMENTWISE = frozenset(getattr(torch.optim, row.name) for row in torch_rows() if row.lanes)
 """Optimizers whose step on stacked weights is each lane's own step, and proportional to the learning rate."""
 
 
@@ -51,7 +49,7 @@ def train_lanes(trainer: Trainer, jobs: Sequence[Job]) -> list[Run]:
         with warnings.catch_warnings():  # vmap warns of operations that it runs lane by lane; a probe times them
             warnings.filterwarnings("ignore", "There is a performance drop")
             return _Lanes(trainer, jobs).train()
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, SystemExit) as error:
         first = str(error).strip().split("\n")[0]
         raise LanesUnsupported(f"{type(error).__name__}: {first}") from error
 
