@@ -122,6 +122,24 @@ def moved_betas(betas: Collection[float], k: float, *, least: float = 1.0) -> tu
     return moved
 
 
+def refuse_forgetful(averages: Mapping[str, object], k: float) -> None:
+    """Raise UsageError where an average's decay per step, to the power k, forgets half of its past in a quarter step.
+
+    averages: option -> its value at the base, or several, as betas. A plan applies beta^k as it is asked; so far from
+    the base it no longer describes an average of the base's.
+    """
+    for name, values in averages.items():
+        for beta in values if isinstance(values, (tuple, list)) else (values,):
+            if isinstance(beta, float) and 0 < beta < 1 and beta**k < FORGETFUL:
+                raise UsageError(
+                    f"At {k:.3g} times the batch {name} {beta:g} would become {beta**k:.2g}, which is no average any "
+                    "more. Make the plan with Options(batch='none') and give the optimizer the target's own, or begin "
+                    f"at a base whose batch is at most {math.log(FORGETFUL) / math.log(beta):.3g} times smaller."
+                )
+
+
+FORGETFUL = 0.5**4
+"""A decay per step of 1/16: a half-life of a quarter of a step."""
 BETA_MAX = 0.9999
 """The largest beta that a rule may set: beyond, an average is longer than most of the runs that rules were tried on."""
 

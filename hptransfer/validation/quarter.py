@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import evaluate
 from hptransfer.core.paused import PausedRun
@@ -29,6 +31,8 @@ TRUST = 3.0
 """How many pairs of one's own weigh as much as those nine cases."""
 SPREAD = 0.35
 """Octaves, one standard deviation: the error of the answer, one seed, against an optimum over seeds."""
+FLAT = 0.02
+"""Relative difference of validation losses that seeds make."""
 QUARTER = 0.25
 FEWEST_STEPS = 50
 """Steps that a quarter must have; below, noise and warm-up rank the rates."""
@@ -56,9 +60,10 @@ class QuarterStart:
         return self.optimum - self.guess
 
     def prediction(self) -> Prediction:
-        """The base's best rate, with the interval of SPREAD."""
+        """The base's best rate, with the interval of SPREAD and of how flat the loss is around it."""
         half = NORMAL_90 * SPREAD
-        values = (2.0 ** (self.optimum + side * half) for side in (0, -1, 1))
+        down, up = (math.hypot(half, reach) for reach in _flat(dict(self.end), self.optimum))
+        values = 2.0**self.optimum, 2.0 ** (self.optimum - down), 2.0 ** (self.optimum + up)
         source = (
             f"{len(self.quarter)} rates to a quarter of the schedule, {len(self.end)} of them to the end, one seed: "
             f"{self.runs:.2g} runs' cost"
@@ -181,6 +186,15 @@ def _vertex(losses: dict[int, float]) -> float:
     octaves = sorted(losses)
     cell = Cell(math.nan, math.nan, math.nan, tuple(2.0**k for k in octaves), tuple(losses[k] for k in octaves))
     return math.log2(cell.best_lr)
+
+
+def _flat(losses: dict[float, float], optimum: float) -> tuple[float, float]:
+    """Octaves below and above the optimum over which the loss stays within FLAT of the best: one seed cannot tell."""
+    octaves = sorted(losses)
+    cell = Cell(math.nan, math.nan, math.nan, tuple(2.0**k for k in octaves), tuple(losses[k] for k in octaves))
+    fine = np.arange(octaves[0], octaves[-1] + 0.01, 0.01)
+    alike = fine[cell.loss_at(2.0**fine) <= cell.best_loss + FLAT * abs(cell.best_loss)]
+    return max(0.0, optimum - float(alike.min())), max(0.0, float(alike.max()) - optimum)
 
 
 def _points(losses: dict[int, float]) -> tuple[tuple[float, float], ...]:

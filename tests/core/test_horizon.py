@@ -128,3 +128,11 @@ def test_the_fingerprint_does_not_depend_on_the_note_of_what_is_carried() -> Non
 
     carrying = plan(scale=TARGET, base_scale=BASE)[1]
     assert replace(carrying, carries={}).fingerprint == carrying.fingerprint != plan()[1].fingerprint
+
+
+def test_a_plan_whose_averages_would_forget_within_a_step_is_refused() -> None:
+    model, far = plan(scale=hpt.Scale(8, batch=64 * 244, tokens=6400 * 244), base_scale=BASE)
+    with pytest.raises(hpt.UsageError, match=r"betas 0.9 would become .* no average any more"):
+        hpt.param_groups(model, far, lr=1e-3)
+    model, near = plan(scale=hpt.Scale(8, batch=64 * 16, tokens=6400), base_scale=BASE)
+    assert hpt.param_groups(model, near, lr=1e-3)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.declared import optimizer_name
 from hptransfer.core.errors import UsageError
-from hptransfer.core.horizon import refuse_twice
+from hptransfer.core.horizon import refuse_forgetful, refuse_twice
 from hptransfer.parametrization.apply.guard import guard
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.plan import Plan
@@ -148,6 +148,7 @@ def _averages(plan: Plan, optimizer: str) -> dict[str, Any]:
 
 def _to_power(averages: Mapping[str, Any], power: float) -> dict[str, Any]:
     """Averages that see as many samples in batches that are `power` times as large."""
+    refuse_forgetful(averages, power)
     return {k: tuple(b**power for b in v) if isinstance(v, (tuple, list)) else v**power for k, v in averages.items()}
 
 
