@@ -7,6 +7,7 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
+from typing import get_args
 
 from hptransfer.checks.coord.check import coord_check
 from hptransfer.checks.coord.report import CoordReport
@@ -36,6 +37,8 @@ from hptransfer.validation.against import record_score, refuse_other_run, score_
 from hptransfer.validation.grid import checked_device
 from hptransfer.validation.records.results import VERDICT_FILE, TransferResult
 from hptransfer.validation.records.runs import RUNS_FILE
+from hptransfer.validation.search.samplers import SamplerName
+from hptransfer.validation.search.slurm import sbatch_script
 from hptransfer.validation.transfer import transfer_check
 
 HELP = "the main job: does the learning rate transfer over width, or depth?"
@@ -50,6 +53,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extend", type=float, default=4.0, metavar="OCTAVES", help="grow a grid that ends at its best; default: 4"
     )
+    parser.add_argument(
+        "--sampler",
+        choices=get_args(SamplerName),
+        default="zoom",
+        help="how rates are chosen; default: zoom, see below",
+    )
+    parser.add_argument(
+        "--precision", type=float, metavar="OCTAVES", help="stop adding seeds once the drift is known so well"
+    )
+    parser.add_argument(
+        "--run-timeout", type=float, metavar="SECONDS", help="a run that takes longer is killed and counts as failed"
+    )
+    parser.add_argument(
+        "--print-sbatch",
+        type=int,
+        metavar="N",
+        help="train nothing: print a Slurm script whose N tasks join this check",
+    )
     parser.add_argument("--no-coord", action="store_true", help="leave out the coordinate check")
     parser.add_argument("--scheme", help="the scheme to check, against SP; default: mup, over depths completep")
     parser.add_argument("--storage", metavar="URL", help="Optuna storage, as sqlite:///study.db; default: in DIR")
@@ -61,6 +82,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     refuse_two_axes(args)
     recipe = recipe_of(args)
+    if args.print_sbatch is not None:
+        show(sbatch_script(args.recipe, args.print_sbatch, storage=args.storage, device=args.device))
+        return 0
     made = _forecast(args, recipe)  # before anything is trained
     out = output_directory(args, recipe)
     result = _checked(args, recipe, out)
@@ -96,7 +120,8 @@ def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferRes
         out=out,
         command=command_line(args),
         **grid_options(args),
-        **given(scheme=args.scheme, storage=args.storage),
+        sampler=args.sampler,
+        **given(scheme=args.scheme, storage=args.storage, precision=args.precision, timeout=args.run_timeout),
     )
     if not args.no_coord and result.axis == "width" and len(result.sizes) >= 3:
         return dataclasses.replace(result, coord=_coordinates(recipe, result, args.device).to_json())

@@ -13,10 +13,10 @@ HELP = "join a check or study over its storage"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
-    parser.add_argument("--storage", metavar="URL", required=True, help="the storage that the check or study was given")
+    parser.add_argument("--storage", metavar="URL", required=True, help="the storage of the check or study, or its DIR")
     parser.add_argument("--name", help="only the study of that name")
     parser.add_argument("--patience", type=float, metavar="SECONDS", help="wait so long for more trials; default: 30")
-    parser.add_argument("--limit", type=int, metavar="N", help="stop after so many trials")
+    parser.add_argument("--count", type=int, metavar="N", help="end after so many tasks, as a Slurm task should")
     add_device(parser)
 
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         storage=args.storage,
         name=args.name,
         device=args.device,
-        **given(patience=args.patience, limit=args.limit),
+        **given(patience=args.patience, limit=args.count),
     )
     show(f"{done} trial{'s' if done != 1 else ''}")
     return 0

@@ -169,7 +169,8 @@ class Sweep:
                 self._keep([run for several in runs.values() for run in several], log)
 
             def lost(key: Key, how: str) -> list[Run]:
-                return [failed(jobs[key], f"its worker process {how} each time; out of memory?")] if key in jobs else []
+                why = f"the run {how}" if how.startswith("did not") else f"its worker process {how}; out of memory?"
+                return [failed(jobs[key], why)] if key in jobs else []
 
             total = len(planner.wanted(self.known)) if isinstance(planner, Fixed) else None
             label = self.trainer.recipe.name

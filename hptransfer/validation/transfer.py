@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hptransfer.core.errors import UsageError
@@ -24,8 +26,20 @@ from hptransfer.validation.records.tally import Tally
 from hptransfer.validation.search.planner import Without
 from hptransfer.validation.search.samplers import SamplerName, planner_of
 from hptransfer.validation.sweep import Sweep, refuse_no_growth
-from hptransfer.validation.verdict import judge
+from hptransfer.validation.verdict import comparisons, judge
 from hptransfer.validation.verdict.judged import judged
+
+FEWEST_SEEDS = 3
+"""An interval of the drift that is worth stopping at needs as many."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the runs of a check are chosen; see transfer_check."""
+
+    sampler: SamplerName
+    extend: float
+    precision: float | None
 
 
 def transfer_check(
@@ -41,6 +55,7 @@ def transfer_check(
     tolerance: float = 0.5,
     extend: float = 4.0,
     sampler: SamplerName = "zoom",
+    precision: float | None = None,
     storage: str | None = None,
     timeout: float | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -58,11 +73,13 @@ def transfer_check(
     runs rates two octaves apart with one seed, then half an octave apart around the best with all seeds, larger sizes
     starting at the transferred rate; "grid" runs every rate; "tpe" and "gp" let Optuna choose as many as the grid has.
     extend: a search whose best rate is its first or last goes on by up to this many octaves on that side, for that
-    (scheme, size). timeout: seconds that a run may take; one that takes longer is killed and recorded as failed.
-    out: a directory that gets runs.jsonl as runs finish and verdict.json at the end. storage: an Optuna storage URL
-    through which the runs are shared with `hptransfer worker` processes. Either makes the check resumable.
-    workers, device, engine, plan_options: as in run_sweep. command: recorded in the result; default: this process's.
-    Raises UsageError on bad input, and where all runs of a scheme fail. See judge.RULE for the verdict.
+    (scheme, size). precision: stop adding seeds, from the third on, once the drift's interval reaches no further than
+    so many octaves to either side; default: use all seeds. timeout: seconds that a run may take; one that takes longer
+    is killed and recorded as failed. out: a directory that gets runs.jsonl as runs finish and verdict.json at the end.
+    storage: an Optuna storage URL through which the runs are shared with `hptransfer worker` processes. Either makes
+    the check resumable. workers, device, engine, plan_options: as in run_sweep. command: recorded in the result;
+    default: this process's. Raises UsageError on bad input, and where all runs of a scheme fail. See judge.RULE for the
+    verdict.
     """
     choices = {"storage": storage, "timeout": timeout, "plan_options": plan_options}
     sweep = Sweep.of(recipe, device=device, workers=workers, engine=engine, **choices)
@@ -72,11 +89,12 @@ def transfer_check(
     schemes = [scheme] if control is None else [scheme, control]
     chosen = {"widths": widths, "depths": depths, "lrs": lrs, "seeds": seeds, "steps": steps}
     grid = grid_of(sweep.trainer.recipe, schemes=schemes, **chosen)
-    _refuse_no_range(grid, axis, tolerance, extend)
+    search = Search(sampler, extend, precision)
+    _refuse_no_range(grid, axis, tolerance, search)
     refuse_no_growth(sweep.trainer, grid)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None
-        found = _measured(sweep, grid, axis, extend, sampler, log)
+        found = _measured(sweep, grid, axis, search, log)
     notes = (*(log.notes if log else ()), *sweep.notes, *found.notes, *_two_inits(sweep, scheme, control))
     notes = (*notes, *_unlike_at_base(sweep, found, axis, scheme, control))
     result = _result(sweep, found, axis, control, tolerance, command or command_line(), notes)
@@ -85,18 +103,28 @@ def transfer_check(
     return result
 
 
-def _measured(
-    sweep: Sweep, grid: Grid, axis: Axis, extend: float, sampler: SamplerName, log: RunLog | None
-) -> Measurement:
-    """The search and what follows from it."""
-    planner = planner_of(sampler, grid, fingerprint=sweep.fingerprint, extend=extend, axis=axis)
+def _measured(sweep: Sweep, grid: Grid, axis: Axis, search: Search, log: RunLog | None) -> Measurement:
+    """The search and what follows from it; with a precision, seed after seed from the third on until it is reached."""
+    if search.precision is None:
+        return _with_seeds(sweep, grid, axis, search, log)
+    for count in range(min(FEWEST_SEEDS, len(grid.seeds)), len(grid.seeds)):
+        found = _with_seeds(sweep, dataclasses.replace(grid, seeds=grid.seeds[:count]), axis, search, log)
+        fits = found.of(grid.schemes[0])
+        drift = comparisons.drift_between(fits[0], fits[-1], fits)
+        if (drift.high - drift.low) / 2 <= search.precision:
+            return found
+    return _with_seeds(sweep, grid, axis, search, log)
 
-    def search(broken: Collection[Cell]) -> list[Run]:
+
+def _with_seeds(sweep: Sweep, grid: Grid, axis: Axis, search: Search, log: RunLog | None) -> Measurement:
+    planner = planner_of(search.sampler, grid, fingerprint=sweep.fingerprint, extend=search.extend, axis=axis)
+
+    def made(broken: Collection[Cell]) -> list[Run]:
         whole = Without(planner, broken)
         runs = sweep.search(whole, whole.only(grid.jobs(sweep.fingerprint)), log=log)
         return [runs[job.key] for job in whole.chosen(runs) if job.key in runs]
 
-    return measure(grid, search, lambda jobs: sweep.make(jobs, log=log), fingerprint=sweep.fingerprint, axis=axis)
+    return measure(grid, made, lambda jobs: sweep.make(jobs, log=log), fingerprint=sweep.fingerprint, axis=axis)
 
 
 def _two_inits(sweep: Sweep, scheme: str, control: str | None) -> list[str]:
@@ -123,7 +151,7 @@ def _unlike_at_base(sweep: Sweep, found: Measurement, axis: Axis, scheme: str, c
     return [note] if note else []
 
 
-def _refuse_no_range(grid: Grid, axis: Axis, tolerance: float, extend: float) -> None:
+def _refuse_no_range(grid: Grid, axis: Axis, tolerance: float, search: Search) -> None:
     if len(sizes := sizes_of(grid, axis)) < 2:
         example = {"width": "64,128,256", "depth": "2,4,8"}[axis]
         raise UsageError(f"{axis}s={sizes}: a transfer needs at least two {axis}s, for example {example}.")
@@ -131,8 +159,10 @@ def _refuse_no_range(grid: Grid, axis: Axis, tolerance: float, extend: float) ->
         raise UsageError(f"lrs={list(grid.lrs)}: an optimum needs at least three learning rates, a factor 2 apart.")
     if not tolerance > 0:
         raise UsageError(f"tolerance={tolerance!r}: must be a positive number of octaves.")
-    if not 0 <= extend <= 20:
-        raise UsageError(f"extend={extend!r}: must be a number of octaves from 0 (never extend the grid) to 20.")
+    if search.precision is not None and not search.precision > 0:
+        raise UsageError(f"precision={search.precision!r}: must be a positive number of octaves.")
+    if not 0 <= search.extend <= 20:
+        raise UsageError(f"extend={search.extend!r}: must be a number of octaves from 0 (never extend the grid) to 20.")
 
 
 def _result(
@@ -158,7 +188,7 @@ def _result(
         axis=axis,
         sizes=tuple(fit.curve.size for fit in fits[scheme]),
         lrs=found.lrs,
-        seeds=grid.seeds,
+        seeds=found.grid.seeds,
         steps=grid.steps,
         base_size=base,
         **vars(said),

@@ -8,7 +8,8 @@ import pwd
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -21,6 +22,13 @@ def find_initdb() -> str | None:
 @contextlib.contextmanager
 def server(directory: Path) -> Iterator[str]:
     """The URL of a fresh server on a free local port; it runs as another user where this one is root."""
+    with restartable(directory) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def restartable(directory: Path) -> Iterator[tuple[str, Callable[[float], None]]]:
+    """The URL of a fresh server, and what stops it as a crash would, for so many seconds."""
     initdb = find_initdb()
     assert initdb is not None
     user = next((u for u in ("postgres", "nobody") if os.geteuid() == 0 and _exists(u)), None)
@@ -38,7 +46,13 @@ def server(directory: Path) -> Iterator[str]:
         settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
         subprocess.run([control, "-D", str(data), "-w", "-o", settings, "start"], **options)
         try:
-            yield f"postgresql://tester@127.0.0.1:{port}/postgres"
+
+            def restart(seconds: float) -> None:
+                subprocess.run([control, "-D", str(data), "-m", "immediate", "stop"], **options)
+                time.sleep(seconds)
+                subprocess.run([control, "-D", str(data), "-w", "-o", settings, "start"], **options)
+
+            yield f"postgresql://tester@127.0.0.1:{port}/postgres", restart
         finally:
             subprocess.run([control, "-D", str(data), "-m", "immediate", "stop"], **options)
     finally:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, Trial
 
-HOLDER, BEAT, DIED = "holder", "beat", "died"
+HOLDER, BEAT, DIED, RETRY = "holder", "beat", "died", "retry"
+MAX_DEATHS = 3
+"""A trial whose process died this often is given up as failed."""
 BEAT_SECONDS, GRACE_SECONDS = 5.0, 60.0
 OVERRUN = 124
 """The exit code of a worker whose run took longer than it may, that of timeout(1)."""
@@ -40,7 +42,8 @@ def heartbeat(trials: Sequence[Trial], *, timeout: float | None = None) -> Itera
     """Renew the claims on trials every BEAT_SECONDS from a thread, as long as the block runs.
 
     timeout: after so many seconds the process ends with exit code OVERRUN, whatever it hangs in: nothing in Python can
-    stop a call that does not return. Its trials are then settled as those of any process that died.
+    stop a call that does not return. Its trials are then settled as those of a process that died, but not asked for
+    again: they would take too long again.
     """
     done = threading.Event()
     until = math.inf if timeout is None else time.monotonic() + timeout
@@ -51,6 +54,7 @@ def heartbeat(trials: Sequence[Trial], *, timeout: float | None = None) -> Itera
                 with contextlib.suppress(Exception):
                     for trial in trials:
                         trial.set_user_attr(DIED, f"did not end within {timeout:g} s")
+                        trial.set_user_attr(RETRY, MAX_DEATHS)
                 os._exit(OVERRUN)
             for trial in trials:
                 with contextlib.suppress(Exception):  # a lost beat is no reason to lose the run

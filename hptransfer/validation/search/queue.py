@@ -16,14 +16,12 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hptransfer.validation.records.runs import Key, Run
-from hptransfer.validation.search.lease import BEAT, DIED, HOLDER, Watch, heartbeat, hold
+from hptransfer.validation.search.lease import BEAT, DIED, HOLDER, MAX_DEATHS, RETRY, Watch, heartbeat, hold
 from hptransfer.validation.search.storage import release
 
-KEY, RUNS, RETRY, KIND = "key", "runs", "retry", "kind"
+KEY, RUNS, KIND = "key", "runs", "kind"
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-MAX_DEATHS = 3
-"""A trial whose process died this often is given up as failed."""
 
 Do = Callable[[Sequence[Trial]], Sequence[Sequence[Run]]]
 """Makes the runs of trials that are alike: for each its runs."""
@@ -187,7 +185,7 @@ class TrialQueue:
         if KEY in attributes and deaths < MAX_DEATHS and not again:
             self._ask_again(trial, {**attributes, RETRY: deaths})
         if how and DIED not in trial.user_attrs:
-            self.storage.set_trial_user_attr(trial._trial_id, DIED, f"died with {how}")
+            self.storage.set_trial_user_attr(trial._trial_id, DIED, f"died each time, at last with {how}")
         self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _ask_again(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
@@ -203,7 +201,7 @@ class TrialQueue:
         """The keys whose process died each of MAX_DEATHS times, and how at the last. since: a trial's number."""
         failed = [t for t in self.trials((TrialState.FAIL,)) if t.number >= since]
         gone = [t for t in failed if int(t.user_attrs.get(RETRY, 0)) >= MAX_DEATHS - 1]
-        return {t.user_attrs[KEY]: t.user_attrs.get(DIED, "died") for t in gone if RUNS not in t.user_attrs}
+        return {t.user_attrs[KEY]: t.user_attrs.get(DIED, "died each time") for t in gone if RUNS not in t.user_attrs}
 
     def _tell(self, number: int, runs: Sequence[Run]) -> None:
         states = {run.state for run in runs}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
@@ -92,7 +94,9 @@ def _proxy(target: URL) -> BaseStorage:
         raise ImportError("No module named 'grpc'")
     from optuna.storages import GrpcStorageProxy
 
-    storage = GrpcStorageProxy(host=target.host or "localhost", port=target.port or 13000)
+    with warnings.catch_warnings():  # experimental, says Optuna, since its version 4.2
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        storage = GrpcStorageProxy(host=target.host or "localhost", port=target.port or 13000)
     storage.wait_server_ready(timeout=20)
     return storage
 

@@ -83,7 +83,8 @@ class Team:
         with lost_database(self.url), quiet():
             self.first = len(self.queue.trials())
             with tqdm(total=self.total, desc=self.label, unit="run", file=sys.stderr, disable=None, leave=False) as bar:
-                steps = self._alone(wanted) if self.workers == 1 else self._together(wanted)
+                alone = self.workers == 1 and self.work.timeout is None  # a process that may be killed is not this one
+                steps = self._alone(wanted) if alone else self._together(wanted)
                 for runs in steps:
                     told(runs)
                     bar.update(len(runs))

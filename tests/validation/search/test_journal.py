@@ -21,9 +21,9 @@ from hptransfer.validation.search import lease
 from hptransfer.validation.search.drain import Drain
 from hptransfer.validation.search.jobs import open_queue
 from hptransfer.validation.search.journal import open_journal
-from hptransfer.validation.search.lease import HOLDER, Watch
+from hptransfer.validation.search.lease import HOLDER, RETRY, Watch
 from hptransfer.validation.search.patience import Patient, is_away
-from hptransfer.validation.search.queue import KEY, RETRY, Item, TrialQueue
+from hptransfer.validation.search.queue import KEY, Item, TrialQueue
 from hptransfer.validation.search.storage import journal_url, open_storage
 from tests.validation.records.test_results import RUN
 

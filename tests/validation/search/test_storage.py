@@ -20,8 +20,8 @@ from hptransfer.validation.engines.trainer import Trainer
 from hptransfer.validation.search import lease
 from hptransfer.validation.search.drain import Drain
 from hptransfer.validation.search.jobs import open_queue
-from hptransfer.validation.search.lease import BEAT, HOLDER, Watch, is_alive
-from hptransfer.validation.search.queue import KEY, RETRY, RUNS, Item, TrialQueue
+from hptransfer.validation.search.lease import BEAT, HOLDER, RETRY, Watch, is_alive
+from hptransfer.validation.search.queue import KEY, RUNS, Item, TrialQueue
 from hptransfer.validation.search.storage import open_storage
 from hptransfer.validation.transfer import transfer_check
 from tests.cases import validation as cases
