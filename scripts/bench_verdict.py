@@ -151,7 +151,7 @@ def check(world: World, search: str) -> dict[str, Any]:
     planner = ZoomPlanner(grid, "") if search == "zoom" else GridPlanner(grid, "", extend=4.0)
     runs = searched(world, planner, grid)
     fits = {scheme: [fit_of(runs, scheme, width) for width in WIDTHS] for scheme in grid.schemes}
-    found = judged(fits, list(runs.values()), scheme="mup", control="sp", tolerance=TOLERANCE, base=WIDTHS[0])
+    found = judged(fits, scheme="mup", control="sp", tolerance=TOLERANCE, base=WIDTHS[0])
     drift = found.drifts[0]
     failing = [text for text in found.reasons] if found.verdict == "FAIL" else []
     return {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from hptransfer.cli import check, coord_check, equilibrium, plan, predict, report, study, sweep, worker
+from hptransfer.cli import check, coord_check, equilibrium, judge, plan, predict, report, study, sweep, worker
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
 from hptransfer.cli.exits import INTERRUPTED, REFUSED, no_silent_exit
 from hptransfer.cli.output import results_alone, settled
@@ -24,6 +24,7 @@ COMMANDS: dict[str, ModuleType] = {
     "equilibrium": equilibrium,
     "sweep": sweep,
     "check": check,
+    "judge": judge,
     "predict": predict,
     "report": report,
     "study": study,
