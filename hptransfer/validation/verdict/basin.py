@@ -32,8 +32,9 @@ class Basin:
     """A parabola in log2 of the rate, fitted to compressed losses.
 
     near: indices of its points in the curve; x: their places relative to the lowest point's, `at` [near]. low, high:
-    the bounds of the vertex relative to it. inverse: coefficients of 1, x and x^2 from losses. scale: of the compression. bend: the curvature in standard errors, inf
-    where the seeds do not differ but in level, nan for one seed.
+    the bounds of the vertex relative to it. inverse: the coefficients of 1, x and x^2 from losses [3, near]. scale: of
+    the compression. bend: the curvature in standard errors, inf where the seeds do not differ but in level, nan for one
+    seed.
     """
 
     near: NDArray[np.intp]
