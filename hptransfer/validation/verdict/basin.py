@@ -1,4 +1,4 @@
-"""The parabola through the losses near the lowest one: where it is lowest is the best learning rate, and how high.
+"""The parabola through the losses near the lowest one: its vertex is the best learning rate.
 
 Losses are compressed first (see smooth), so that a wall counts for little, and a diverged point for one as high as the
 highest finite one. The reach is the least over which the parabola is seen to bend, or the widest: with much noise more
@@ -67,16 +67,6 @@ class Basin:
             return self.at + float(self.x[np.argmin(y)]), lowest
         move = float(np.clip(-slope / (2 * bend), self.low, self.high))
         return self.at + move, lowest + self._opened(level + slope * move + bend * move * move)
-
-    def height(self, means: Array, log2_lr: float) -> float:
-        """The loss at a rate above the lowest, for these means; nan beyond the parabola's points."""
-        x = log2_lr - self.at
-        if not self.x[0] - 1e-9 <= x <= self.x[-1] + 1e-9:
-            return math.nan
-        y = means[self.near]
-        level, slope, bend = self._coefficients(y)
-        least = self.minimum(means)[1] - float(y[np.isfinite(y)].min())
-        return self._opened(level + slope * x + bend * x * x) - least if bend > 0 else math.nan
 
     def _coefficients(self, y: Array) -> tuple[float, float, float]:
         level, slope, bend = self.inverse @ compressed(y, self.scale)

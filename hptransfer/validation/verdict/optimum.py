@@ -133,19 +133,16 @@ class Fit:
         return cls(curve, *place(means), drawn[:, 0], drawn[:, 1], basin, smoother)
 
     def height(self, log2_lr: float) -> float:
-        """The loss at a rate above that at the optimum, by the basin where it reaches; nan outside what was run."""
-        return self._height(self.curve.means, log2_lr)
+        """The smooth curve at a rate above its own lowest value, in units of the loss; nan outside what was run."""
+        return self.smoother.height_at(self.curve.means, log2_lr) if self.smoother is not None else math.nan
 
     def heights(self, log2_lrs: Array) -> Array:
         """The same per resample of the seeds, each at its own rate [resamples]."""
+        smoother = self.smoother
+        if smoother is None:
+            return np.full(len(log2_lrs), math.nan)
         drawn = zip(_drawn(self.curve), log2_lrs, strict=True)
-        return np.array([self._height(means, float(log2_lr)) for means, log2_lr in drawn])
-
-    def _height(self, means: Array, log2_lr: float) -> float:
-        near = self.basin.height(means, log2_lr) if self.basin is not None else math.nan
-        if math.isfinite(near) or self.smoother is None or not math.isfinite(log2_lr):
-            return near
-        return self.smoother.height_at(means, log2_lr)
+        return np.array([smoother.height_at(means, float(log2_lr)) for means, log2_lr in drawn])
 
     @property
     def grid_error(self) -> float:
