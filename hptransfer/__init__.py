@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from hptransfer._version import __version__
 from hptransfer.checks.verified import make_plan
+from hptransfer.core.declared import register_optimizer
 from hptransfer.core.errors import UsageError
-from hptransfer.core.geometry import register_optimizer
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
 from hptransfer.core.roles import Role
 from hptransfer.graph.ops import register_op
+from hptransfer.parametrization.apply.existing import apply_plan
 from hptransfer.parametrization.apply.groups import max_lrs, param_groups, set_lr
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.parametrization.options import Options, Tuned
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hptransfer.checks.equilibrium.report import EquilibriumReport
     from hptransfer.checks.oracle.report import OracleReport
     from hptransfer.checks.oracle.verify import verify_plan
+    from hptransfer.checks.step import StepAudit, audit_step
     from hptransfer.parametrization.apply.checkpoint import attach, plan_of, plan_state
     from hptransfer.parametrization.apply.optimizers import build_optimizers
     from hptransfer.parametrization.apply.trainer import PlanTrainer
@@ -48,6 +50,8 @@ _LAZY = {
     "EquilibriumReport": "checks.equilibrium.report",
     "OracleReport": "checks.oracle.report",
     "verify_plan": "checks.oracle.verify",
+    "audit_step": "checks.step",
+    "StepAudit": "checks.step",
     "attach": "parametrization.apply.checkpoint",
     "plan_of": "parametrization.apply.checkpoint",
     "plan_state": "parametrization.apply.checkpoint",
@@ -84,12 +88,15 @@ __all__ = [
     "Role",
     "Rules",
     "Scale",
+    "StepAudit",
     "StudyResult",
     "TransferResult",
     "Tuned",
     "UsageError",
     "__version__",
+    "apply_plan",
     "attach",
+    "audit_step",
     "build_optimizers",
     "coord_check",
     "equilibrium_check",

@@ -275,3 +275,11 @@ def test_report_writes_the_curves_as_a_picture(checked, capsys, tmp_path):
     code, out, _ = call(capsys, "report", checked, "--out", tmp_path / "r.html", "--figure", tmp_path / "curves.svg")
     assert code == 0 and str(tmp_path / "curves.svg") in out
     assert (tmp_path / "curves.svg").read_text().startswith("<svg")
+
+
+def test_plan_prints_what_another_tool_reads(capsys):
+    assert main(["plan", "recipes/mlp.py", "--export", "torchtitan", "--lr", "0.01", "--weight-decay", "0.1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("ParamGroupConfig(pattern=") == 4 and "'lr': 0.01" in printed
+    assert main(["plan", "recipes/mlp.py", "--export", "torchtitan"]) == 2
+    assert "give the base's as lr=" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text
 from hptransfer.core.recipe import Recipe
+from hptransfer.parametrization.interop.export import FORMS
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
 
@@ -33,6 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     checked.add_argument("--no-verify", action="store_true", help="leave the check at small sizes out")
     parser.add_argument("--save", metavar="FILE", help="write the plan as JSON")
+    parser.add_argument(
+        "--export", metavar="FORM", choices=tuple(FORMS), help=f"print it for another tool: {', '.join(FORMS)}"
+    )
+    parser.add_argument("--lr", type=float, help="with --export: the base's learning rate")
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="with --export: the base's; default 0")
     add_json(parser)
 
 
@@ -45,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         plan.save(args.save)
     if args.json:
         show(json_text(plan.to_json()))
+    elif args.export:
+        show(plan.export(args.export, lr=args.lr, weight_decay=args.weight_decay))
     elif args.explain:
         show(_explained(plan, args.explain))
     else:
@@ -53,11 +61,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def plan_of(recipe: Recipe, args: argparse.Namespace) -> Plan:
-    """The recipe's plan at the asked size, checked at small ones unless only one parameter is asked after."""
+    """The recipe's plan at the asked size, checked at small ones unless one parameter or an export is asked for."""
     width = args.width if args.width is not None else max(recipe.widths, default=recipe.base.width)
     scale = recipe.base.with_(width=width, **({} if args.depth is None else {"depth": args.depth}))
     chosen = {} if args.optimizer is None else {"optimizer": args.optimizer}
-    verify = not (args.no_verify or args.explain)
+    verify = not (args.no_verify or args.explain or args.export)
     return recipe_plan(
         recipe, scale, verify=verify, scheme=args.scheme, options=Options(forward=args.forward), **chosen
     )

@@ -41,3 +41,7 @@ def _text(error: BaseException) -> str:
 def _is_foreign(filename: str) -> bool:
     ours = Path(__file__).parents[1]
     return ours not in Path(filename).parents and "site-packages" not in filename and not filename.startswith("<")
+
+
+class HalfApplied(UserWarning):
+    """One half of a plan is in use without the other: its rates on unscaled weights, or scaled weights without them."""

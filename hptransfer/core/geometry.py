@@ -1,94 +1,37 @@
-"""An optimizer's geometry: what its update looks like before the learning rate multiplies it."""
+"""An optimizer's geometry: what its update looks like before the learning rate multiplies it, read off its class."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
+from hptransfer.core.declared import (
+    Optimizer,
+    check_options,
+    initializers,
+    is_declared,
+    known_class,
+    optimizer_name,
+    row_of,
+)
 from hptransfer.core.errors import UsageError
+from hptransfer.core.optimizers import SHAPE_FACTORS, Decay, OptimizerRow, torch_row
 from hptransfer.core.rules import Geometry
 
-Optimizer = type[torch.optim.Optimizer] | str
 Eps = float | tuple[float | None, float]
 
-_KNOWN: dict[str, Geometry] = {
-    **dict.fromkeys(("SGD", "DSGD"), "gradient"),
-    **dict.fromkeys(
-        ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adamax", "Adagrad", "Adadelta", "Lion", "SignSGD", "Signum",
-         "SparseAdam", "Adam8bit", "AdamW8bit", "FusedAdam", "DeepSpeedCPUAdam", "AdEMAMix"),
-        "sign",
-    ),
-    "Adafactor": "relative",
-    **dict.fromkeys(("Muon", "Scion", "Dion", "Shampoo"), "spectral"),
-}  # fmt: skip
-"""gradient: proportional to the gradient; sign: entries of order one; relative: entries of the order of the weight's
-rms; spectral: all singular values of order one."""
-
-_DECOUPLED = {
-    *("AdamW", "Muon", "Lion", "Adafactor", "Scion", "Dion", "AdamW8bit", "AdEMAMix"),
-    *("FusedAdam", "DeepSpeedCPUAdam"),  # by default: see _DECAY_SWITCHES
+_DECAY_SWITCHES: Mapping[str, tuple[Decay, Decay]] = {
+    "decoupled_weight_decay": ("l2", "decoupled"),
+    "adam_w_mode": ("l2", "decoupled"),
+    "adamw_mode": ("l2", "decoupled"),
+    "weight_decouple": ("l2", "decoupled"),
 }
-_DECAY_SWITCHES = ("decoupled_weight_decay", "adam_w_mode", "adamw_mode")
-"""Options that decide it: of torch's Adam, NAdam and RAdam; of FusedAdam (apex, DeepSpeed, Transformer Engine) and of
-DeepSpeedCPUAdam, both True by default."""
-
-_REFUSED = {
-    "Rprop": "every entry adapts its own step size, so lr is only its starting value and no multiplier on it lasts",
-    "ASGD": "lr also sets its step decay and its averaging constant lambd, so no multiplier on lr alone scales it",
-    "LBFGS": "it takes one group and sets its own step length",
-    "SOAP": "its update lies between 'sign' and 'spectral', depending on its averaging; declare which one you mean",
-    "DistributedShampoo": "grafting sets the size of its update; declare the geometry of the grafted optimizer",
-    "Sophia": "its update is 'sign' where clipped and Newton's elsewhere; declare 'sign' if clipping is the rule",
-}
-"""Optimizers that are known and that no single geometry describes, with the reason."""
-
-_EPS_POWER = {"Adadelta": 2.0}
-_STEP_PER_EPS = {"Adadelta": 0.5}
-
-
-def register_optimizer(
-    optimizer: Optimizer, geometry: Geometry, *, decoupled: bool = True, eps_power: float = 1.0
-) -> None:
-    """Declare a user's own optimizer.
-
-    geometry: of its update, "gradient", "sign", "relative" or "spectral". decoupled: its weight decay multiplies the
-    weight directly. eps_power: 1 where eps is added to a root of the second moment, 2 where it stands under the root.
-    Raises UsageError where the geometry is unknown.
-    """
-    if geometry not in get_args(Geometry):
-        raise UsageError(f"Geometry {geometry!r} is unknown; use one of {', '.join(get_args(Geometry))}.")
-    name = optimizer_name(optimizer)
-    _KNOWN[name], _EPS_POWER[name] = geometry, eps_power
-    (_DECOUPLED.add if decoupled else _DECOUPLED.discard)(name)
-
-
-def optimizer_name(optimizer: Optimizer | torch.optim.Optimizer) -> str:
-    """The class name of an optimizer given as class, instance or name."""
-    if isinstance(optimizer, str):
-        return optimizer
-    return optimizer.__name__ if isinstance(optimizer, type) else type(optimizer).__name__
-
-
-def _known_name(optimizer: Optimizer) -> str:
-    """The name under which this optimizer, or the nearest class it derives from, is known. Raises UsageError."""
-    name = optimizer_name(optimizer)
-    for candidate in [name, *(c.__name__ for c in getattr(optimizer, "__mro__", ()))]:
-        if candidate in _KNOWN:
-            return candidate
-        if candidate in _REFUSED:
-            raise UsageError(
-                f"No rule scales {name}'s learning rate: {_REFUSED[candidate]}. Use another optimizer, or declare a "
-                f"geometry with hptransfer.register_optimizer({name}, ...) if you know better."
-            )
-    raise UsageError(
-        f"The geometry of optimizer {name!r} is not known. Declare it once: hptransfer.register_optimizer({name}, "
-        f"{' | '.join(map(repr, get_args(Geometry)))}). Known: {', '.join(sorted(_KNOWN))}."
-    )
+"""Option -> the decay where it is False, and True: of torch's Adam, NAdam and RAdam; of FusedAdam (apex, DeepSpeed,
+Transformer Engine); of DeepSpeedCPUAdam; of pytorch_optimizer's classes, whose `fixed_decay` makes it free of lr."""
 
 
 def geometry_of(optimizer: Optimizer, options: Mapping[str, Any] | None = None) -> Geometry:
@@ -96,7 +39,8 @@ def geometry_of(optimizer: Optimizer, options: Mapping[str, Any] | None = None) 
 
     Raises UsageError for one that is not known, that no single geometry describes, or that ignores lr.
     """
-    geometry = _KNOWN[_known_name(optimizer)]
+    geometry = row_of(optimizer).geometry
+    assert geometry is not None  # row_of refuses those
     if _setting(optimizer, options, "initial_accumulator_value"):
         raise UsageError(
             f"{optimizer_name(optimizer)}(initial_accumulator_value=...) stands beside the squared gradients, but it "
@@ -111,15 +55,26 @@ def geometry_of(optimizer: Optimizer, options: Mapping[str, Any] | None = None) 
     return "sign" if geometry == "relative" and scaled is False else geometry
 
 
-def decoupled_decay(optimizer: Optimizer, options: Mapping[str, Any] | None = None) -> bool:
-    """True where weight decay multiplies the weight directly (AdamW), False where it joins the gradient (Adam, SGD)."""
-    for switch in _DECAY_SWITCHES:
-        if options and switch in options:
-            return bool(options[switch])
-    name = _known_name(optimizer)
-    # bitsandbytes' Adam takes its AdamW's step, at 8 bits too (csrc/kernels.cu, case ADAM); torchao's Adam8bit does not
-    its_own = name in {"Adam", "Adam8bit"} and getattr(optimizer, "__module__", "").startswith("bitsandbytes.")
-    return its_own or name in _DECOUPLED
+def decay_of(optimizer: Optimizer, options: Mapping[str, Any] | None = None) -> Decay:
+    """What weight decay does under these keyword options: see hptransfer.core.optimizers.Decay."""
+    if _setting(optimizer, options, "fixed_decay"):
+        return "fixed"
+    for switch, (without, with_it) in _DECAY_SWITCHES.items():
+        said = switch in (options or {}) or not is_declared(optimizer)
+        chosen = _setting(optimizer, options, switch) if said else None
+        if chosen is not None:  # torch.optim.AdamW has no such option: it passes it on by itself
+            return with_it if chosen else without
+    return row_of(optimizer).decay
+
+
+def decay_in_group(group: Mapping[str, Any]) -> tuple[str, Decay] | None:
+    """The option in an optimizer's group that says what its weight decay does, and what; None where none says so."""
+    if group.get("fixed_decay"):
+        return "fixed_decay", "fixed"
+    for switch, (without, with_it) in _DECAY_SWITCHES.items():
+        if switch in group:
+            return switch, with_it if group[switch] else without
+    return None
 
 
 def default_eps(optimizer: Optimizer, options: Mapping[str, Any] | None = None) -> float | None:
@@ -137,16 +92,56 @@ def default_betas(optimizer: Optimizer, options: Mapping[str, Any] | None = None
     return tuple(float(beta) for beta in betas) if isinstance(betas, (tuple, list)) else None
 
 
+def _averages(row: OptimizerRow, optimizer: Optimizer, options: Mapping[str, Any] | None) -> dict[str, float]:
+    """Options beside betas that are an average's decay per step, with their values."""
+    values = {key: _setting(optimizer, options, key) for key in row.averages if key != "betas"}
+    return {key: float(value) for key, value in values.items() if isinstance(value, (int, float))}
+
+
+def _shape(row: OptimizerRow, optimizer: Optimizer, options: Mapping[str, Any] | None) -> str | None:
+    """The name of the shape factor; None without one. Raises UsageError on a value that the option does not have."""
+    name = row.shape
+    if row.shape_option:
+        chosen = _setting(optimizer, options, row.shape_option)
+        if chosen not in row.shape_choices:
+            known = ", ".join(repr(value) for value in row.shape_choices)
+            raise UsageError(f"{row.name}'s {row.shape_option} {chosen!r} is unknown; use one of {known}.")
+        name = row.shape_choices[chosen]
+    return None if name == "none" else name
+
+
 def _setting(optimizer: Optimizer, options: Mapping[str, Any] | None, key: str) -> Any:
     """A keyword option, or its default in the optimizer's class (a name means torch.optim's); None without one."""
-    return options[key] if options and key in options else class_default(optimizer, key)
+    if options and key in options:
+        return options[key]
+    passed = _passed_on(optimizer, options or {})
+    return passed[key] if key in passed else class_default(optimizer, key)
+
+
+def _passed_on(optimizer: Optimizer, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a subclass with an __init__ of its own gives a torch optimizer, as its groups hold it; {} for others."""
+    known = known_class(optimizer)
+    if isinstance(optimizer, str) or known is None or known is optimizer or not known.__module__.startswith("torch."):
+        return {}
+    classes = optimizer.__mro__[: optimizer.__mro__.index(known)]
+    if not any("__init__" in vars(cls) for cls in classes):
+        return {}
+    try:
+        return optimizer([torch.zeros(1, 1, requires_grad=True)], **options).param_groups[0]  # type: ignore[call-arg]
+    except Exception:
+        return {}
 
 
 def class_default(optimizer: Optimizer, key: str) -> Any:
-    """The default of a keyword in an optimizer's class (a name means torch.optim's); None where there is none."""
-    cls = getattr(torch.optim, optimizer, None) if isinstance(optimizer, str) else optimizer
-    parameter = inspect.signature(cls).parameters.get(key) if cls is not None else None
-    return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
+    """The default of a keyword in an optimizer's class or those it derives from (a name means torch.optim's).
+
+    None where there is none.
+    """
+    for maker in initializers(optimizer):
+        parameter = inspect.signature(maker).parameters.get(key)
+        if parameter is not None:
+            return None if parameter.default is inspect.Parameter.empty else parameter.default
+    return None
 
 
 @dataclass(frozen=True)
@@ -159,7 +154,8 @@ class OptimizerInfo:
     eps_power: eps is compared with the gradient's entries to this power. step_per_eps: the update, before lr, is
     proportional to eps to this power (Adadelta's is, to the root). floor: the second of an eps that is a pair, the
     least weight rms that a relative step assumes. decay_in_step: weight decay is multiplied by the relative step, not
-    by lr alone.
+    by lr alone. free_of_lr: weight decay is not multiplied by the size of lr, only by the schedule (decay "fixed").
+    averages: options beside betas that are an average's decay per step.
     """
 
     name: str
@@ -172,24 +168,29 @@ class OptimizerInfo:
     step_per_eps: float = 0.0
     floor: float | None = None
     decay_in_step: bool = False
+    free_of_lr: bool = False
+    averages: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def of(cls, optimizer: Optimizer, options: Mapping[str, Any] | None = None) -> OptimizerInfo:
-        """Read it off an optimizer's class (or name) and keyword options."""
-        known, geometry = _known_name(optimizer), geometry_of(optimizer, options)
+        """Read it off an optimizer's class (or name) and keyword options. Raises UsageError on an unknown option."""
+        row, geometry, decay = row_of(optimizer), geometry_of(optimizer, options), decay_of(optimizer, options)
+        check_options(optimizer, options or {})
         eps = _setting(optimizer, options, "eps")
         scales_itself = _setting(optimizer, options, "scale_parameter") is not None  # transformers' Adafactor
         return cls(
             optimizer_name(optimizer),
             geometry,
-            decoupled_decay(optimizer, options),
+            decay != "l2",
             default_eps(optimizer, options),
-            (options or {}).get("adjust_lr_fn") or "original" if known == "Muon" else None,
+            _shape(row, optimizer, options),
             default_betas(optimizer, options),
-            eps_power=2.0 if scales_itself else _EPS_POWER.get(known, 1.0),
-            step_per_eps=_STEP_PER_EPS.get(known, 0.0),
+            eps_power=2.0 if scales_itself else row.eps_power,
+            step_per_eps=row.step_per_eps,
             floor=float(eps[1]) if isinstance(eps, (tuple, list)) else None,
             decay_in_step=scales_itself and geometry == "relative",
+            free_of_lr=decay == "fixed",
+            averages=tuple(_averages(row, optimizer, options).items()),
         )
 
     @property
@@ -198,9 +199,15 @@ class OptimizerInfo:
         return self.geometry != "gradient" and not self.decoupled
 
     @property
+    def decay(self) -> Decay:
+        """What its weight decay does."""
+        return "fixed" if self.free_of_lr else "decoupled" if self.decoupled else "l2"
+
+    @property
     def matrices_only(self) -> bool:
         """It refuses parameters that are not 2-D (torch.optim.Muon)."""
-        return self.name == "Muon"
+        row = torch_row(self.name)
+        return row is not None and row.matrices_only and self.shape_factor in row.shape_choices.values()
 
     def eps_ratio(self, gradient: float) -> float:
         """The ratio that keeps eps beside a gradient whose entries change by this ratio; 1 without such an eps."""
@@ -214,14 +221,14 @@ class OptimizerInfo:
     def own_factor(self, shape: Sequence[int]) -> float:
         """The library's own factor on the learning rate of a rows x columns matrix, which the plan divides out.
 
-        torch.optim.Muon: "original" is sqrt(max(1, rows/columns)), "match_rms_adamw" .2 sqrt(max(rows, columns)).
-        Source: torch.optim._muon._adjust_lr, checked against it in tests.
+        Raises UsageError where the factor was declared as a function in another process. Source: SHAPE_FACTORS, torch's
+        checked against torch.optim._muon._adjust_lr in tests.
         """
         if self.shape_factor is None or len(shape) < 2:
             return 1.0
-        rows, columns = shape[0], shape[1]
-        if self.shape_factor == "original":
-            return math.sqrt(max(1.0, rows / columns))
-        if self.shape_factor == "match_rms_adamw":
-            return 0.2 * math.sqrt(max(rows, columns))
-        raise UsageError(f"Muon's adjust_lr_fn {self.shape_factor!r} is unknown; use 'original' or 'match_rms_adamw'.")
+        if self.shape_factor not in SHAPE_FACTORS:
+            raise UsageError(
+                f"{self.name}'s shape factor {self.shape_factor!r} is unknown here. Declare it as where the plan was "
+                f"made, with hptransfer.register_optimizer; names are {', '.join(SHAPE_FACTORS)}."
+            )
+        return SHAPE_FACTORS[self.shape_factor](shape[0], shape[1])

@@ -3,8 +3,11 @@
 k = B/B0, r = D/D0: one optimizer step sees k times the data, so the run has r/k times the steps. B_n is the noise scale
 (of the theory: tr(HS)/(G'HG), in practice tr S/|G|^2). Plans apply a rule as multipliers, forecasts as a factor on the
 base's number; what carries a factor says so (`Carried`, Plan.carries), and nothing is multiplied by it twice.
-betas: beta^k keeps the averaging half-life in samples (the SDE's 1 - k (1 - beta), to first order). Published exponents
-of the duration contradict each other (D^+.31 to D^-.56), so the default leaves the rate.
+betas: beta^k keeps the averaging half-life in samples (the SDE's 1 - k (1 - beta), to first order); other averages of
+which the size does not count follow it (Muon's momentum, RMSprop's alpha, Adadelta's rho). SGD's momentum is a sum,
+which sets the size of its step: it stays, for the linear rule is one at fixed momentum (1706.02677; the rate that
+counts is lr / (1 - momentum), 1711.00489). Published exponents of the duration contradict each other (D^+.31 to
+D^-.56), so the default leaves the rate.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.optimizers import Decay
 from hptransfer.core.recipe import Scale
 from hptransfer.core.rules import Geometry
 
@@ -179,12 +183,14 @@ def horizon(
     batch: str = "default",
     duration: str = "none",
     decay: str = "timescale",
+    decays: Decay = "decoupled",
 ) -> Horizon:
     """The multipliers for a target's batch and tokens against a base's.
 
     batch: a rule that needs no noise scale, "none", or the default: "linear" for gradient steps, else "sqrt".
-    duration: a rule, or "power:E" for an exponent of the tokens that the user has measured. An axis that either scale
-    leaves open does not count. Raises UsageError where a rule's name is unknown or it cannot serve a plan.
+    duration: a rule, or "power:E" for an exponent of the tokens that the user has measured. decays: what weight decay
+    does; the rules' wd is the one that lr multiplies. An axis that either scale leaves open does not count.
+    Raises UsageError where a rule's name is unknown or it cannot serve a plan.
     """
     k, r = _ratio(target.batch, base.batch), _ratio(target.tokens, base.tokens)
     name = batch if batch != "default" else ("linear" if geometry == "gradient" else "sqrt")
@@ -196,8 +202,8 @@ def horizon(
     if k == r == 1.0:
         return Horizon()
     refuse_other_rate(kept, lr=lr, batch=k)
-    wd = kept.factor(lr=lr, batch=k, tokens=r)
-    eps = k**rule.eps if geometry == "sign" else 1.0
+    wd = kept.factor(lr=lr, batch=k, tokens=r) * _decays_itself(decays, geometry, lr, k**rule.eps, kept)
+    eps = k**rule.eps if geometry in {"sign", "relative"} else 1.0
     why = (
         f"batch x {k:g} ({name}), tokens x {r:g} (duration {duration}): lr x {lr:.4g}, betas^{k:g}",
         f"weight decay x {wd:.4g} ({decay})",
@@ -206,6 +212,17 @@ def horizon(
     moved["weight decay"] = [("batch", k**kept.batch), ("tokens", r**kept.tokens)] if wd != 1 else []
     carries = {what: tuple(axis for axis, factor in axes if factor != 1) for what, axes in moved.items()}
     return Horizon(lr, wd, eps, 1.0 if name in {"none", "constant"} else k, carries, why)
+
+
+def _decays_itself(decays: Decay, geometry: Geometry, lr: float, noise: float, rule: DecayRule) -> float:
+    """What a rule for wd beside lr becomes for decay that is free of lr, or inside a step that divides by the gradient.
+
+    free of lr: a step shrinks the weight by wd, not lr wd. L2 in a step that does not see the gradient's size: by
+    lr wd / rms(gradient), and the gradient, which is mostly noise, has an rms ~ k^-1/2, as eps has (`noise`).
+    """
+    if rule.basis == "none" or (decays == "l2" and geometry == "gradient"):
+        return 1.0
+    return {"fixed": lr, "l2": noise, "decoupled": 1.0}[decays]
 
 
 def carried(ratios: Iterable[Horizon]) -> dict[str, tuple[str, ...]]:

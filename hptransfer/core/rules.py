@@ -67,7 +67,7 @@ class Scheme:
     """The choices that a parametrization makes; everything else is derived from them.
 
     readout_init: exponent of fan_in in the readout's initial std: -1 (muP, MFP) or -1/2 (SP, NTP, NTK).
-    aligned: whether a sign update is taken to be aligned with the activation (Everett et al. 2024, 2407.05872).
+    aligned: whether an update is taken to be aligned with the activation (Everett et al. 2024, 2407.05872).
     depth_alpha: exponent of the residual branch multiplier L^-alpha; None leaves depth alone.
     attention: logits multiplier relative to the base: "1/d" or "1/sqrt(d)".
     kernel: the readout's change is of order one, not the features' (lazy training); needs readout_init -1/2.
@@ -95,7 +95,11 @@ SCHEMES: Mapping[str, Scheme] = {
         Scheme("sp", -HALF, attention="1/sqrt(d)", global_lr=True, source="PyTorch's defaults, one global LR"),
         Scheme("ntp", -HALF, attention="1/sqrt(d)", source="Everett et al. 2024, 2407.05872"),
         Scheme("ntk", -HALF, kernel=True, attention="1/sqrt(d)", source="Jacot et al. 2018, 1806.07572; 2308.01814"),
-        Scheme("mfp", source="mean field, Mei et al. 2018, 1804.06561; 2011.14522"),
+        Scheme(
+            "mfp",
+            source="mean field, Mei et al. 2018, 1804.06561: trains muP's function, equal to it up to abc-symmetry "
+            "(2407.05872, Table 1)",
+        ),
         Scheme("mup", source="Yang et al. 2022, 2203.03466, Table 8"),
         Scheme("mup-no-align", aligned=False, source="Everett et al. 2024, 2407.05872"),
         Scheme("spectral", exact_spectral=True, source="Yang, Simon & Bernstein 2023, 2310.17813, Condition 1"),
@@ -157,20 +161,31 @@ def rule_for(
 
 def _update(geometry: Geometry, role: Role, scheme: Scheme, delta: Power, init: Power) -> Power:
     """The learning rate at which (dW) x keeps entries of order 1: see the derivation at the top."""
-    if geometry == "gradient":
-        return Power(fan_in=Fraction(-1)) * delta.inverse()
-    if geometry == "spectral":
-        return Power(fan_in=-HALF, fan_out=HALF)
     aligned = Power(fan_in=Fraction(-1) if scheme.aligned else -HALF)
+    if geometry == "gradient":
+        return aligned * delta.inverse()
+    if geometry == "spectral":
+        across = -HALF if scheme.aligned or role.kind not in {"readout", "bottleneck"} else Fraction(0)
+        return Power(fan_in=across, fan_out=HALF)
     step = aligned * Power(fan_out=scheme.embedding_lr) if role.kind == "input" else aligned
     return step * init.inverse() if geometry == "relative" else step
 
 
 def init_ratio(role: Role, rule: Rule, scheme: Scheme, m_depth: float = 1.0) -> float:
     """Target/base ratio of the initial std; for the spectral scheme from |W|_2 = std (i^1/2 + o^1/2) at true sizes."""
-    if scheme.exact_spectral and role.kind in {"hidden", "readout"}:
+    if has_exact_std(role, scheme):
         return _spectral_std(role.fan_in, role.fan_out) / _spectral_std(role.base_fan_in, role.base_fan_out)
     return rule.init.at(role.m_in, role.m_out, m_depth)
+
+
+def has_exact_std(role: Role, scheme: Scheme) -> bool:
+    """Whether the spectral condition sets a weight's std at true sizes: hidden matrices and readouts.
+
+    An input's fan_in is the data's: i^-1/2 keeps the features' entries exactly, and |W|_2 / (o/i)^1/2 = 1 + (i/o)^1/2
+    goes to 1 (2310.17813, Condition 1, holds in the limit). The exact norm would make the features of a narrow model
+    smaller, by 1 + (i/o)^1/2, and so transfer worse: measured in tests.
+    """
+    return scheme.exact_spectral and role.kind in {"hidden", "readout"}
 
 
 def _spectral_std(fan_in: int, fan_out: int) -> float:

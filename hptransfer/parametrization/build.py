@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.roles import Role
-from hptransfer.core.rules import Rule, Scheme, init_ratio, rule_for
+from hptransfer.core.rules import Rule, Scheme, has_exact_std, init_ratio, rule_for
 from hptransfer.graph.graph import Graph
 from hptransfer.graph.parameters.uses import Use
 from hptransfer.graph.readings.outputs import output_uses
@@ -172,7 +172,7 @@ class Builder:
             return "SP control: own init, one learning rate"
         if role.kind == "unused":
             return "not used in the traced forward"
-        exact = self.scheme.exact_spectral and role.kind in {"hidden", "readout"}
+        exact = has_exact_std(role, self.scheme)
         std = "values kept" if kept else "the spectral condition's exact std" if exact else f"init {rule.init}"
         return f"{role.kind}: {std}, lr {rule.lr} ({optimizer.geometry}); {self.scheme.source}"
 

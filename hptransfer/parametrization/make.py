@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hptransfer.core.declared import Optimizer, check_options, known_options
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.horizon import Horizon, carried, horizon
@@ -30,8 +31,6 @@ from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.parametrization.plan import Plan, unit_weights
 from hptransfer.parametrization.row import Row
 from hptransfer.parametrization.share import share_notes
-
-Optimizer = type[torch.optim.Optimizer] | str
 
 
 def make_plan(
@@ -139,7 +138,7 @@ def _horizon(info: OptimizerInfo, scale: Scale | None, base: Scale | None, schem
     if scale is None or base is None or scheme.global_lr:
         return Horizon()
     rules = {"batch": options.batch, "duration": options.duration, "decay": options.decay_horizon}
-    ratio = horizon(scale, base, info.geometry, **rules)
+    ratio = horizon(scale, base, info.geometry, **rules, decays=info.decay)
     eps = ratio.eps**info.eps_power
     return replace(ratio, eps=eps, lr=ratio.lr / eps**info.step_per_eps)
 
@@ -153,5 +152,22 @@ def _optimizers(
     if set(optimizer) != {"hidden", "rest"}:
         raise UsageError(f"optimizer={dict(optimizer)}: give the two keys 'hidden' (2-D hidden weights) and 'rest'.")
     options = options or {}
-    own = options if set(options) <= {"hidden", "rest"} else dict.fromkeys(optimizer, options)
+    apart = {part for part in options if part in optimizer}
+    if apart and set(options) != apart:
+        raise UsageError(
+            f"optimizer_options has {', '.join(map(repr, set(options) - apart))} beside 'hidden' and 'rest': put each "
+            "option under one of these, or give options without them, which go to both optimizers."
+        )
+    own = options if apart else _shared(optimizer, options)
     return {part: OptimizerInfo.of(cls, own.get(part)) for part, cls in optimizer.items()}
+
+
+def _shared(optimizer: Mapping[str, Optimizer], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options given to two optimizers at once: each takes those it has. Raises UsageError on one that neither has."""
+    known = {part: known_options(cls) for part, cls in optimizer.items()}
+    taken = {part: {k: v for k, v in options.items() if keys is None or k in keys} for part, keys in known.items()}
+    for key in options:
+        if not any(key in own for own in taken.values()):
+            check_options(optimizer["hidden"], {key: None})
+            check_options(optimizer["rest"], {key: None})
+    return taken

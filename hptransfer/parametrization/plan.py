@@ -80,6 +80,11 @@ class Plan(Document):
         for row in body["rows"]:
             for unread in ("why", "init_std"):
                 row.pop(unread)
+        for info in body["optimizers"]:  # what older plans did not say, where it changes nothing
+            averages = info.pop("averages")
+            info |= {"averages": averages} if self.beta_power != 1 and averages else {}
+            free = info.pop("free_of_lr")
+            info |= {"free_of_lr": True} if free else {}
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -99,6 +104,15 @@ class Plan(Document):
             lines.append(f"  multiplied by {row.fwd_mult:.4g} in the forward pass")
         lines.append(f"  lr x {row.lr_mult:.4g}, weight decay x {row.wd_mult:.4g}, eps x {row.eps_mult:.4g}")
         return "\n".join(lines)
+
+    def export(self, form: str, **base: Any) -> str:
+        """The plan as text for another tool: "regex", "torchtitan", "megatron", "deepspeed" or "optax".
+
+        base: the base's lr, weight_decay, eps and decay filter; see hptransfer.parametrization.interop.export.
+        """
+        from hptransfer.parametrization.interop.export import export
+
+        return export(self, form, **base)
 
     def as_multipliers(self) -> Plan:
         """The same trained function with one learning rate: every lr_mult moves into a forward multiplier."""

@@ -12,7 +12,7 @@ import torch
 
 from hptransfer._version import __version__
 from hptransfer.core.secrets import masked_arguments
-from hptransfer.validation.engines.pool import usable_cores
+from hptransfer.validation.engines.process import usable_cores
 
 
 def environment(device: str) -> dict[str, str | int]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from hptransfer.core.recipe import Axis
-from hptransfer.validation.engines.trainer import scale_of
 from hptransfer.validation.grid import Grid, job_at
-from hptransfer.validation.probe import probe
+from hptransfer.validation.probe import Cell, probe
 from hptransfer.validation.records.runs import Job, Run
 from hptransfer.validation.sweep import refuse_if_all_failed
 from hptransfer.validation.verdict.comparisons import transferred_lr
@@ -19,6 +16,8 @@ from hptransfer.validation.verdict.optimum import Fit, curve_of
 
 Make = Callable[[Sequence[Job]], list[Run]]
 """Jobs to their runs, however they are made; a job made before is not made again."""
+Search = Callable[[Collection[Cell]], Iterable[Run]]
+"""Makes all runs of a search but those of some cells, in which none can be made."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +40,22 @@ class Measurement:
         return [fit for fit in self.fits if fit.curve.scheme == scheme]
 
 
-def measure(grid: Grid, make: Make, *, fingerprint: str, extend: float, axis: Axis = "width") -> Measurement:
-    """Make every run of the grid; extend it where a best rate is its first or last; then transfer the optimum.
+def measure(grid: Grid, search: Search, make: Make, *, fingerprint: str, axis: Axis = "width") -> Measurement:
+    """Search every optimum, then train the largest size at the smallest one's.
 
-    axis: what the grid's scales differ in. extend: at most this many octaves on either side, for the (scheme, size)
-    that needs it only.
+    search: makes the runs of the search, all of them. axis: what the grid's scales differ in.
     Raises UsageError where all runs of a scheme fail.
     """
     probed = probe(grid, make, fingerprint=fingerprint)
     for scheme in grid.schemes:
-        refuse_if_all_failed([run for run in probed.runs if run.scheme == scheme])
+        if all((scheme, scale) in probed.broken for scale in grid.scales):
+            refuse_if_all_failed([run for run in probed.runs if run.scheme == scheme])
     if probed.note:
         print(probed.note, file=sys.stderr)
-    runs = make([job for job in grid.jobs(fingerprint) if (job.scheme, scale_of(job)) not in probed.broken])
-    runs += [run for run in probed.runs if (run.scheme, scale_of(run.job)) in probed.broken]
+    runs = [*search(probed.broken), *probed.runs]
     for scheme in grid.schemes:
         refuse_if_all_failed([run for run in runs if run.scheme == scheme])
     fits = fitted(grid, runs, axis)
-    while more := [(fit, lr) for fit in fits for lr in _beyond(fit, grid, extend)]:
-        runs += make([job for fit, lr in more for job in _jobs(fit, lr, grid, fingerprint)])
-        fits = fitted(grid, runs, axis)
     lrs = tuple(sorted({run.lr for run in runs}))
     small, large = min(sizes := sizes_of(grid, axis)), max(sizes)
     transferred = {
@@ -84,22 +79,6 @@ def fitted(grid: Grid, runs: Sequence[Run], axis: Axis = "width") -> list[Fit]:
 def sizes_of(grid: Grid, axis: Axis) -> list[int]:
     """The grid's widths, or its depths, ascending."""
     return sorted(getattr(scale, axis) or 0 for scale in grid.scales)
-
-
-def _beyond(fit: Fit, grid: Grid, extend: float) -> list[float]:
-    """Up to two further learning rates on the side where the best one is the last, within `extend` octaves.
-
-    None where runs failed on that side: they were tried, and would fail again.
-    """
-    if fit.edge == 0 or fit.blocked or len(fit.curve.log2_lrs) == 0:
-        return []
-    spacing = float(np.median(np.diff(np.log2(grid.lrs))))
-    first, last = np.log2(grid.lrs[0]) - extend - 1e-6, np.log2(grid.lrs[-1]) + extend + 1e-6
-    end = float(fit.curve.log2_lrs[0] if fit.edge < 0 else fit.curve.log2_lrs[-1])
-    points = [end + fit.edge * spacing * k for k in (1, 2)]
-    tried = [*fit.curve.log2_lrs, *fit.curve.failed]
-    fresh = [x for x in points if first <= x <= last and min(abs(x - t) for t in tried) > 1e-6]
-    return [float(f"{2.0**x:.12g}") for x in fresh]
 
 
 def _jobs(fit: Fit, lr: float, grid: Grid, fingerprint: str) -> list[Job]:

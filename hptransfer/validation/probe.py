@@ -1,4 +1,4 @@
-"""One run of every (scheme, scale) before the grid: a size that cannot be trained is known at once, not after hours."""
+"""A few steps of every (scheme, scale) before the grid: what cannot be trained is known now, not in hours."""
 
 # pyright: strict
 from __future__ import annotations
@@ -8,16 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hptransfer.core.recipe import Scale
+from hptransfer.validation.engines.trainer import scale_of
 from hptransfer.validation.grid import Grid, job_at
 from hptransfer.validation.records.runs import Job, Run
 
+STEPS = 2
+"""Optimizer steps of a probe, with the evaluation after them: enough to build, run and step a model once more."""
 Cell = tuple[str, Scale]
 """A scheme at a scale."""
 
 
 @dataclass(frozen=True)
 class Probed:
-    """The probes' runs, and the cells in which none of them could be made."""
+    """The cells in which no run could be made, and those that were tried there."""
 
     runs: tuple[Run, ...]
     broken: tuple[Cell, ...]
@@ -33,22 +36,24 @@ class Probed:
 
 
 def probe(grid: Grid, make: Callable[[Sequence[Job]], list[Run]], *, fingerprint: str) -> Probed:
-    """Try every cell at the grid's middle rate with its first seed; where that fails, at two further places.
+    """Train every cell for STEPS steps at the grid's middle rate; where that fails, make runs of the grid there.
 
-    The probes are runs of the grid, which are not made again.
+    Three runs of the grid, at two rates and seeds, have to fail until a cell counts as broken.
     """
     cells = [(scheme, scale) for scheme in grid.schemes for scale in grid.scales]
+    middle = grid.lrs[len(grid.lrs) // 2]
 
-    def tried(some: Sequence[Cell], lr: float, seed: int) -> list[Run]:
-        job = functools.partial(job_at, lr=lr, seed=seed, steps=grid.steps, fingerprint=fingerprint)
+    def tried(some: Sequence[Cell], lr: float, seed: int, steps: int) -> list[Run]:
+        job = functools.partial(job_at, lr=lr, seed=seed, steps=steps, fingerprint=fingerprint)
         return make([job(scheme, scale) for scheme, scale in some])
 
+    brief = tried(cells, middle, grid.seeds[0], min(STEPS, grid.steps))
+    left: Sequence[Cell] = [cell for cell, run in zip(cells, brief, strict=True) if run.state == "failed"]
     runs: list[Run] = []
-    left: Sequence[Cell] = cells
-    middle = grid.lrs[len(grid.lrs) // 2]
     places = ((middle, grid.seeds[0]), (grid.lrs[0], grid.seeds[-1]), (middle, grid.seeds[-1]))
     for lr, seed in dict.fromkeys(places):
-        latest = tried(left, lr, seed) if left else []
+        latest = tried(left, lr, seed, grid.steps) if left else []
         runs += latest
         left = [cell for cell, run in zip(left, latest, strict=True) if run.state == "failed"] if left else []
-    return Probed(tuple(dict.fromkeys(runs)), tuple(left))
+    kept = [run for run in runs if (run.scheme, scale_of(run.job)) in left]
+    return Probed(tuple(dict.fromkeys(kept)), tuple(left))

@@ -5,24 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe, Scale, load_recipe
-from hptransfer.validation.engines.engine import EngineName, plan_tasks
-from hptransfer.validation.engines.pool import Pool, Task, usable_cores
-from hptransfer.validation.engines.trainer import Trainer, scale_of
+from hptransfer.validation.engines.engine import EngineName, Lanes, chosen_lanes
+from hptransfer.validation.engines.process import usable_cores
+from hptransfer.validation.engines.trainer import Trainer, failed, scale_of
 from hptransfer.validation.grid import Grid, checked_device, grid_of
 from hptransfer.validation.records.identity import fingerprint
 from hptransfer.validation.records.log import RunLog
 from hptransfer.validation.records.mixing import refuse_other_plans
 from hptransfer.validation.records.runs import Job, Key, Run
-
-Progress = Callable[[Run], None]
+from hptransfer.validation.search.jobs import JobWork
+from hptransfer.validation.search.planner import Fixed, Planner
+from hptransfer.validation.search.queue import Item, TrialQueue
+from hptransfer.validation.search.storage import journal_url
+from hptransfer.validation.search.team import Team
 
 
 def run_sweep(
@@ -38,7 +41,9 @@ def run_sweep(
     device: str = "auto",
     workers: int | None = None,
     engine: EngineName = "auto",
+    storage: str | None = None,
     out: str | os.PathLike[str] | None = None,
+    timeout: float | None = None,
     plan_options: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """Train the recipe at every point of the grid and return the runs in the order of the grid.
@@ -47,11 +52,12 @@ def run_sweep(
     learning rates; seeds: a count or a list; all default to the recipe's own. workers: processes (default: one per
     usable core on CPU, 1 on an accelerator). engine: "loop", "lanes" (many runs trained as one) or "auto". out: a
     directory whose runs.jsonl gets every run as it finishes; a sweep that was killed goes on from there, and only
-    failed runs are tried again. plan_options: further keyword arguments of make_plan.
+    failed runs are tried again. storage, timeout: see Sweep. plan_options: further keyword arguments of make_plan.
     A run whose recipe raises is recorded as "failed" and the others go on. Raises UsageError on bad input, before
     anything is trained; where every run failed; and where `out` can no longer be written (finished runs are kept).
     """
-    sweep = Sweep.of(recipe, device=device, workers=workers, engine=engine, plan_options=plan_options)
+    choices = {"storage": storage, "timeout": timeout, "plan_options": plan_options}
+    sweep = Sweep.of(recipe, device=device, workers=workers, engine=engine, **choices)
     chosen = {"widths": widths, "depths": depths, "scales": scales, "lrs": lrs, "seeds": seeds, "steps": steps}
     grid = grid_of(sweep.trainer.recipe, schemes=schemes, **chosen)
     refuse_no_growth(sweep.trainer, grid)
@@ -82,12 +88,19 @@ def refuse_no_growth(trainer: Trainer, grid: Grid) -> None:
 
 @dataclass
 class Sweep:
-    """What all runs of one recipe share, and what is to be said about how they were made (notes)."""
+    """What all runs of one recipe share, and what is to be said about how they were made (notes).
+
+    storage: the URL of an Optuna storage through which `hptransfer worker` processes may join; default: a journal in
+    the directory of the log, or a temporary one. timeout: seconds a task may take. lanes: see engine.chosen_lanes.
+    """
 
     trainer: Trainer
     fingerprint: str
     workers: int
     engine: EngineName
+    storage: str | None = None
+    timeout: float | None = None
+    lanes: Lanes = field(default_factory=Lanes)
     known: dict[Key, Run] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -99,65 +112,109 @@ class Sweep:
         device: str = "auto",
         workers: int | None = None,
         engine: EngineName = "auto",
+        storage: str | None = None,
+        timeout: float | None = None,
         plan_options: Mapping[str, Any] | None = None,
     ) -> Sweep:
-        """Raises UsageError where the recipe, the device or the number of workers is no good."""
-        found = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        """Raises UsageError where the recipe, the device, the number of workers or the timeout is no good."""
+        loaded = load_recipe(recipe) if isinstance(recipe, str) else recipe
         where = checked_device(device)
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
             raise UsageError(f"workers={workers!r}: must be a whole number of processes, at least 1.")
         if engine not in ("auto", "loop", "lanes"):
             raise UsageError(f"engine={engine!r}: use 'auto', 'loop' or 'lanes'.")
+        if timeout is not None and not timeout > 0:
+            raise UsageError(f"timeout={timeout!r}: must be a positive number of seconds that a run may take.")
         count = workers or (usable_cores() if where == "cpu" else 1)
-        trainer = Trainer(found, device=where, plan_options=plan_options)
-        return cls(trainer, fingerprint(found, plan_options or None), count, engine)
+        trainer = Trainer(loaded, device=where, plan_options=plan_options)
+        return cls(trainer, fingerprint(loaded, plan_options or None), count, engine, storage, timeout)
 
     def make(self, jobs: Sequence[Job], *, log: RunLog | None = None) -> list[Run]:
-        """The runs of all jobs, in order; those in the log or made before are not made again.
+        """The runs of all jobs, in order; those in the log, the storage or made before are not made again.
 
         Raises UsageError where a scale cannot be built or planned, or the log cannot be written.
         """
-        if log is not None:
-            self.known.update({key: run for key, run in log.known.items() if run.finished})
-        todo = [job for job in jobs if job.key not in self.known]
-        self.prepare(jobs)
-        self.refuse_other_plans(self.known[job.key] for job in jobs if job.key in self.known)
-        for run in with_progress(self._made(todo), total=len(todo), label=self.trainer.recipe.name):
-            self.known[run.key] = run
-            if log is not None:
-                log.append(run)
+        order = sorted(jobs, key=lambda job: (-(job.depth or 0), -(job.width or 0), -(job.batch or 0)))
+        self.search(Fixed(order), jobs, log=log)
         return [self.known[job.key] for job in jobs]
 
-    def prepare(self, jobs: Iterable[Job]) -> None:
-        """Make every plan that the jobs need, once, here; and build what needs none, so that a bad width is found."""
+    def search(self, planner: Planner, examples: Sequence[Job], *, log: RunLog | None = None) -> Mapping[Key, Run]:
+        """Make what a planner wants until it wants nothing more; all runs known by then, by key.
+
+        examples: jobs of every scheme and scale that it may want, for which the plans are made first.
+        """
+        if log is not None:
+            self.known.update({key: run for key, run in log.known.items() if run.finished})
+        self.prepare(examples)
+        self._refuse_other_plans(planner)
+        if not planner.wanted(self.known):
+            return self.known
+        with contextlib.ExitStack() as stack:
+            work = JobWork(self.trainer, self.fingerprint, self.lanes.at, self.timeout)
+            url = self.storage or stack.enter_context(_journal(log))
+            queue = work.open(url)
+            stack.callback(queue.disconnect)
+            if self.storage is None:
+                queue.withdraw()
+            self._take_over(queue, log)
+            self._refuse_other_plans(planner)
+            jobs: dict[Key, Job] = {}
+
+            def wanted() -> list[Item]:
+                now = planner.wanted(self.known)
+                jobs.update({job.key: job for job in now})
+                return [work.item(job) for job in now]
+
+            def told(runs: Mapping[Key, Sequence[Run]]) -> None:
+                self._keep([run for several in runs.values() for run in several], log)
+
+            def lost(key: Key, how: str) -> list[Run]:
+                return [failed(jobs[key], f"its worker process {how} each time; out of memory?")] if key in jobs else []
+
+            total = len(planner.wanted(self.known)) if isinstance(planner, Fixed) else None
+            label = self.trainer.recipe.name
+            Team(url, queue, work, self.workers, lost, label=label, total=total).run(wanted, told)
+        return self.known
+
+    def _take_over(self, queue: TrialQueue, log: RunLog | None) -> None:
+        """Keep what the storage holds already: the finished runs of whoever worked on it before."""
+        told = [run for runs in queue.news().values() for run in runs]
+        self._keep([run for run in told if run.finished and run.key not in self.known], log)
+
+    def _keep(self, runs: Sequence[Run], log: RunLog | None) -> None:
+        for run in runs:
+            if self.known.get(run.key) != run:
+                self.known[run.key] = run
+                if log is not None:
+                    log.append(run)
+
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Make every plan that the jobs need, once, here; and build what needs none, so that a bad width is found.
+
+        The engine is chosen too.
+        """
         for scheme, scale in dict.fromkeys((job.scheme, scale_of(job)) for job in jobs):
             if self.trainer.prepare(scheme, scale) is None:
                 self.trainer.sketch(scale)
+        unknown = [job for job in jobs if scale_of(job) not in self.lanes.at]
+        chosen = chosen_lanes(self.trainer, unknown, engine=self.engine, workers=self.workers)
+        self.lanes = Lanes({**self.lanes.at, **chosen.at}, chosen.notes)
+        self.notes += [note for note in chosen.notes if note not in self.notes]
 
-    def refuse_other_plans(self, runs: Iterable[Run]) -> None:
-        """Raise UsageError where one of them was trained under another plan than now."""
-        refuse_other_plans(runs, lambda job: self.trainer.prepare(job.scheme, scale_of(job)))
-
-    def _made(self, jobs: Sequence[Job]) -> Iterator[Run]:
-        """Runs as they finish; wide models first, so that the last ones to finish are short."""
-        order = sorted(jobs, key=lambda job: (-(job.depth or 0), -(job.width or 0), -(job.batch or 0)))
-        made = plan_tasks(self.trainer, order, engine=self.engine, workers=self.workers)
-        self.notes += [note for note in made.notes if note not in self.notes]
-        tasks: list[Task] = made.tasks
-        if self.workers == 1 or len(tasks) <= 1:
-            for task in tasks:
-                yield from made.engine(self.trainer, task)
-        else:
-            yield from Pool(self.trainer, workers=self.workers, engine=made.engine).run(tasks)
+    def _refuse_other_plans(self, planner: Planner) -> None:
+        """Raise UsageError where a run that the search would use was trained under another plan than now."""
+        used = [self.known[job.key] for job in planner.chosen(self.known) if job.key in self.known]
+        refuse_other_plans(used, lambda job: self.trainer.prepare(job.scheme, scale_of(job)))
 
 
-def with_progress(runs: Iterator[Run], *, total: int, label: str) -> Iterator[Run]:
-    """The same runs, counted by a bar on stderr where that is a terminal."""
-    with tqdm(total=total, desc=label, unit="run", file=sys.stderr, disable=None, leave=False) as bar:
-        for run in runs:
-            yield run
-            bar.set_postfix_str(f"{run.scheme} {run.width} lr {run.lr:.3g}: {run.val_loss:.4g}", refresh=False)
-            bar.update()
+@contextlib.contextmanager
+def _journal(log: RunLog | None) -> Iterator[str]:
+    """The URL of the journal beside a log, or of one that is removed afterwards."""
+    if log is not None:
+        yield journal_url(log.path.parent)
+        return
+    with tempfile.TemporaryDirectory(prefix="hptransfer-") as directory:
+        yield journal_url(Path(directory))
 
 
 def refuse_if_all_failed(runs: Sequence[Run]) -> None:

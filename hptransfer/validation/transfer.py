@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hptransfer.core.errors import UsageError
@@ -15,11 +15,14 @@ from hptransfer.validation.engines.trainer import CONTROL
 from hptransfer.validation.environment import command_line, environment
 from hptransfer.validation.grid import Grid, grid_of
 from hptransfer.validation.measure import Measurement, measure, sizes_of
+from hptransfer.validation.probe import Cell
 from hptransfer.validation.records.log import RunLog
 from hptransfer.validation.records.mixing import nondeterminism
 from hptransfer.validation.records.results import TransferResult
+from hptransfer.validation.records.runs import Run
 from hptransfer.validation.records.tally import Tally
-from hptransfer.validation.search.shared import SharedGrid
+from hptransfer.validation.search.planner import Without
+from hptransfer.validation.search.samplers import SamplerName, planner_of
 from hptransfer.validation.sweep import Sweep, refuse_no_growth
 from hptransfer.validation.verdict import judge
 from hptransfer.validation.verdict.judged import judged
@@ -37,7 +40,9 @@ def transfer_check(
     against: str | None = CONTROL,
     tolerance: float = 0.5,
     extend: float = 4.0,
+    sampler: SamplerName = "zoom",
     storage: str | None = None,
+    timeout: float | None = None,
     out: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     device: str = "auto",
@@ -49,14 +54,18 @@ def transfer_check(
 
     widths: at least two; lrs: base learning rates; seeds: a count or a list (3 or more for an interval); steps: all
     default to the recipe's own. depths: in place of widths, at the base's width. scheme: default "mup" over widths,
-    "completep" over depths. against: the control, None for none. tolerance: allowed drift in octaves. extend: a grid
-    whose best rate is its first or last grows by up to this many octaves on that side, for that (scheme, size).
+    "completep" over depths. against: the control, None for none. tolerance: allowed drift in octaves. sampler: "zoom"
+    runs rates two octaves apart with one seed, then half an octave apart around the best with all seeds, larger sizes
+    starting at the transferred rate; "grid" runs every rate; "tpe" and "gp" let Optuna choose as many as the grid has.
+    extend: a search whose best rate is its first or last goes on by up to this many octaves on that side, for that
+    (scheme, size). timeout: seconds that a run may take; one that takes longer is killed and recorded as failed.
     out: a directory that gets runs.jsonl as runs finish and verdict.json at the end. storage: an Optuna storage URL
     through which the runs are shared with `hptransfer worker` processes. Either makes the check resumable.
     workers, device, engine, plan_options: as in run_sweep. command: recorded in the result; default: this process's.
     Raises UsageError on bad input, and where all runs of a scheme fail. See judge.RULE for the verdict.
     """
-    sweep = Sweep.of(recipe, device=device, workers=workers, engine=engine, plan_options=plan_options)
+    choices = {"storage": storage, "timeout": timeout, "plan_options": plan_options}
+    sweep = Sweep.of(recipe, device=device, workers=workers, engine=engine, **choices)
     axis: Axis = "width" if depths is None else "depth"
     scheme = scheme or {"width": "mup", "depth": "completep"}[axis]
     control = None if against == scheme else against
@@ -67,14 +76,27 @@ def transfer_check(
     refuse_no_growth(sweep.trainer, grid)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None
-        make = SharedGrid(sweep, storage).make if storage is not None else lambda jobs: sweep.make(jobs, log=log)
-        found = measure(grid, make, fingerprint=sweep.fingerprint, extend=extend, axis=axis)
+        found = _measured(sweep, grid, axis, extend, sampler, log)
     notes = (*(log.notes if log else ()), *sweep.notes, *found.notes, *_two_inits(sweep, scheme, control))
     notes = (*notes, *_unlike_at_base(sweep, found, axis, scheme, control))
     result = _result(sweep, found, axis, control, tolerance, command or command_line(), notes)
     if out is not None:
         result.save(out)
     return result
+
+
+def _measured(
+    sweep: Sweep, grid: Grid, axis: Axis, extend: float, sampler: SamplerName, log: RunLog | None
+) -> Measurement:
+    """The search and what follows from it."""
+    planner = planner_of(sampler, grid, fingerprint=sweep.fingerprint, extend=extend, axis=axis)
+
+    def search(broken: Collection[Cell]) -> list[Run]:
+        whole = Without(planner, broken)
+        runs = sweep.search(whole, whole.only(grid.jobs(sweep.fingerprint)), log=log)
+        return [runs[job.key] for job in whole.chosen(runs) if job.key in runs]
+
+    return measure(grid, search, lambda jobs: sweep.make(jobs, log=log), fingerprint=sweep.fingerprint, axis=axis)
 
 
 def _two_inits(sweep: Sweep, scheme: str, control: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +11,10 @@ import torch
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Recipe
-from hptransfer.validation.search.queue import drain
-from hptransfer.validation.search.shared import ABOUT, GridWork
+from hptransfer.validation.search.jobs import ABOUT, JobWork
 from hptransfer.validation.search.storage import open_storage, release
 from hptransfer.validation.search.study import tuning_fingerprint
-from hptransfer.validation.search.team import Work, lost_database
+from hptransfer.validation.search.team import Work, drain_of, lost_database
 from hptransfer.validation.search.tune import TRIALS, Proxy, Space, TuneWork
 from hptransfer.validation.sweep import Sweep
 
@@ -51,9 +51,9 @@ def work(
         while limit is None or done < limit:
             before = done
             for found in _works(sweep, storage, name, space):
-                left = None if limit is None else limit - done
+                left = math.inf if limit is None else limit - done
                 queue = found.open(storage)
-                done += drain(queue, found, new=found.new, limit=left)
+                done += drain_of(queue, found, limit=left).all()
                 queue.disconnect()
             if done > before:
                 last = time.monotonic()
@@ -75,7 +75,7 @@ def _works(sweep: Sweep, url: str, name: str | None, space: Space | None) -> lis
         if about is None or (name is not None and study.study_name != name):
             continue
         if about["kind"] == "grid" and about["fingerprint"] == sweep.fingerprint:
-            works.append(GridWork(trainer, study.study_name, sweep.fingerprint))
+            works.append(JobWork(trainer, sweep.fingerprint, sweep.lanes.at, timeout=sweep.timeout))
         elif about["kind"] == "tune" and about["fingerprint"] == tuning_fingerprint(sweep, space):
             settings = {k: v for k, v in about.items() if k not in ("kind", "recipe")}
             proxy = Proxy(**{**settings, "seeds": tuple(settings["seeds"])})

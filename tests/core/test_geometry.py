@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hptransfer.core.declared import register_optimizer
 from hptransfer.core.errors import UsageError
-from hptransfer.core.geometry import OptimizerInfo, geometry_of, register_optimizer
+from hptransfer.core.geometry import OptimizerInfo, geometry_of
 
 SHAPE = (6, 4)
 
@@ -72,10 +73,12 @@ def test_fused_and_offloaded_adam_decay_as_adamw_unless_told_otherwise(name: str
 
 def test_an_adam_of_eight_bits_decays_as_its_library_does_it() -> None:
     """bitsandbytes decays Adam as AdamW; torchao's Adam8bit, like torch's Adam, adds L2 to the gradient."""
-    for name in ("Adam", "Adam8bit"):
+    for name in ("Adam", "Adam8bit", "PagedAdamW32bit", "Lion8bit"):
         theirs = type(name, (torch.optim.Optimizer,), {"__module__": "bitsandbytes.optim.adam"})
+        assert OptimizerInfo.of(theirs).decoupled
+    for name in ("Adam8bit", "Adam4bit", "AdamFp8"):
         other = type(name, (torch.optim.Optimizer,), {"__module__": "torchao.optim.adam"})
-        assert OptimizerInfo.of(theirs).decoupled and OptimizerInfo.of(other).l2_in_step
+        assert OptimizerInfo.of(other).l2_in_step
     rmsprop = type("RMSprop", (torch.optim.Optimizer,), {"__module__": "bitsandbytes.optim.rmsprop"})
     assert OptimizerInfo.of(rmsprop).l2_in_step
 

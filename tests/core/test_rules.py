@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction as F
 
 import pytest
+import torch
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.roles import Role
@@ -171,3 +172,57 @@ def test_a_role_s_fans_are_one_unless_given_and_never_less() -> None:
 def test_an_unknown_scheme_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"'mupp' is unknown; use one of .*completep"):
         scheme_named("mupp")
+
+
+@pytest.mark.parametrize("role", ["input", "hidden", "readout", "vector"])
+def test_unaligned_a_gradient_step_gains_what_a_sign_step_does(role: str) -> None:
+    """dW = lr delta x^T meets an x' with |x.x'| ~ i^1/2 instead of i: both gain i^1/2 (2407.05872, no alignment)."""
+    gained = []
+    for geometry in ("gradient", "sign"):
+        lrs = [rule_for(ROLES[role], geometry, SCHEMES[name]).lr for name in ("mup-no-align", "mup")]
+        gained.append(lrs[0] * lrs[1].inverse())
+    assert gained[0] == gained[1] == Power(fan_in=H)
+
+
+@pytest.mark.parametrize(("rows", "columns", "grown"), [(4, 64, (4, 256)), (64, 64, (256, 256)), (64, 4, (256, 4))])
+def test_unaligned_an_orthogonal_step_moves_what_lies_in_its_rows(rows: int, columns: int, grown) -> None:
+    """By brute force: entries of dW x, x drawn apart from dW, |dW|_2 = lr; readout, hidden, input at 4x the width."""
+    kind = "readout" if columns > rows else "input" if rows > columns else "hidden"
+    role = Role(kind, grown[1], grown[0], columns, rows)
+    lr = rule_for(role, "spectral", SCHEMES["mup-no-align"]).lr.at(role.m_in, role.m_out)
+    draw = torch.Generator().manual_seed(0)
+
+    def moved(o: int, i: int, rate: float) -> float:
+        u, _, v = torch.linalg.svd(torch.randn(o, i, generator=draw), full_matrices=False)
+        return float((rate * (u @ v) @ torch.randn(i, 400, generator=draw)).square().mean().sqrt())
+
+    assert moved(*grown, lr) == pytest.approx(moved(rows, columns, 1.0), rel=0.05)  # 1600 entries or more: 2%
+
+
+def test_mean_field_trains_the_function_of_mup() -> None:
+    """2407.05872, Table 1: n^-a times std and rates (n^-2a for SGD's) is the same in both rows, so one rule does."""
+    tables = {  # multiplier a; std b; Adam's c; SGD's c, of embedding, hidden, readout
+        "mup": ((-H, F(0), H), (H, H, H), (H, F(1), H), (F(0), F(0), F(0))),
+        "mfp": ((F(0), H, F(1)), (F(0), F(0), F(0)), (F(0), H, F(0)), (F(-1), F(-1), F(-1))),
+    }
+    effective = {
+        name: [(a + b, a + adam, 2 * a + sgd) for a, b, adam, sgd in zip(*table, strict=True)]
+        for name, table in tables.items()
+    }
+    assert effective["mup"] == effective["mfp"]
+    for geometry in ("gradient", "sign", "relative", "spectral"):
+        for role in ROLES.values():
+            assert rule_for(role, geometry, SCHEMES["mfp"]) == rule_for(role, geometry, SCHEMES["mup"])
+
+
+def test_inputs_of_the_spectral_scheme_keep_their_features_and_reach_the_condition_in_the_limit() -> None:
+    """W of std i^-1/2: entries of W x are those of x at any width, and |W|_2 / (o/i)^1/2 = 1 + (i/o)^1/2 -> 1."""
+    draw, fan_in = torch.Generator().manual_seed(1), 16
+    assert init_ratio(Role("input", fan_in, 512, fan_in, 32), rule_for(ROLES["input"], "sign", SCHEMES["spectral"]),
+                      SCHEMES["spectral"]) == 1.0  # fmt: skip
+    for outputs in (64, 4096):
+        weight = torch.randn(outputs, fan_in, generator=draw) / fan_in**0.5
+        features = weight @ torch.randn(fan_in, 200, generator=draw)
+        norm = float(torch.linalg.matrix_norm(weight, 2)) * (fan_in / outputs) ** 0.5
+        assert norm == pytest.approx(1 + (fan_in / outputs) ** 0.5, rel=0.08)  # a largest value fluctuates by o^-2/3
+        assert float(features.square().mean()) == pytest.approx(1.0, rel=0.15)  # 200 x's of 16 entries: 2.5%, W's: 6%

@@ -94,3 +94,61 @@ def test_an_axis_that_is_open_does_not_count() -> None:
 def test_an_unknown_rule_is_refused_with_the_known_ones(rules: dict[str, str]) -> None:
     with pytest.raises(hpt.UsageError, match=r"is unknown( or needs more than a plan knows)?; use "):
         plan(**rules)
+
+
+def test_l2_inside_adam_shrinks_as_much_per_sample() -> None:
+    """By brute force: gradients of noise alone, rms k^-1/2. A run of as many samples takes as much off the weights."""
+
+    def left(k: float, lr: float, wd: float) -> float:
+        draw, weight = torch.Generator().manual_seed(0), torch.nn.Parameter(torch.ones(20_000))
+        optimizer = torch.optim.Adam([weight], lr=lr, weight_decay=wd)
+        for _ in range(int(400 / k)):
+            weight.grad = torch.randn(weight.shape, generator=draw) * k**-0.5
+            optimizer.step()
+        return float(weight.detach().mean())
+
+    made = plan(torch.optim.Adam, target=hpt.Scale(batch=64, tokens=1000))  # k = 4, the same samples
+    lr, wd = shared(made, "lr_mult"), shared(made, "wd_mult")
+    assert wd == pytest.approx(1.0) and shared(plan(target=hpt.Scale(batch=64)), "wd_mult") == pytest.approx(2.0)
+    base, target = left(1.0, 0.01, 0.05), left(4.0, 0.01 * lr, 0.05 * wd)
+    # .2 is taken off; the mean of 20,000 weights that noise moves by lr sqrt(steps) = .2 is known to .0015
+    assert 1 - base > 0.12 and 1 - target == pytest.approx(1 - base, rel=0.1)
+    assert 1 - left(4.0, 0.01 * lr, 0.05 * 2.0) == pytest.approx(2 * (1 - base), rel=0.15)  # as AdamW's: twice too much
+
+
+def test_decay_free_of_the_rate_keeps_what_is_shrunk_per_sample() -> None:
+    hpt.register_optimizer("FreeOfRate", "sign", decay="fixed")
+    made = plan("FreeOfRate")
+    assert shared(made, "wd_mult") == pytest.approx(K / R)  # a step of K times the samples, of 1/R of the run each
+    assert shared(plan("FreeOfRate", decay_horizon="none"), "wd_mult") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("cls", "key", "options"),
+    [
+        (torch.optim.RMSprop, "alpha", {"alpha": 0.9}),
+        (torch.optim.Adadelta, "rho", {"rho": 0.8}),
+        (torch.optim.Muon, "momentum", {"momentum": 0.9}),
+    ],
+)
+def test_averages_of_other_names_keep_their_half_life_too(cls: Any, key: str, options: dict[str, float]) -> None:
+    model = torch.nn.Linear(8, 8, bias=False)
+    made = hpt.make_plan(
+        model, base=model, example_inputs=(torch.zeros(2, 8),), optimizer=cls, optimizer_options=options,
+        scale=TARGET, base_scale=BASE,
+    )  # fmt: skip
+    (group,) = hpt.build_optimizers(model, made, {cls: {"lr": 0.1, **options}}).param_groups
+    assert group[key] == pytest.approx(options[key] ** K)
+
+
+def test_a_momentum_that_sums_keeps_the_size_of_the_step() -> None:
+    """SGD's linear rule is one at fixed momentum (1706.02677): what counts is lr / (1 - momentum), 1711.00489."""
+    made = plan(torch.optim.SGD)
+    optimizer = hpt.build_optimizers(seeded(MLP, 8), made, {torch.optim.SGD: {"lr": 0.1, "momentum": 0.9}})
+    assert {g["momentum"] for g in optimizer.param_groups} == {0.9}
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.1 * K] * len(optimizer.param_groups))
+
+
+def test_a_relative_step_s_eps_follows_the_batch() -> None:
+    """Adafactor's first eps stands beside a root of the squared gradient, as Adam's does."""
+    assert shared(plan(torch.optim.Adafactor), "eps_mult") == pytest.approx(K**-0.5)

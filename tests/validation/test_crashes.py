@@ -18,7 +18,7 @@ from tests.cases import validation as cases
 from tests.cases.validation import recipe
 
 SMALL = recipe.replace(widths=(8, 16, 32), lrs=tuple(2.0**k for k in range(-8, -2)), steps=12, seeds=2)
-OPTIONS = {"extend": 0.0, "workers": 1}
+OPTIONS = {"extend": 0.0, "workers": 1, "sampler": "grid"}
 
 
 def width_of(model) -> int:

@@ -21,10 +21,10 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.loop import train
 from hptransfer.core.recipe import Scale, load_recipe
 from hptransfer.parametrization.options import Options
-from hptransfer.validation import sweep as sweep_module
-from hptransfer.validation.engines.pool import Pool, usable_cores
+from hptransfer.validation.engines.process import process_context, usable_cores
 from hptransfer.validation.engines.trainer import Trainer
 from hptransfer.validation.records.runs import read_runs
+from hptransfer.validation.search import team
 from hptransfer.validation.sweep import run_sweep
 from tests.cases import validation as cases
 from tests.cases.validation import recipe
@@ -63,23 +63,22 @@ def test_processes_make_the_same_runs_in_the_same_order_bit_for_bit():
     ]
 
 
-def test_a_spawned_worker_rebuilds_a_changed_recipe_from_its_file(tmp_path):
+def test_a_spawned_worker_rebuilds_a_changed_recipe_from_its_file(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from tests.cases.validation import recipe as known\n"
         "recipe = known.replace(name='mine', example_inputs=lambda: known.example_inputs())\n"
     )
     mine = load_recipe(str(tmp_path / "mine.py")).replace(steps=5)
-    trainer, jobs = Trainer(mine), sweep_module.grid_of(mine, schemes=["sp"], seeds=1).jobs("")
-    spawned = list(Pool(trainer, workers=1, start_method="spawn").run([(job,) for job in jobs]))
-    here = [trainer.run(job) for job in jobs]
-    assert sorted(outcome(spawned), key=lambda r: r.key) == sorted(outcome(here), key=lambda r: r.key)
+    alone = run_sweep(mine, schemes=["sp"], seeds=1, workers=1)
+    monkeypatch.setattr(team, "process_context", lambda device: process_context(device, "spawn"))
+    assert outcome(run_sweep(mine, schemes=["sp"], seeds=1, workers=2)) == outcome(alone)
 
 
-def test_a_recipe_that_cannot_be_sent_to_spawned_workers_says_what_to_do():
+def test_a_recipe_that_cannot_be_sent_to_spawned_workers_says_what_to_do(monkeypatch):
     local = recipe.replace(loss=lambda model, batch: cases.loss(model, batch))
-    jobs = sweep_module.grid_of(local).jobs("")
+    monkeypatch.setattr(team, "process_context", lambda device: process_context(device, "spawn"))
     with pytest.raises(UsageError, match=r"cannot be sent to worker processes.*Put it in a file"):
-        list(Pool(Trainer(local), workers=2, start_method="spawn").run([(job,) for job in jobs]))
+        run_sweep(local, workers=2)
 
 
 def test_a_rerun_trains_nothing_again(tmp_path, monkeypatch):

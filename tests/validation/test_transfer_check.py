@@ -100,12 +100,14 @@ def test_a_rerun_finds_the_same_without_training(found, monkeypatch):
 
 def test_a_poor_grid_is_extended_up_to_the_bound_and_only_where_needed():
     poor = LINEAR.replace(lrs=(2**-14, 2**-13, 2**-12), seeds=1, steps=10, widths=(32, 64))
-    reached = transfer_check(poor, workers=1, against=None, extend=2.0)
+    reached = transfer_check(poor, sampler="grid", workers=1, against=None, extend=2.0)
     assert max(reached.lrs) == 2**-10 and reached.verdict == "INCONCLUSIVE"
     assert any("at the edge" in reason for reason in reached.reasons)
-    inside = transfer_check(poor.replace(lrs=(2**-9, 2**-8, 2**-7)), workers=1, against=None, extend=12.0)
+    inside = transfer_check(
+        poor.replace(lrs=(2**-9, 2**-8, 2**-7)), sampler="grid", workers=1, against=None, extend=12.0
+    )
     assert not any(o.at_edge for o in inside.optima) and len(inside.lrs) > 3
-    fixed = transfer_check(poor, workers=1, against=None, extend=0.0)
+    fixed = transfer_check(poor, sampler="grid", workers=1, against=None, extend=0.0)
     assert fixed.lrs == poor.lrs
 
 
@@ -131,7 +133,7 @@ def test_nan_everywhere_is_a_fail_with_the_runs_kept(tmp_path):
 def test_a_recipe_that_raises_is_one_clear_line_with_the_runs_kept(tmp_path):
     with pytest.raises(UsageError, match=r"All 6 runs failed; the first .*: RuntimeError: the data are on fire"):
         transfer_check(recipe.replace(loss=cases.raising_loss), workers=1, out=tmp_path)
-    assert len(read_runs(tmp_path / "runs.jsonl")[0]) == 12  # three probes of every scheme and width, no grid
+    assert len(read_runs(tmp_path / "runs.jsonl")[0]) == 16  # a brief probe and three runs of every cell, no grid
 
 
 @pytest.mark.parametrize(

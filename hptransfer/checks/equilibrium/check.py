@@ -122,10 +122,11 @@ def _proxies(
 
 def _refuse_relative_decay(plan: Plan) -> None:
     for info in plan.optimizers.values():
-        if not (info.decoupled or info.geometry == "gradient") or info.decay_in_step:
+        if not (info.decoupled or info.geometry == "gradient") or info.decay_in_step or info.free_of_lr:
             raise UsageError(
-                f"The weight decay of {info.name} is compared with the gradient or the step, so it has no timescale "
-                f"1 / (lr wd). Check the recipe with a decoupled one: recipe.replace(optimizer=torch.optim.AdamW)."
+                f"The weight decay of {info.name} is compared with the gradient or the step, or free of lr, so it has "
+                "no timescale 1 / (lr wd). Check the recipe with a decoupled one: "
+                "recipe.replace(optimizer=torch.optim.AdamW)."
             )
 
 

@@ -200,8 +200,8 @@ class _Judge:
         """What the scheme promises of this parameter's own change, beyond the law's 0."""
         promise, fan_in, fan_out = self.promise, 0.0 if self.fan is None else self.fan.value, self.fan_out
         added = fan_out * promise.features if fan_out > GROWS else 0.0
+        added += fan_in * promise.unaligned if self.group.geometry != "spectral" else 0.0
         if self.group.geometry in {"sign", "relative"}:
-            added += fan_in * promise.unaligned
             added += fan_out * promise.lookup if self.group.role == "input" else 0.0
         return added
 

@@ -1,4 +1,4 @@
-"""param_groups: one optimizer group per distinct setting, and a guard that no scheduler may undo the multipliers."""
+"""param_groups: one optimizer group per distinct setting, each with its ratio to the base's learning rate."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from hptransfer.core.declared import optimizer_name
 from hptransfer.core.errors import UsageError
-from hptransfer.core.geometry import optimizer_name
 from hptransfer.core.horizon import refuse_twice
+from hptransfer.parametrization.apply.guard import guard
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.plan import Plan
 from hptransfer.parametrization.row import Row
@@ -51,29 +51,48 @@ def param_groups(
             continue
         _accepted(parameter, row, plan)
         decayed = weight_decay if decay is None or decay(name, parameter) else 0.0
-        settings = _settings(row, plan, decayed, eps)
+        settings = settings_of(row, plan, decayed, eps)
         group = groups.setdefault(tuple(settings.values()), {"params": [], **settings, "hpt_names": []})
         group["params"].append(parameter)
         group["hpt_names"].append(name)
-    _guard()
-    stamp = {"hpt_optimizer": chosen, "hpt_plan": plan.fingerprint}
+    told = {"lr": float(lr), "weight_decay": float(weight_decay), "eps": _base_eps(plan, chosen, eps)}
+    told |= {} if plan.beta_power == 1 else _averages(plan, chosen)
+    guard(model, plan, plan.optimizers[chosen], **_without_none(told))
+    stamp: dict[str, Any] = {"hpt_optimizer": chosen, "hpt_plan": plan.fingerprint}
+    if plan.optimizers[chosen].free_of_lr:
+        stamp["hpt_schedules_decay"] = True
     return [_without_none({**g, "lr": lr * g["lr_mult"], **stamp}) for g in groups.values()]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the base learning rate: every group gets lr x its lr_mult. For loops that set the rate themselves.
 
-    Raises UsageError where the groups belong to two optimizers, which have a base rate each: set each one's own.
+    A scheduler made afterwards starts from it (its `initial_lr` follows); one that is in use goes on from its own.
+    Raises UsageError where the groups belong to two optimizers, which have a base rate each: set each one's own; or
+    where a group carries no multiplier.
     """
+    bare = [i for i, group in enumerate(optimizer.param_groups) if "lr_mult" not in group]
+    if bare:
+        raise UsageError(
+            f"set_lr({lr:.4g}): group {bare[0]} of {optimizer_name(optimizer)} carries no lr_mult, so its rate cannot "
+            "follow the base's. Make the groups with hptransfer.param_groups, or hptransfer.apply_plan."
+        )
     owners = {group.get("hpt_optimizer") for group in optimizer.param_groups}
     if len(owners) > 1:
         raise UsageError("Two optimizers have two base rates: call set_lr on each of optimizer.inner.")
+    schedules_decay = optimizer.param_groups[0].get("hpt_schedules_decay", False)
     for group in optimizer.param_groups:
-        value = lr * group.get("lr_mult", 1.0)
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(value)
-        else:
-            group["lr"] = value
+        _fill(group, "lr", lr * group["lr_mult"])
+        if "initial_lr" in group and not schedules_decay:
+            _fill(group, "initial_lr", lr * group["lr_mult"])
+
+
+def _fill(group: dict[str, Any], key: str, value: float) -> None:
+    """Set a rate; in place where it is a tensor, which a compiled step reads."""
+    if isinstance(group[key], Tensor):
+        group[key].fill_(value)
+    else:
+        group[key] = value
 
 
 def max_lrs(groups: Sequence[Mapping[str, Any]] | torch.optim.Optimizer) -> list[float]:
@@ -100,23 +119,43 @@ def _accepted(parameter: Tensor, row: Row, plan: Plan) -> None:
         )
 
 
-def _settings(row: Row, plan: Plan, weight_decay: float, eps: float | None) -> dict[str, Any]:
-    """What a row's group holds beside its parameters and lr; rows with equal settings share a group."""
+def settings_of(
+    row: Row, plan: Plan, weight_decay: float, eps: float | None, averages: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a row's group holds beside its parameters and lr; rows with equal settings share a group.
+
+    weight_decay, eps, averages (betas and the like): the base's values; the plan's own where they are not given.
+    """
     info = plan.optimizers[row.optimizer]
-    base_eps, betas = eps if eps is not None else info.default_eps, info.betas
+    known = _averages(plan, info.name)
     return {
-        "lr_mult": _rounded(row.lr_mult),
-        "weight_decay": _rounded(weight_decay * row.wd_mult),
-        "eps": info.group_eps(base_eps, _rounded(row.eps_mult), _rounded(row.scale_mult)),
-        "betas": None if betas is None or plan.beta_power == 1 else tuple(b**plan.beta_power for b in betas),
+        "lr_mult": rounded(row.lr_mult),
+        "weight_decay": rounded(weight_decay * row.wd_mult),
+        "eps": info.group_eps(_base_eps(plan, info.name, eps), rounded(row.eps_mult), rounded(row.scale_mult)),
+        **({} if plan.beta_power == 1 else _to_power(known | dict(averages or {}), plan.beta_power)),
     }
+
+
+def _base_eps(plan: Plan, optimizer: str, eps: float | None) -> float | None:
+    return plan.optimizers[optimizer].default_eps if eps is None else eps
+
+
+def _averages(plan: Plan, optimizer: str) -> dict[str, Any]:
+    """The options that are an average's decay per step, at the base."""
+    info = plan.optimizers[optimizer]
+    return dict(info.averages) | ({} if info.betas is None else {"betas": info.betas})
+
+
+def _to_power(averages: Mapping[str, Any], power: float) -> dict[str, Any]:
+    """Averages that see as many samples in batches that are `power` times as large."""
+    return {k: tuple(b**power for b in v) if isinstance(v, (tuple, list)) else v**power for k, v in averages.items()}
 
 
 def _without_none(group: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in group.items() if v is not None}
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Equal settings share a group even when their arithmetic took another order."""
     return float(f"{value:.12g}")
 
@@ -124,38 +163,3 @@ def _rounded(value: float) -> float:
 def _checked(name: str, value: float) -> None:
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
         raise UsageError(f"{name}={value!r}: must be a finite number >= 0.")
-
-
-# The guard: one hook on all optimizers, which looks only at groups that carry lr_mult.
-
-_hook: list[Any] = []
-
-
-def _guard() -> None:
-    if not _hook:
-        _hook.append(register_optimizer_step_pre_hook(_check_multipliers))
-
-
-def _check_multipliers(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Refuse a step where the groups' learning rates no longer stand in the ratio of their multipliers."""
-    if torch.compiler.is_compiling():  # a compiled step would be specialised on the values read here
-        return
-    bases: dict[str | None, float] = {}
-    for group in optimizer.param_groups:
-        multiplier, lr = group.get("lr_mult"), group["lr"]
-        if multiplier is None or multiplier == 0 or (isinstance(lr, Tensor) and lr.device.type != "cpu"):
-            continue
-        own = float(lr) / multiplier
-        base = bases.setdefault(group.get("hpt_optimizer"), own)
-        if not math.isclose(own, base, rel_tol=1e-5, abs_tol=1e-30):
-            raise UsageError(_overwritten(group, float(lr), multiplier, base))
-
-
-def _overwritten(group: Mapping[str, Any], lr: float, multiplier: float, base: float) -> str:
-    names = group.get("hpt_names") or ["?"]
-    return (
-        f"The learning rate of the group with {names[0]!r} is {lr:.4g}, but its multiplier is {multiplier:.4g} and the "
-        f"base rate {base:.4g}: something overwrote the plan's multipliers. In a loop use hptransfer.set_lr(optimizer, "
-        f"lr); with OneCycleLR pass max_lr=hptransfer.max_lrs(optimizer); with CosineAnnealingLR use eta_min=0 or a "
-        f"LambdaLR."
-    )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hptransfer.core.declared import optimizer_name
 from hptransfer.core.errors import UsageError
-from hptransfer.core.geometry import OptimizerInfo, class_default, optimizer_name
+from hptransfer.core.geometry import OptimizerInfo, class_default
 from hptransfer.parametrization.apply.checkpoint import attach
 from hptransfer.parametrization.apply.groups import param_groups
 from hptransfer.parametrization.plan import Plan
@@ -64,11 +65,14 @@ def _build(
 def _agreeing(plan: Plan, cls: type[torch.optim.Optimizer], options: Mapping[str, Any]) -> OptimizerInfo:
     """What is known of the optimizer under these options, which must be what the plan's rules were derived for."""
     given, planned = OptimizerInfo.of(cls, options), plan.optimizers[optimizer_name(cls)]
-    free = {"default_eps": None} | ({"betas": None} if plan.beta_power == 1 else {})
-    if replace(given, **free) != replace(planned, **free):
+    free: dict[str, Any] = {"default_eps": None} | ({"betas": None, "averages": ()} if plan.beta_power == 1 else {})
+    theirs, ours = replace(given, **free), replace(planned, **free)
+    changed = [f.name for f in fields(OptimizerInfo) if getattr(theirs, f.name) != getattr(ours, f.name)]
+    if changed:
+        shown = ", ".join(f"{key} {getattr(ours, key)!r} became {getattr(theirs, key)!r}" for key in changed)
         raise UsageError(
-            f"The options of {given.name} change its rules: the plan was made for {planned}, these give {given}. Pass "
-            f"them to make_plan as optimizer_options, too."
+            f"The options of {given.name} change its rules against the plan's: {shown}. Pass them to make_plan as "
+            "optimizer_options, too."
         )
     return given
 

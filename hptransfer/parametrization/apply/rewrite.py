@@ -12,6 +12,8 @@ from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from hptransfer.core.errors import UsageError
+from hptransfer.parametrization.apply.guard import start
+from hptransfer.parametrization.apply.marks import mark
 from hptransfer.parametrization.apply.wrappers import plain_modules, plain_names
 from hptransfer.parametrization.init.initial import initial_factors
 from hptransfer.parametrization.plan import Plan
@@ -48,6 +50,8 @@ def parametrize_(model: nn.Module, plan: Plan, *, init: bool = True) -> list[Cha
                 changes.append(Change(name, factor, before, before * factor))
     _register_hooks(hooked, plan)
     _register_multipliers(model, plan)
+    mark(model, plan)
+    start()
     return changes
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hptransfer.core.declared import optimizer_name
 from hptransfer.core.errors import UsageError
-from hptransfer.core.geometry import optimizer_name
+from hptransfer.parametrization.apply.marks import mark, unscaled
 from hptransfer.parametrization.apply.optimizers import build_optimizers
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.parametrization.plan import Plan
@@ -29,6 +30,7 @@ class PlanTrainer:
     args: Any
     model: Any
     optimizer: Any
+    _at_start: str | None = None
     optimizer_cls_and_kwargs: Any
     get_optimizer_cls_and_kwargs: Callable[..., tuple[Any, dict[str, Any]]]
     get_decay_parameter_names: Callable[[nn.Module], list[str]]
@@ -36,6 +38,8 @@ class PlanTrainer:
     def __init__(self, *args: Any, plan: Plan | Callable[[nn.Module], Plan], **kwargs: Any) -> None:
         self.plan = plan
         super().__init__(*args, **kwargs)
+        model = getattr(self, "model", None)
+        self._at_start = None if model is None else unscaled(model, self._plan(model))
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Build the model as the Trainer does, and parametrize it."""
@@ -53,10 +57,22 @@ class PlanTrainer:
             decayed = _parameters(target, self.get_decay_parameter_names(target))
             options = {**options, "weight_decay": self.args.weight_decay}
             plan = self._plan(target)
-            self.optimizer = build_optimizers(
-                target, plan, {_same(plan, cls): options}, decay=lambda _, p: id(p) in decayed
-            )
+            known = _same(plan, cls)
+            self._refuse_unscaled(target, plan)
+            self.optimizer = build_optimizers(target, plan, {known: options}, decay=lambda _, p: id(p) in decayed)
         return self.optimizer
+
+    def _refuse_unscaled(self, model: nn.Module, plan: Plan) -> None:
+        """Raise UsageError on a model whose weights no plan has scaled, unless a checkpoint's have replaced them."""
+        missing = unscaled(model, plan)
+        if missing is not None and missing == self._at_start:
+            raise UsageError(
+                f"PlanTrainer was given a model whose weights were not scaled: {missing}. Call "
+                "hptransfer.parametrize_(model, plan) first, with init=False where they were trained under this plan; "
+                "or give model_init, which is parametrized here."
+            )
+        if missing is not None:
+            mark(model, plan)
 
     def _plan(self, model: nn.Module) -> Plan:
         return self.plan if isinstance(self.plan, Plan) else self.plan(model)

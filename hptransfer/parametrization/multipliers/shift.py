@@ -37,8 +37,8 @@ def shift(row: Row, theta: float, optimizer: OptimizerInfo) -> Row:
 
     The gradient at W' is 1/theta of W's, so a gradient step needs lr theta^2; a step that does not see the gradient's
     size needs lr theta (lr as it is where the step is relative to W), and its eps, compared with the gradient,
-    eps / theta. Decay shrinks W' as it shrank W: lr wd stays, and an L2 term inside a step that does not see the
-    gradient's size is compared with the gradient, so wd / theta^2.
+    eps / theta. Decay shrinks W' as it shrank W: lr wd stays (wd, where decay is free of lr), and an L2 term inside a
+    step that does not see the gradient's size is compared with the gradient, so wd / theta^2.
     """
     lr, shrinks = theta ** _lr_degree(optimizer), theta if optimizer.decay_in_step else 1.0
     adaptive = optimizer.geometry in {"sign", "relative"}
@@ -47,7 +47,7 @@ def shift(row: Row, theta: float, optimizer: OptimizerInfo) -> Row:
         init_std=None if row.init_std is None else row.init_std * theta,
         init_mult=row.init_mult * theta,
         lr_mult=row.lr_mult * lr,
-        wd_mult=row.wd_mult / (theta**2 if optimizer.l2_in_step else lr * shrinks),
+        wd_mult=row.wd_mult / (theta**2 if optimizer.l2_in_step else 1.0 if optimizer.free_of_lr else lr * shrinks),
         eps_mult=row.eps_mult / theta**optimizer.eps_power if adaptive else row.eps_mult,
         fwd_mult=row.fwd_mult / theta,
         scale_mult=row.scale_mult * theta,
@@ -64,10 +64,11 @@ def _lr_degree(optimizer: OptimizerInfo) -> float:
 def with_decay(row: Row, optimizer: OptimizerInfo, rule: DecayRule) -> Row:
     """Weight decay that keeps the base's shrinkage per step.
 
-    Decoupled, or in a gradient step: shrinkage is lr wd, so wd ~ 1/lr. Where L2 joins a step that does not see the
-    gradient's size (torch.optim.Adam), decay is compared with the gradient, so wd ~ gradient / weight.
+    Decoupled, or in a gradient step: shrinkage is lr wd, so wd ~ 1/lr; free of lr: it is wd, which stays. Where L2
+    joins a step that does not see the gradient's size (torch.optim.Adam), decay is compared with the gradient, so
+    wd ~ gradient / weight.
     """
-    if rule == "coupled" or row.role == "unused":
+    if rule == "coupled" or row.role == "unused" or optimizer.free_of_lr:
         return row
     if optimizer.l2_in_step:
         return replace(row, wd_mult=row.grad_mult / row.scale_mult)

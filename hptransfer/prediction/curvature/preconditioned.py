@@ -6,7 +6,6 @@ P^(-1/2) H P^(-1/2); it has the eigenvalues of P^-1 H (Cohen et al. 2022, arXiv 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +15,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.geometry import OptimizerInfo
+from hptransfer.core.optimizers import torch_row, torch_rows
 from hptransfer.prediction.curvature.operators import Operator
 from hptransfer.prediction.curvature.parameters import ParameterSpace
 from hptransfer.prediction.typed import norm, svd
 
-ELEMENTWISE = ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad")
-IDENTITY = ("SGD",)
-MATRIX = ("Muon",)
+
+def curvature_of(name: str) -> str:
+    """How torch.optim's optimizer of this name preconditions: "identity", "elementwise", "matrix", or "": not known."""
+    row = torch_row(name)
+    return "" if row is None else row.curvature
+
+
 NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
 """The coefficients of torch.optim.Muon's quintic x -> a x + b x^3 + c x^5."""
 
@@ -134,16 +139,19 @@ def preconditioner_at_init(
     eps, as is usual beside Muon. Raises UsageError for an optimizer without a known P.
     """
     name, squares = optimizer.__name__, gradients.square().mean(dim=0)
-    if name in IDENTITY:
+    curvature = curvature_of(name)
+    if curvature == "identity":
         return identity(space, lr_mult=lr_mult)
-    if name in ELEMENTWISE:
+    if curvature == "elementwise":
         eps = float(options.get("eps", 1e-10 if name == "Adagrad" else 1e-8))
         return elementwise(space, squares, eps=eps, lr_mult=lr_mult, eps_mult=eps_mult)
-    if name in MATRIX:
+    if curvature == "matrix":
         others = elementwise(space, squares, lr_mult=lr_mult, eps_mult=eps_mult)
         momentum = gradients.mean(dim=0)
         return newton_schulz(space, momentum, lr_mult=lr_mult, others=others, **_muon_options(options))
-    raise UsageError(f"No preconditioner is known for {name}. Known: {[*IDENTITY, *ELEMENTWISE, *MATRIX]}.")
+    raise UsageError(
+        f"No preconditioner is known for {name}. Known: {[row.name for row in torch_rows() if row.curvature]}."
+    )
 
 
 def preconditioner_from_state(
@@ -164,7 +172,7 @@ def preconditioner_from_state(
             raise UsageError(f"{name} is in none of the optimizers' groups, so its step is unknown.")
         optimizer, group = where[id(tensor)]
         ratio, kind = float(group["lr"]) / base, type(optimizer).__name__
-        if kind in MATRIX:
+        if curvature_of(kind) == "matrix":
             momentum = _needed(optimizer.state[tensor], "momentum_buffer", name)
             sides[name] = _inverse_root(momentum, **_muon_options(group))
             diagonals.append(torch.full_like(tensor, ratio).sqrt())
@@ -175,7 +183,7 @@ def preconditioner_from_state(
 
 def _denominator(kind: str, state: Any, group: Mapping[str, Any], tensor: Tensor, name: str) -> Tensor:
     """What torch's step divides by, read from its state."""
-    if kind in IDENTITY:
+    if curvature_of(kind) == "identity":
         return torch.ones_like(tensor)
     if kind == "RMSprop":
         moment = _needed(state, "square_avg", name)
@@ -183,11 +191,13 @@ def _denominator(kind: str, state: Any, group: Mapping[str, Any], tensor: Tensor
         return (moment - centre).clamp(min=0).sqrt() + group["eps"]
     if kind == "Adagrad":
         return _needed(state, "sum", name).sqrt() + group["eps"]
-    if kind in ELEMENTWISE:
+    if curvature_of(kind) == "elementwise":
         moment = _needed(state, "max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq", name)
         correction = 1 - float(group["betas"][1]) ** float(state["step"])
         return (moment / correction).sqrt() + group["eps"]
-    raise UsageError(f"No preconditioner is known for {kind} ({name}). Known: {[*IDENTITY, *ELEMENTWISE, *MATRIX]}.")
+    raise UsageError(
+        f"No preconditioner is known for {kind} ({name}). Known: {[row.name for row in torch_rows() if row.curvature]}."
+    )
 
 
 def _needed(state: Mapping[str, Tensor], key: str, name: str) -> Tensor:
@@ -213,7 +223,7 @@ def _inverse_root(
     u, s, _ = svd(wide.double())
     size = norm(s).clamp(min=eps)
     slope = _slope(s / size, coefficients, steps) / size
-    gain = shape_factor(tuple(momentum.shape), adjust_lr_fn)
+    gain = OptimizerInfo.of("Muon", {"adjust_lr_fn": adjust_lr_fn}).own_factor(momentum.shape)
     return ((u * (gain * slope).clamp(min=0).sqrt()) @ u.T).to(momentum.dtype)
 
 
@@ -225,16 +235,6 @@ def _slope(x: Tensor, coefficients: tuple[float, float, float], steps: int) -> T
         square = (x * slope) ** 2
         slope = slope * (a + b * square + c * square**2)
     return slope
-
-
-def shape_factor(shape: tuple[int, ...], adjust_lr_fn: str | None) -> float:
-    """What torch.optim.Muon multiplies the LR by: sqrt(max(1, out/in)), or .2 sqrt(max(out, in))."""
-    rows, columns = shape
-    if adjust_lr_fn in (None, "original"):
-        return math.sqrt(max(1.0, rows / columns))
-    if adjust_lr_fn == "match_rms_adamw":
-        return 0.2 * math.sqrt(max(rows, columns))
-    raise UsageError(f"adjust_lr_fn={adjust_lr_fn!r}: choose None, 'original' or 'match_rms_adamw'.")
 
 
 def _on_small_side(side: Tensor, block: Tensor) -> Tensor:

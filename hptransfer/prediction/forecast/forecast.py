@@ -9,6 +9,7 @@ from typing import Any
 
 from hptransfer.core.files import Document
 from hptransfer.core.horizon import Carried
+from hptransfer.core.optimizers import torch_row
 from hptransfer.core.recipe import Scale
 from hptransfer.core.rules import scheme_named
 from hptransfer.prediction.forecast.lean import Lean
@@ -52,8 +53,8 @@ class Rules:
     """Which law carries which axis.
 
     scheme: for width and depth. batch: a rule of batch_rules, or "auto" (sqrt-capped with a known noise scale and sqrt
-    without, for sign-like optimizers; mccandlish or linear for SGD). decay: a rule of decay.py. schedule: "transfer"
-    applies the convex bound with measured shrinkage when steps or shape change; "keep" leaves the rate.
+    without, for sign-like optimizers; mccandlish or linear for gradient steps). decay: a rule of decay.py. schedule:
+    "transfer" applies the convex bound with measured shrinkage when steps or shape change; "keep" leaves the rate.
     """
 
     scheme: str = "completep"
@@ -192,8 +193,9 @@ def _carried(prediction: Prediction, axes: tuple[str, ...]) -> Prediction:
 def _batch_rule(name: str, settings: Settings, noise: Prediction | None) -> str:
     if name != "auto":
         return name
-    sgd = settings.optimizer == "SGD"
-    return ("mccandlish" if noise else "linear") if sgd else ("sqrt-capped" if noise else "sqrt")
+    row = torch_row(settings.optimizer)
+    by_gradient = row is not None and row.geometry == "gradient"
+    return ("mccandlish" if noise else "linear") if by_gradient else ("sqrt-capped" if noise else "sqrt")
 
 
 def _value(noise: Prediction | None) -> float | None:

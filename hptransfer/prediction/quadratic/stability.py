@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from hptransfer.core.errors import UsageError
-
-EMA_FAMILY = ("Adam", "AdamW", "RAdam", "NAdam")
+from hptransfer.core.optimizers import torch_row, torch_rows
 
 
 @dataclass(frozen=True)
@@ -88,23 +87,22 @@ def rule_for(optimizer: type, options: Mapping[str, Any]) -> MomentumRule:
 
     Raises UsageError for an optimizer whose step has no such rule.
     """
-    name, momentum = optimizer.__name__, float(options.get("momentum", 0.0))
-    if name == "SGD":
+    row, momentum = torch_row(optimizer.__name__), float(options.get("momentum", 0.0))
+    kind = "" if row is None else row.momentum
+    if kind == "nesterov option":
         if options.get("nesterov"):
             return nesterov(momentum)
         return heavy_ball(momentum, dampening=float(options.get("dampening", 0.0))) if momentum else gd()
-    if name in EMA_FAMILY:
+    if kind in {"corrected ema", "nadam"}:
         b = float(options.get("betas", (0.9, 0.999))[0])
-        return ema_nesterov(b, corrected=True) if name == "NAdam" else ema(b, corrected=True)
-    if name == "RMSprop":
-        return heavy_ball(momentum) if momentum else gd()
-    if name == "Adagrad":
-        return gd()
-    if name == "Muon":
+        return ema_nesterov(b, corrected=True) if kind == "nadam" else ema(b, corrected=True)
+    if kind in {"heavy ball", "none"}:
+        return heavy_ball(momentum) if momentum and kind == "heavy ball" else gd()
+    if kind == "ema nesterov":
         b = float(options.get("momentum", 0.95))
         return ema_nesterov(b) if options.get("nesterov", True) else ema(b)
-    known = ("SGD", "RMSprop", "Adagrad", "Muon", *EMA_FAMILY)
-    raise UsageError(f"No momentum rule is known for {name}. Known: {', '.join(known)}.")
+    known = [row.name for row in torch_rows() if row.momentum]
+    raise UsageError(f"No momentum rule is known for {optimizer.__name__}. Known: {', '.join(known)}.")
 
 
 def _rule(name: str, b: float, a: float, *, ahead: bool = False, corrected: bool = False) -> MomentumRule:

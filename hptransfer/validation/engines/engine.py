@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -14,7 +13,6 @@ import torch
 
 from hptransfer.core.recipe import Scale
 from hptransfer.validation.engines.lanes import LanesUnsupported, train_lanes
-from hptransfer.validation.engines.pool import Engine, Task, loop_engine
 from hptransfer.validation.engines.trainer import Trainer, scale_of
 from hptransfer.validation.records.runs import Job, Run
 
@@ -26,43 +24,41 @@ AGREEMENT = 1e-3
 
 
 @dataclass(frozen=True)
-class Made:
-    """The work of a sweep cut into tasks, the engine that does a task, and what is to be said about the choice."""
+class Lanes:
+    """How many alike jobs are trained as one at each scale (1 where a scale is not named), and what is to be said."""
 
-    tasks: list[Task]
-    engine: Engine
+    at: Mapping[Scale, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def plan_tasks(trainer: Trainer, jobs: Sequence[Job], *, engine: EngineName, workers: int) -> Made:
-    """Cut jobs, in order, into tasks: single ones for the loop, up to MAX_LANES alike ones for lanes.
+def chosen_lanes(trainer: Trainer, jobs: Sequence[Job], *, engine: EngineName, workers: int) -> Lanes:
+    """Which engine makes the runs of each scale that the jobs are of.
 
     "auto": the loop on CPU (the same bits on every machine with the same torch, and as fast there); on an accelerator
     whatever a short probe finds faster per run. "lanes": lanes wherever they work. A scale at which they do not work
     gets the loop, and a note says why.
     """
     if engine == "loop" or (engine == "auto" and trainer.device == "cpu"):
-        return Made([(job,) for job in jobs], loop_engine)
-    tasks: list[Task] = []
+        return Lanes()
+    at: dict[Scale, int] = {}
     notes: list[str] = []
-    for scale, group in itertools.groupby(jobs, key=scale_of):
-        alike = list(group)
+    for scale in dict.fromkeys(scale_of(job) for job in jobs):
+        alike = [job for job in jobs if scale_of(job) == scale]
         probe = measure(trainer, alike)
-        lanes = probe.reason is None and (engine == "lanes" or probe.lanes_seconds < probe.loop_seconds)
-        share = math.ceil(len(alike) / workers)
-        tasks += list(_alike(alike, min(probe.lanes, share))) if lanes else [(job,) for job in alike]
+        if probe.reason is None and (engine == "lanes" or probe.lanes_seconds < probe.loop_seconds):
+            at[scale] = min(probe.lanes, math.ceil(len(alike) / workers))
         notes += [_note(scale, probe)] if probe.reason is not None else []
-    return Made(tasks, lanes_engine, tuple(notes))
+    return Lanes(at, tuple(notes))
 
 
-def lanes_engine(trainer: Trainer, task: Task) -> list[Run]:
-    """Train a task's jobs as lanes, or one by one where it holds a single job or lanes fail after all."""
-    if len(task) > 1:
+def train_jobs(trainer: Trainer, jobs: Sequence[Job]) -> list[Run]:
+    """The runs of jobs that are alike: as lanes, or one by one where there is a single one or lanes fail after all."""
+    if len(jobs) > 1:
         try:
-            return train_lanes(trainer, task)
+            return train_lanes(trainer, jobs)
         except LanesUnsupported:
             pass
-    return loop_engine(trainer, task)
+    return [trainer.run(job) for job in jobs]
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,10 @@ def measure(trainer: Trainer, jobs: Sequence[Job]) -> Probe:
     brief = _brief(trainer)
     same = [job for job in jobs if (job.scheme, scale_of(job)) == (jobs[0].scheme, scale_of(jobs[0]))]
     alike = [replace(job, steps=PROBE_STEPS) for job in same[:MAX_LANES]]
-    loop_seconds, single = _timed(partial(loop_engine, brief, (alike[0],)))
+    loop_seconds, single = _timed(lambda: [brief.run(alike[0])])
     while True:
         try:
-            lanes_seconds, several = _timed(partial(train_lanes, brief, alike))
+            lanes_seconds, several = _timed(partial(train_lanes, brief, list(alike)))
             break
         except LanesUnsupported as error:
             if "OutOfMemoryError" not in str(error) or len(alike) == 1:
@@ -111,14 +107,6 @@ def _timed(make: Callable[[], list[Run]]) -> tuple[float, list[Run]]:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began, runs
-
-
-def _alike(jobs: Sequence[Job], size: int) -> Iterator[Task]:
-    """Tasks of up to `size` jobs of one scheme each."""
-    for _, group in itertools.groupby(sorted(jobs, key=lambda job: job.scheme), key=lambda job: job.scheme):
-        members = list(group)
-        for start in range(0, len(members), size):
-            yield tuple(members[start : start + size])
 
 
 def _note(scale: Scale, probe: Probe) -> str:

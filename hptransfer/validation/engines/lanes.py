@@ -21,15 +21,13 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hptransfer.core.loop import Divergence, finish, next_batch, schedule_factor, set_lrs, to_device
+from hptransfer.core.optimizers import torch_rows
 from hptransfer.core.recipe import Batch, Recipe
 from hptransfer.core.seeding import seeded
 from hptransfer.validation.engines.trainer import Trainer, run_of, scale_of
 from hptransfer.validation.records.runs import Job, Run
 
-ELEMENTWISE = frozenset(
-    getattr(torch.optim, name)
-    for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adamax", "Adadelta")
-)
+ELEMENTWISE = frozenset(getattr(torch.optim, row.name) for row in torch_rows() if row.lanes)
 """Optimizers whose step on stacked weights is each lane's own step, and proportional to the learning rate."""
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, Trial
 
-HOLDER, BEAT = "holder", "beat"
+HOLDER, BEAT, DIED = "holder", "beat", "died"
 BEAT_SECONDS, GRACE_SECONDS = 5.0, 60.0
+OVERRUN = 124
+"""The exit code of a worker whose run took longer than it may, that of timeout(1)."""
 
 
 def holder() -> dict[str, str | int]:
@@ -32,14 +36,25 @@ def is_alive(pid: int, started: str) -> bool:
 
 
 @contextlib.contextmanager
-def heartbeat(trial: Trial) -> Iterator[None]:
-    """Renew the claim on a trial every BEAT_SECONDS from a thread, as long as the block runs."""
+def heartbeat(trials: Sequence[Trial], *, timeout: float | None = None) -> Iterator[None]:
+    """Renew the claims on trials every BEAT_SECONDS from a thread, as long as the block runs.
+
+    timeout: after so many seconds the process ends with exit code OVERRUN, whatever it hangs in: nothing in Python can
+    stop a call that does not return. Its trials are then settled as those of any process that died.
+    """
     done = threading.Event()
+    until = math.inf if timeout is None else time.monotonic() + timeout
 
     def beat() -> None:
-        while not done.wait(BEAT_SECONDS):
-            with contextlib.suppress(Exception):  # a lost beat is no reason to lose the run
-                trial.set_user_attr(BEAT, time.time())
+        while not done.wait(max(0.0, min(BEAT_SECONDS, until - time.monotonic()))):
+            if time.monotonic() >= until:
+                with contextlib.suppress(Exception):
+                    for trial in trials:
+                        trial.set_user_attr(DIED, f"did not end within {timeout:g} s")
+                os._exit(OVERRUN)
+            for trial in trials:
+                with contextlib.suppress(Exception):  # a lost beat is no reason to lose the run
+                    trial.set_user_attr(BEAT, time.time())
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -53,8 +68,8 @@ def heartbeat(trial: Trial) -> Iterator[None]:
 class Watch:
     """Tells which running trials have lost their process.
 
-    Same machine: by process id, at once. Elsewhere: when the beat has not changed for GRACE_SECONDS of this process's
-    own clock, so that clocks need not agree.
+    On the same machine a process that is gone is known by its id, at once. Elsewhere, and for one that is stopped, the
+    beat tells: it has not changed for GRACE_SECONDS of this process's own clock, so that clocks need not agree.
     """
 
     def __init__(self, grace: float = GRACE_SECONDS) -> None:
@@ -62,10 +77,13 @@ class Watch:
         self.seen: dict[int, tuple[object, float]] = {}
 
     def is_stale(self, trial: FrozenTrial) -> bool:
-        """Whether a RUNNING trial's process is gone."""
+        """Whether a RUNNING trial's process is gone, or stands still."""
         held = trial.user_attrs.get(HOLDER)
         if isinstance(held, dict) and held.get("where") == _where():
-            return not is_alive(int(held["pid"]), str(held["started"]))
+            if not is_alive(int(held["pid"]), str(held["started"])):
+                return True
+            if int(held["pid"]) == os.getpid():
+                return False
         mark = (held is None, trial.user_attrs.get(BEAT), trial.datetime_start)
         before, since = self.seen.get(trial.number, (None, 0.0))
         if before != mark:
@@ -79,6 +97,7 @@ def hold(trial: Trial) -> None:
     trial.set_user_attr(HOLDER, holder())
 
 
+@functools.cache
 def _where() -> str:
     """Two processes with the same answer see the same process ids."""
     parts = [socket.gethostname()]

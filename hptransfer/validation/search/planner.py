@@ -7,13 +7,14 @@ further ones. `GridPlanner` wants every point of a grid; see zoom.py for the one
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from hptransfer.core.recipe import Scale
+from hptransfer.validation.engines.trainer import scale_of
 from hptransfer.validation.grid import Grid, job_at
 from hptransfer.validation.records.runs import Job, Key, Run
 
@@ -27,6 +28,10 @@ class Planner(Protocol):
         """The jobs to do now, the most urgent first, none of them in `runs`; none at all where the search is over."""
         ...
 
+    def chosen(self, runs: Runs) -> list[Job]:
+        """The jobs that the search has been made of so far, some of which `runs` may lack."""
+        ...
+
 
 @dataclass(frozen=True)
 class Fixed:
@@ -37,6 +42,30 @@ class Fixed:
     def wanted(self, runs: Runs) -> list[Job]:
         """Those that were not run."""
         return [job for job in self.jobs if job.key not in runs]
+
+    def chosen(self, runs: Runs) -> list[Job]:
+        """All of them."""
+        return list(self.jobs)
+
+
+@dataclass(frozen=True)
+class Without:
+    """Wants what another planner wants, but in some (scheme, scale), where no run can be made."""
+
+    planner: Planner
+    broken: Collection[tuple[str, Scale]]
+
+    def wanted(self, runs: Runs) -> list[Job]:
+        """The other's jobs, those of the broken cells left out."""
+        return self.only(self.planner.wanted(runs))
+
+    def chosen(self, runs: Runs) -> list[Job]:
+        """The other's jobs, those of the broken cells left out."""
+        return self.only(self.planner.chosen(runs))
+
+    def only(self, jobs: Iterable[Job]) -> list[Job]:
+        """The jobs of cells that are not broken."""
+        return [job for job in jobs if (job.scheme, scale_of(job)) not in self.broken]
 
 
 @dataclass(frozen=True)
@@ -90,29 +119,41 @@ class GridPlanner:
     extend: float = 0.0
 
     def wanted(self, runs: Runs) -> list[Job]:
-        """The grid's jobs, as long as any is missing; the extensions after."""
-        if missing := Fixed(self.grid.jobs(self.fingerprint)).wanted(runs):
-            return missing
-        return [job for cell in cells_of(self.grid, self.fingerprint) for job in self._beyond(cell, runs)]
+        """The grid's jobs that are missing, and the extensions of the cells that have all of them."""
+        cells = cells_of(self.grid, self.fingerprint)
+        beyond = [job for cell in cells for job in self._beyond(cell, runs)]
+        return [*Fixed(self.grid.jobs(self.fingerprint)).wanted(runs), *beyond]
+
+    def chosen(self, runs: Runs) -> list[Job]:
+        """The grid's jobs, and those of the extensions."""
+        jobs = self.grid.jobs(self.fingerprint)
+        for cell in cells_of(self.grid, self.fingerprint):
+            more = [lr for lr in self._extended(cell, runs)[0] if lr not in self.grid.lrs]
+            jobs += [cell.job(lr, seed) for lr in more for seed in self.grid.seeds]
+        return jobs
 
     def _beyond(self, cell: Cell, runs: Runs) -> list[Job]:
         """The next extension of one cell, none where its best rate lies inside or the extensions are used up."""
+        return self._extended(cell, runs)[1]
+
+    def _extended(self, cell: Cell, runs: Runs) -> tuple[list[float], list[Job]]:
+        """(the rates of a cell as far as it was extended, the jobs that the next extension lacks)."""
         lrs, seeds = list(self.grid.lrs), self.grid.seeds
-        if len(lrs) < 2:
-            return []
+        if len(lrs) < 2 or cell.missing(lrs, seeds, runs):
+            return lrs, []
         ratio = 2.0 ** float(np.median(np.diff(np.log2(lrs))))
         first, last = lrs[0] * 2.0**-self.extend * (1 - 1e-6), lrs[-1] * 2.0**self.extend * (1 + 1e-6)
         while True:
             means = cell.losses(lrs, seeds, runs)
             side = _edge(means)
             if side == 0:
-                return []
+                return lrs, []
             end = max(lrs) if side > 0 else min(lrs)
             more = [lr for k in (1, 2) if first <= (lr := _rounded(end * ratio ** (side * k))) <= last]
             if not more:
-                return []
+                return lrs, []
             if missing := cell.missing(more, seeds, runs):
-                return missing
+                return lrs, missing
             lrs = sorted([*lrs, *more])
 
 

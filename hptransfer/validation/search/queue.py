@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hptransfer.validation.records.runs import Key, Run
-from hptransfer.validation.search.lease import BEAT, HOLDER, Watch, heartbeat, hold
-from hptransfer.validation.search.storage import quiet, release
+from hptransfer.validation.search.lease import BEAT, DIED, HOLDER, Watch, heartbeat, hold
+from hptransfer.validation.search.storage import release
 
-KEY, RUNS, RETRY = "key", "runs", "retry"
+KEY, RUNS, RETRY, KIND = "key", "runs", "retry", "kind"
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-RECOVER_SECONDS = 2.0
 MAX_DEATHS = 3
 """A trial whose process died this often is given up as failed."""
+
+Do = Callable[[Sequence[Trial]], Sequence[Sequence[Run]]]
+"""Makes the runs of trials that are alike: for each its runs."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A trial that is wanted. kind: trials of the same kind may be done as one. params, with their distributions, are
+    fixed; where they have none yet they are what the sampler will be asked to suggest.
+    """
+
+    key: Key
+    params: Mapping[str, Any]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
+    kind: str = ""
 
 
 class TrialQueue:
@@ -32,19 +49,41 @@ class TrialQueue:
     killed in between loses nothing.
     """
 
-    def __init__(self, study: optuna.Study, storage: RDBStorage, watch: Watch | None = None) -> None:
+    def __init__(self, study: optuna.Study, storage: BaseStorage, watch: Watch | None = None) -> None:
         self.study, self.storage, self.watch = study, storage, watch or Watch()
+        self._waiting: deque[FrozenTrial] = deque()
+        self._read: set[int] = set()
+
+    @property
+    def pause(self) -> float:
+        """Seconds after which it is no burden to look again: a file is at hand, a server has other clients."""
+        return 0.1 if isinstance(self.storage, JournalStorage) else 0.5
 
     def trials(self, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
         """The trials as they are now."""
-        return self.study.get_trials(deepcopy=False, states=states)
+        return self.study.get_trials(deepcopy=False, states=tuple(states) if states else None)
 
-    def add(self, wanted: Iterable[tuple[Key, Mapping[str, Any], Mapping[str, Any]]]) -> None:
-        """Enqueue every (key, params, attributes) that is not waiting, running or done; failed ones once more."""
+    def add(self, items: Iterable[Item]) -> None:
+        """Enqueue every item whose key is not waiting, running or done; failed ones once more."""
         taken = {t.user_attrs.get(KEY) for t in self.trials((*OPEN, *DONE))}
-        for key, params, attributes in wanted:
-            if key not in taken:
-                self.study.enqueue_trial(dict(params), user_attrs={**attributes, KEY: key})
+        for item in items:
+            if item.key not in taken:
+                self._enqueue(item)
+
+    def _enqueue(self, item: Item) -> None:
+        attributes = {**item.attributes, KEY: item.key, KIND: item.kind}
+        if not item.distributions:
+            self.study.enqueue_trial(dict(item.params), user_attrs=attributes)
+            return
+        params, spaces = dict(item.params), dict(item.distributions)
+        trial = create_trial(state=TrialState.WAITING, params=params, distributions=spaces, user_attrs=attributes)
+        self.study.add_trial(trial)
+
+    def withdraw(self) -> None:
+        """Tell every trial that still waits as failed: those of an earlier search that wanted other ones."""
+        for trial in self.trials((TrialState.WAITING,)):
+            if self._take(trial):
+                self.study.tell(trial.number, state=TrialState.FAIL)
 
     def claim(self, *, new: int = 0) -> Trial | None:
         """A trial that is now this process's own, or None where there is none to take.
@@ -52,23 +91,53 @@ class TrialQueue:
         new: how many keys the study may have in all; while there are fewer, the sampler proposes further ones.
         """
         while True:
+            while self._waiting:
+                if self._take(waiting := self._waiting.popleft()):
+                    return self._held(waiting)
             trials = self.trials()
-            waiting = next((t for t in trials if t.state == TrialState.WAITING), None)
-            if waiting is None:
+            self._waiting = deque(self._undoubled(trials))
+            if not self._waiting:
                 return self._propose(new) if len(_live(trials)) < new else None
-            if not self._take(waiting):
-                continue  # another process was quicker: look again
-            trial = Trial(self.study, waiting._trial_id)
-            hold(trial)
-            if not _is_done_elsewhere(waiting, trials):
-                return trial
-            self.study.tell(trial, state=TrialState.FAIL)
+
+    def alike(self, trial: Trial, count: int) -> list[Trial]:
+        """Up to `count` further trials of the same kind, now this process's own."""
+        kind, claimed = trial.user_attrs.get(KIND), []
+        for waiting in [t for t in self._waiting if t.user_attrs.get(KIND) == kind]:
+            if len(claimed) == count:
+                break
+            self._waiting.remove(waiting)
+            if self._take(waiting):
+                claimed.append(self._held(waiting))
+        return claimed
+
+    def _held(self, waiting: FrozenTrial) -> Trial:
+        trial = Trial(self.study, waiting._trial_id)
+        hold(trial)
+        return trial
 
     def _take(self, waiting: FrozenTrial) -> bool:
         """Turn a waiting trial into a running one; False where another process has done so, which is atomic."""
         with contextlib.suppress(UpdateFinishedTrialError):
             return self.storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING)
         return False
+
+    def _undoubled(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """The trials that wait. Of those that are enqueued twice, by two processes at once, all but one are told off.
+
+        A retry gives way to no trial with fewer deaths: that one's process is gone.
+        """
+        rivals: dict[Key, list[FrozenTrial]] = {}
+        for trial in trials:
+            if trial.state in (*OPEN, *DONE):
+                rivals.setdefault(trial.user_attrs.get(KEY, str(trial.number)), []).append(trial)
+        kept = []
+        for trial in (t for same in rivals.values() for t in same if t.state == TrialState.WAITING):
+            same = rivals[trial.user_attrs.get(KEY, str(trial.number))]
+            if not any(_goes_before(other, trial) for other in same):
+                kept.append(trial)
+            elif self._take(trial):
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        return sorted(kept, key=lambda t: (-int(t.user_attrs.get(RETRY, 0)), t.number))
 
     def _propose(self, new: int) -> Trial | None:
         """A further trial from the sampler; None where other processes have proposed enough meanwhile."""
@@ -82,32 +151,59 @@ class TrialQueue:
         self.study.tell(trial, state=TrialState.FAIL)
         return None
 
-    def work(self, trial: Trial, do: Callable[[Trial], list[Run]]) -> list[Run]:
-        """Make a claimed trial's runs, renewing the claim meanwhile, and tell the outcome."""
-        with heartbeat(trial):
-            runs = do(trial)
-        with contextlib.suppress(UpdateFinishedTrialError):  # taken for dead and asked for again: theirs will count
-            trial.set_user_attr(RUNS, [run.to_line() for run in runs])
-            self._tell(trial.number, runs)
-        return runs
+    def work(self, trials: Sequence[Trial], do: Do, *, timeout: float | None = None) -> list[Run]:
+        """Make the runs of claimed trials, renewing the claims meanwhile, and tell the outcomes."""
+        with heartbeat(trials, timeout=timeout):
+            results = do(trials)
+        for trial, runs in zip(trials, results, strict=True):
+            with contextlib.suppress(UpdateFinishedTrialError):  # taken for dead and asked for again: theirs will count
+                trial.set_user_attr(RUNS, [run.to_line() for run in runs])
+                self._tell(trial.number, runs)
+        return [run for runs in results for run in runs]
 
-    def recover(self) -> None:
-        """Settle the running trials whose process is gone: tell those that had finished, ask again for the others."""
+    def recover(self, died: Mapping[int, str] | None = None) -> None:
+        """Settle the running trials whose process is gone: tell those that had finished, ask again for the others.
+
+        died: process id -> how it ended, of this process's own children.
+        """
         for trial in self.trials((TrialState.RUNNING,)):
             if self.watch.is_stale(trial):
+                held = trial.user_attrs.get(HOLDER)
+                how = (died or {}).get(int(held["pid"]), "") if isinstance(held, dict) else ""
                 with contextlib.suppress(OptunaError, ValueError):  # another process settled it first
-                    self._settle(trial)
+                    self._settle(trial, how)
 
-    def _settle(self, trial: FrozenTrial) -> None:
-        attributes = {k: v for k, v in trial.user_attrs.items() if k not in (HOLDER, BEAT)}
-        if RUNS in attributes:
+    def _settle(self, trial: FrozenTrial, how: str) -> None:
+        """Ask for a lost trial again, then tell it as failed: whoever dies in between leaves both to be settled."""
+        if RUNS in trial.user_attrs:
             self._tell(trial.number, runs_of(trial))
             return
-        self.study.tell(trial.number, state=TrialState.FAIL)  # only one process gets past this line
+        attributes = {k: v for k, v in trial.user_attrs.items() if k not in (HOLDER, BEAT, DIED)}
         deaths = int(attributes.get(RETRY, 0)) + 1
-        if KEY in attributes and deaths < MAX_DEATHS:
-            params = trial.system_attrs.get("fixed_params", trial.params)
-            self.study.enqueue_trial(dict(params), user_attrs={**attributes, RETRY: deaths})
+        again = any(
+            t.user_attrs.get(KEY) == attributes.get(KEY) and int(t.user_attrs.get(RETRY, 0)) >= deaths
+            for t in self.trials((*OPEN, *DONE))
+        )
+        if KEY in attributes and deaths < MAX_DEATHS and not again:
+            self._ask_again(trial, {**attributes, RETRY: deaths})
+        if how and DIED not in trial.user_attrs:
+            self.storage.set_trial_user_attr(trial._trial_id, DIED, f"died with {how}")
+        self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def _ask_again(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
+        if "fixed_params" in trial.system_attrs or not trial.params:
+            params = trial.system_attrs.get("fixed_params", {})
+            self.study.enqueue_trial(dict(params), user_attrs=dict(attributes))
+            return
+        params, spaces = dict(trial.params), dict(trial.distributions)
+        state, attributes = TrialState.WAITING, dict(attributes)
+        self.study.add_trial(create_trial(state=state, params=params, distributions=spaces, user_attrs=attributes))
+
+    def lost(self, *, since: int = 0) -> dict[Key, str]:
+        """The keys whose process died each of MAX_DEATHS times, and how at the last. since: a trial's number."""
+        failed = [t for t in self.trials((TrialState.FAIL,)) if t.number >= since]
+        gone = [t for t in failed if int(t.user_attrs.get(RETRY, 0)) >= MAX_DEATHS - 1]
+        return {t.user_attrs[KEY]: t.user_attrs.get(DIED, "died") for t in gone if RUNS not in t.user_attrs}
 
     def _tell(self, number: int, runs: Sequence[Run]) -> None:
         states = {run.state for run in runs}
@@ -123,48 +219,20 @@ class TrialQueue:
         told = sorted((t for t in self.trials() if t.state.is_finished() and RUNS in t.user_attrs), key=_told)
         return {t.user_attrs[KEY]: runs_of(t) for t in told}
 
+    def news(self) -> dict[Key, list[Run]]:
+        """The runs of the trials told since this was last asked."""
+        fresh = [t for t in self.trials() if t.number not in self._read and t.state.is_finished()]
+        self._read |= {t.number for t in fresh}
+        return {t.user_attrs[KEY]: runs_of(t) for t in sorted(fresh, key=_told) if RUNS in t.user_attrs}
+
     def disconnect(self) -> None:
         """Close this process's connections, which a forked process must not share; they open again when needed."""
         release(self.storage)
 
-    def is_busy(self) -> bool:
-        """Whether a trial waits or runs."""
-        return bool(self.trials(OPEN))
-
-
-def drain(
-    queue: TrialQueue,
-    do: Callable[[Trial], list[Run]],
-    *,
-    new: int = 0,
-    patience: float = 0.0,
-    limit: int | None = None,
-    report: Callable[[list[Run]], object] | None = None,
-) -> int:
-    """Work on trials until none is left and none is running elsewhere (whose process might yet die).
-
-    patience: seconds to wait for further trials after that. limit: stop after so many. Returns how many were done.
-    """
-    done, idle_since, recovered = 0, time.monotonic(), -math.inf
-    while limit is None or done < limit:
-        with quiet():
-            if time.monotonic() - recovered > RECOVER_SECONDS:
-                queue.recover()
-                recovered = time.monotonic()
-            trial = queue.claim(new=new)
-            if trial is not None:
-                runs = queue.work(trial, do)
-                done, idle_since = done + 1, time.monotonic()
-                if report is not None:
-                    report(runs)
-            elif queue.is_busy():
-                time.sleep(0.2)
-                recovered = -math.inf
-            elif time.monotonic() - idle_since >= patience:
-                break
-            else:
-                time.sleep(min(0.5, patience))
-    return done
+    def is_busy(self, *, new: int = 0) -> bool:
+        """Whether a trial waits or runs, or the sampler is still to propose one. new: see claim."""
+        trials = self.trials()
+        return any(t.state in OPEN for t in trials) or len(_live(trials)) < new
 
 
 def runs_of(trial: FrozenTrial) -> list[Run]:
@@ -172,14 +240,14 @@ def runs_of(trial: FrozenTrial) -> list[Run]:
     return [Run.from_line(line) for line in trial.user_attrs.get(RUNS, [])]
 
 
-def _is_done_elsewhere(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
-    """Whether another trial with the key of this one, which was the first that waited, is done or running.
-
-    Two processes that enqueue the same grid at the same moment may both enqueue a key. `trials` is as of before this
-    one was taken: a twin with a lower number that still waited then would have been taken instead.
-    """
-    twins = [t for t in trials if t.user_attrs.get(KEY) == trial.user_attrs.get(KEY) and t.number != trial.number]
-    return any(t.state in (*DONE, TrialState.RUNNING) for t in twins)
+def _goes_before(other: FrozenTrial, trial: FrozenTrial) -> bool:
+    """Whether a waiting trial is not needed because of another with its key."""
+    if other.number == trial.number:
+        return False
+    if other.state in DONE:
+        return True
+    deaths = [int(t.user_attrs.get(RETRY, 0)) for t in (other, trial)]
+    return deaths[0] > deaths[1] or (deaths[0] == deaths[1] and other.number < trial.number)
 
 
 def _live(trials: Iterable[FrozenTrial]) -> dict[Key, int]:

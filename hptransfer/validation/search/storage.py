@@ -9,46 +9,50 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from hptransfer.core.errors import UsageError, bounded
 from hptransfer.core.secrets import masked
+from hptransfer.validation.search.journal import open_journal
+from hptransfer.validation.search.patience import Patient
 
 BUSY_SECONDS = 120
 """How long a process waits for another one's write to a SQLite file before it gives up."""
+KINDS = "sqlite:///FILE.db, journal:///FILE, grpc://HOST:PORT or postgresql://USER@HOST/NAME"
 
 
-def open_storage(url: str) -> RDBStorage:
-    """The storage at an Optuna URL: sqlite:///FILE, postgresql://..., mysql://...; its tables are made where missing.
+def open_storage(url: str) -> BaseStorage:
+    """The storage at a URL; its tables are made where missing.
 
-    A SQLite file is put in write-ahead mode, and each of its transactions takes the write lock at its start: Optuna
-    relies on row locks for "this trial is mine now", which SQLite does not have.
-    Raises UsageError, on one line, where the URL is none or the database cannot be reached or is no Optuna storage.
+    url: any Optuna database URL (sqlite:///FILE, postgresql://..., mysql://...); journal:///FILE, Optuna's journal in
+    one file; grpc://HOST:PORT, a server made with optuna.storages.run_grpc_proxy_server; or a directory, which is the
+    journal of a check with that `out`. A server that goes away is waited for (see patience.py).
+    Raises UsageError, on one line, where the URL is none or the storage cannot be reached or is no Optuna storage.
     """
     target = _parsed(url)
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if target.get_backend_name() == "sqlite":
-        _make_parent(target)
-        options = {"connect_args": {"timeout": BUSY_SECONDS, "isolation_level": None}}
-    text = target.render_as_string(hide_password=False)
     try:
         with quiet():
-            storage = RDBStorage(text, engine_kwargs=options)
-            if target.get_backend_name() == "sqlite":
-                _serialise(storage.engine)
+            storage = _opened(target)
             storage.get_all_studies()
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"Cannot use storage {target.render_as_string()}: {_reason(error)}") from error
-    return storage
+    if target.get_backend_name() in ("sqlite", "journal"):
+        return storage
+    return Patient(storage)  # pyright: ignore[reportAbstractUsage]
 
 
-def release(storage: RDBStorage) -> None:
+def release(storage: BaseStorage) -> None:
     """Close this process's connections, as one must before forking; they are opened again when needed."""
-    storage.remove_session()
-    storage.engine.dispose()
+    inner = storage.inner if isinstance(storage, Patient) else storage
+    database = getattr(inner, "_backend", inner)  # what optuna.storages.get_storage wraps in a cache
+    if isinstance(database, RDBStorage):
+        database.remove_session()
+        database.engine.dispose()
 
 
 @contextlib.contextmanager
@@ -62,12 +66,45 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+def journal_url(directory: Path) -> str:
+    """The URL of the journal that a check keeps in its `out` directory."""
+    return f"journal:///{directory.absolute() / 'trials.journal'}"
+
+
+def _opened(target: URL) -> BaseStorage:
+    kind = target.get_backend_name()
+    if kind == "journal":
+        return open_journal(Path(target.database or ""))
+    if kind == "grpc":
+        return _proxy(target)
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if kind == "sqlite":
+        _make_parent(target)
+        options = {"connect_args": {"timeout": BUSY_SECONDS, "isolation_level": None}}
+    database = RDBStorage(target.render_as_string(hide_password=False), engine_kwargs=options)
+    if kind == "sqlite":
+        _serialise(database.engine)
+    return get_storage(database)
+
+
+def _proxy(target: URL) -> BaseStorage:
+    if importlib.util.find_spec("grpc") is None:
+        raise ImportError("No module named 'grpc'")
+    from optuna.storages import GrpcStorageProxy
+
+    storage = GrpcStorageProxy(host=target.host or "localhost", port=target.port or 13000)
+    storage.wait_server_ready(timeout=20)
+    return storage
+
+
 def _parsed(url: str) -> URL:
+    if url and "://" not in url and Path(url).is_dir():
+        url = journal_url(Path(url))
     try:
         target = make_url(url)
     except (ArgumentError, ValueError, AttributeError) as error:
         raise UsageError(
-            f"storage={masked(str(url))!r} is not a database URL. Use sqlite:///FILE.db, or postgresql://USER@HOST/NAME."
+            f"storage={masked(str(url))!r} is not a database URL. Use {KINDS}, or the directory of a check."
         ) from error
     missing = importlib.util.find_spec("psycopg2") is None and importlib.util.find_spec("psycopg") is not None
     if target.drivername == "postgresql" and missing:
@@ -85,7 +122,10 @@ def _make_parent(target: URL) -> None:
 
 
 def _serialise(engine: Engine) -> None:
-    """Write-ahead mode for every new connection; every transaction BEGINs IMMEDIATE, so claims are atomic."""
+    """Write-ahead mode for every new connection; every transaction BEGINs IMMEDIATE, so claims are atomic.
+
+    Optuna relies on row locks for "this trial is mine now", which SQLite does not have.
+    """
 
     @event.listens_for(engine, "connect")
     def _(connection: Any, record: Any) -> None:
@@ -107,5 +147,5 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     text = bounded(masked(str(getattr(error, "orig", None) or error))) or type(error).__name__
     if isinstance(error, ImportError):
-        return f"{text}. Install its driver (pip install 'hptransfer[postgres]' for PostgreSQL)."
+        return f"{text}. Install its driver (pip install 'hptransfer[postgres]' for PostgreSQL, grpcio for gRPC)."
     return f"{text.rstrip('.')}. Check the URL, that the server runs and that you may write to it."

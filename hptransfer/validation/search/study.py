@@ -17,9 +17,9 @@ from hptransfer.core.secrets import masked
 from hptransfer.validation.grid import Grid, checked_lrs, grid_of
 from hptransfer.validation.records.identity import fingerprint
 from hptransfer.validation.records.runs import Run
-from hptransfer.validation.search.queue import RUNS, TrialQueue, runs_of
+from hptransfer.validation.search.queue import RUNS, Item, TrialQueue, runs_of
 from hptransfer.validation.search.storage import quiet
-from hptransfer.validation.search.team import run_team
+from hptransfer.validation.search.team import Team
 from hptransfer.validation.search.tune import Proxy, Pruning, Space, TuneWork, transferred_guess
 from hptransfer.validation.sweep import Sweep
 
@@ -145,8 +145,8 @@ def _tuned(url: str, work: TuneWork, guess: float, workers: int) -> tuple[TrialQ
     with quiet():
         queue = work.open(url)
         if not queue.trials():
-            queue.add([("trial guess", {"lr": guess}, {})])
-        run_team(url, queue, work, workers=workers, label=work.name)
+            queue.add([Item("trial guess", {"lr": guess})])
+        Team(url, queue, work, workers, label=work.name, total=work.new).run(lambda: (), lambda told: None)
         done = [t for t in queue.trials((TrialState.COMPLETE,)) if t.value is not None]
     best = min(done, key=lambda t: t.value or 0.0, default=None)
     if best is None:

@@ -1,12 +1,13 @@
-"""Several processes on one queue of trials: started, watched, replaced when they die, counted on a bar."""
+"""One process that hands out what a search wants, and the workers that do it: watched, and replaced when they die."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial
@@ -15,18 +16,20 @@ from tqdm import tqdm
 
 from hptransfer.core.errors import UsageError, bounded
 from hptransfer.core.secrets import masked
-from hptransfer.validation.engines.pool import process_context, started
-from hptransfer.validation.records.runs import Run
-from hptransfer.validation.search.queue import RUNS, TrialQueue, drain
+from hptransfer.validation.engines.process import death, ended, process_context, started
+from hptransfer.validation.records.runs import Key, Run
+from hptransfer.validation.search.drain import FIRST_PAUSE, RECOVER_SECONDS, Drain
+from hptransfer.validation.search.queue import Item, TrialQueue
 from hptransfer.validation.search.storage import open_storage, quiet, release
 
-POLL_SECONDS = 0.5
+AHEAD = 64
+"""Trials that wait in the storage at a time, at least: reading those that wait costs the more the more there are."""
 MAX_FRUITLESS = 3
-"""Give up when this many workers died in a row without a single trial told in between."""
+"""Give up when this many workers died in a row without holding a trial."""
 
 
 class Work(Protocol):
-    """What a worker does with trials: opens the study it belongs to, and makes a trial's runs."""
+    """What a worker does with trials: opens the study they belong to, and makes the runs of those that are alike."""
 
     @property
     def device(self) -> str: ...
@@ -34,62 +37,130 @@ class Work(Protocol):
     @property
     def new(self) -> int: ...
 
+    @property
+    def timeout(self) -> float | None: ...
+
     def open(self, url: str) -> TrialQueue: ...
 
-    def __call__(self, trial: Trial) -> list[Run]: ...
+    def lanes(self, trial: Trial) -> int: ...
+
+    def __call__(self, trials: Sequence[Trial]) -> Sequence[Sequence[Run]]: ...
 
 
-def run_team(url: str, queue: TrialQueue, work: Work, *, workers: int, label: str) -> None:
-    """Work on a study until no trial waits or runs, here or elsewhere. queue: its trials, open in this process.
+Wanted = Callable[[], Sequence[Item]]
+"""What is to be done now, the most urgent first; nothing where the search is over."""
+Told = Callable[[Mapping[Key, Sequence[Run]]], object]
+"""Takes the runs of the trials that were told, by key."""
 
-    Raises UsageError where the database is lost, or workers die one after the other.
+
+def drain_of(queue: TrialQueue, work: Work, **choices: Any) -> Drain:
+    """A process's way through the queue of some work."""
+    return Drain(queue, work, new=work.new, lanes=work.lanes, timeout=work.timeout, **choices)
+
+
+@dataclass
+class Team:
+    """Does what a search wants with `workers` processes of this machine, and with any that join from elsewhere.
+
+    queue: the trials at `url`, open in this process. lost: makes the runs of a key whose process died every time, from
+    how it died. total: trials the bar counts to, where it is known.
     """
-    with lost_database(url), quiet():
-        total = max(len(queue.trials()), work.new)
-        with tqdm(total=total, desc=label, unit="trial", file=sys.stderr, disable=None, leave=False) as bar:
-            if workers == 1:
-                drain(queue, work, new=work.new, report=lambda _: bar.update())
+
+    url: str
+    queue: TrialQueue
+    work: Work
+    workers: int
+    lost: Callable[[Key, str], Sequence[Run]] = lambda key, how: ()
+    label: str = ""
+    total: int | None = None
+    processes: list[Any] = field(default_factory=list)
+
+    def run(self, wanted: Wanted, told: Told) -> None:
+        """Go on until nothing is wanted, and no trial waits or runs here or elsewhere.
+
+        Raises UsageError where the database is lost, or workers die one after the other.
+        """
+        with lost_database(self.url), quiet():
+            self.first = len(self.queue.trials())
+            with tqdm(total=self.total, desc=self.label, unit="run", file=sys.stderr, disable=None, leave=False) as bar:
+                steps = self._alone(wanted) if self.workers == 1 else self._together(wanted)
+                for runs in steps:
+                    told(runs)
+                    bar.update(len(runs))
+
+    def _handed_out(self, wanted: Wanted) -> bool:
+        """Enqueue what is wanted now; whether there is anything."""
+        items = wanted()
+        if items:
+            self.queue.add(items[: max(AHEAD, 4 * self.workers)])
+        return bool(items)
+
+    def _news(self) -> Mapping[Key, Sequence[Run]]:
+        given_up = {key: self.lost(key, how) for key, how in self.queue.lost(since=self.first).items()}
+        return {**given_up, **self.queue.news()}
+
+    def _alone(self, wanted: Wanted) -> Iterator[Mapping[Key, Sequence[Run]]]:
+        """Do everything in this process; what others do with the queue counts too."""
+        drain, pause, recovered = drain_of(self.queue, self.work), FIRST_PAUSE, 0.0
+        while True:
+            if time.monotonic() - recovered > RECOVER_SECONDS:
+                self.queue.recover()
+                recovered = time.monotonic()
+            runs = self._news()
+            yield runs
+            more = self._handed_out(wanted)
+            if drain.one() is not None or runs:
+                pause = FIRST_PAUSE
+            elif not more and not self.queue.is_busy(new=self.work.new):
+                return
             else:
-                _supervise(url, work, queue, workers, lambda told: bar.update(told - bar.n))
+                time.sleep(pause)
+                pause = min(2 * pause, self.queue.pause)
 
+    def _together(self, wanted: Wanted) -> Iterator[Mapping[Key, Sequence[Run]]]:
+        """Hand out, and keep the workers alive."""
+        self._handed_out(wanted)
+        context, fruitless, pause, recovered = process_context(self.work.device), 0, FIRST_PAUSE, time.monotonic()
+        self.queue.disconnect()
+        self.processes = [self._start(context) for _ in range(self.workers)]
+        try:
+            while True:
+                died = self._dead()
+                if died or time.monotonic() - recovered > RECOVER_SECONDS:
+                    self.queue.recover({process.pid: death(process.exitcode) for process in died})
+                    recovered = time.monotonic()
+                runs = self._news()
+                yield runs
+                fruitless = 0 if runs else fruitless + len(died)
+                if fruitless >= MAX_FRUITLESS * self.workers:
+                    raise UsageError(
+                        f"{fruitless} worker processes died in a row (the last with {death(died[-1].exitcode)}) "
+                        "without a trial finished; finished trials are kept. Use workers=1 to see why."
+                    )
+                if not self._handed_out(wanted) and not self.queue.is_busy(new=self.work.new):
+                    return
+                if died:
+                    self.queue.disconnect()
+                    self.processes += [self._start(context) for _ in died]
+                pause = FIRST_PAUSE if runs else min(2 * pause, self.queue.pause)
+                time.sleep(pause)
+        finally:
+            ended(self.processes)
+            self.processes = []
 
-def _supervise(url: str, work: Work, queue: TrialQueue, workers: int, show: Callable[[int], object]) -> None:
-    context, fruitless, told = process_context(work.device), 0, _told(queue)
-    queue.disconnect()
-    team = [started(context, _serve, (url, work)) for _ in range(workers)]
-    try:
-        while team:
-            time.sleep(POLL_SECONDS)
-            queue.recover()
-            now = _told(queue)
-            show(now)
-            gone = [process for process in team if not process.is_alive()]
-            team = [process for process in team if process.is_alive()]
-            died = [process for process in gone if process.exitcode]
-            fruitless, told = (0 if now > told else fruitless) + len(died), max(told, now)
-            if fruitless >= MAX_FRUITLESS:
-                raise UsageError(
-                    f"{fruitless} worker processes died in a row (the last with exit code {died[-1].exitcode}) without "
-                    "a trial finished; finished trials are kept. Use workers=1 to see why."
-                )
-            if died:
-                queue.disconnect()
-                team += [started(context, _serve, (url, work)) for _ in died]
-    finally:
-        for process in team:
-            process.terminate()
-        for process in team:
-            process.join()
+    def _start(self, context: Any) -> Any:
+        return started(context, _serve, (self.url, self.work))
+
+    def _dead(self) -> list[Any]:
+        """The workers that ended, which none does by itself; they are taken off the list."""
+        dead = [process for process in self.processes if not process.is_alive()]
+        self.processes = [process for process in self.processes if process.is_alive()]
+        return dead
 
 
 def _serve(url: str, work: Work) -> None:
-    queue = work.open(url)
-    drain(queue, work, new=work.new)
-    queue.disconnect()
-
-
-def _told(queue: TrialQueue) -> int:
-    return sum(RUNS in trial.user_attrs for trial in queue.trials())
+    """A worker's life: trial after trial until its parent ends it."""
+    drain_of(work.open(url), work, patience=float("inf")).all()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -19,8 +19,8 @@ from hptransfer.core.files import encode
 from hptransfer.core.recipe import Recipe
 from hptransfer.validation.engines.trainer import CONTROL, Pruned, Trainer, failed
 from hptransfer.validation.records.runs import Job, Run
+from hptransfer.validation.search.jobs import open_queue
 from hptransfer.validation.search.queue import TrialQueue
-from hptransfer.validation.search.shared import open_queue
 
 Space = Callable[[Trial, Recipe], Recipe]
 """The user's search space: suggests what it likes from the trial and returns the recipe with it put in."""
@@ -63,6 +63,7 @@ class TuneWork:
     new: int
     space: Space | None = None
     sampler: BaseSampler | None = None
+    timeout: float | None = None
     pruner: optuna.pruners.BasePruner = field(default_factory=lambda: optuna.pruners.MedianPruner(n_warmup_steps=3))
 
     @property
@@ -79,7 +80,15 @@ class TuneWork:
             queue.study.set_user_attr(TRIALS, self.new)
         return queue
 
-    def __call__(self, trial: Trial) -> list[Run]:
+    def lanes(self, trial: Trial) -> int:
+        """A trial is done by itself."""
+        return 1
+
+    def __call__(self, trials: Sequence[Trial]) -> list[list[Run]]:
+        """The runs of each trial."""
+        return [self._runs(trial) for trial in trials]
+
+    def _runs(self, trial: Trial) -> list[Run]:
         """A run per seed, up to the first that diverges or is pruned.
 
         The sampler is seeded by the trial's number, so that no two workers, and no resumed one, draw the same.

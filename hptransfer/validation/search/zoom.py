@@ -15,7 +15,7 @@ from hptransfer.core.recipe import Axis
 from hptransfer.validation.engines.trainer import CONTROL
 from hptransfer.validation.grid import Grid
 from hptransfer.validation.records.runs import Job
-from hptransfer.validation.search.planner import Cell, Runs
+from hptransfer.validation.search.planner import Cell, Runs, cells_of
 
 OCTAVE = 2
 """Steps of the lattice of rates in an octave."""
@@ -41,6 +41,13 @@ class ZoomPlanner:
         jobs = [job for scheme in self.grid.schemes for job in self._of(scheme, runs)]
         return sorted(jobs, key=lambda job: -(getattr(job, self.axis) or 0))
 
+    def chosen(self, runs: Runs) -> list[Job]:
+        """The jobs on the lattice that were run."""
+        first, last = self.bounds
+        cells = cells_of(self.grid, self.fingerprint)
+        lrs = [self.rate(step) for step in range(first, last + 1)]
+        return [job for cell in cells for lr in lrs for s in self.grid.seeds if (job := cell.job(lr, s)).key in runs]
+
     def _of(self, scheme: str, runs: Runs) -> list[Job]:
         """What one scheme's cells want; a cell waits until there is a smaller one to start from."""
         jobs: list[Job] = []
@@ -52,7 +59,7 @@ class ZoomPlanner:
             missing, best = search.sought(starts)
             if missing or best is None:
                 jobs += missing
-                if not centres:
+                if missing and not centres:
                     break
                 continue
             missing, fine = search.refined(best)

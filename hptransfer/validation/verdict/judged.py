@@ -44,8 +44,11 @@ def judged(
         if lr is not None
     }
     gaps = comparisons.loss_gaps(fits[scheme], fits[control], base_size=base) if control else []
-    parts = {"drift": drifts[scheme], "regret": regrets.get(scheme), "gaps": gaps}
-    verdict, reasons = judge.verdict_of(judge.findings(fits[scheme], fits.get(control or "", []), tolerance, **parts))
+    against = fits.get(control or "", [])
+    findings = judge.findings(
+        fits[scheme], against, tolerance, drift=drifts[scheme], regret=regrets.get(scheme), gaps=gaps
+    )
+    verdict, reasons = judge.verdict_of(findings)
     every = [fit for own in fits.values() for fit in own]
     return Judged(
         *(verdict, reasons, tuple(optima(every)), tuple(drifts.values()), tuple(regrets.values()), tuple(gaps)),

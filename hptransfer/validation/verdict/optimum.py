@@ -184,7 +184,8 @@ class Fit:
             return ""
         if len(self.curve.failed):
             return "failed"
-        if len(self.curve.log2_lrs) == 0:
+        tally = self.curve.tally
+        if len(self.curve.log2_lrs) == 0 and not 0 < tally.diverged == tally.total:  # a search may stop at one seed
             return "not run"
         return "pruned" if self.curve.tally.pruned else "diverged"
 

@@ -34,6 +34,9 @@ class AdEMAMix(torch.optim.Optimizer):
                 p.sub_(group["lr"] * (update + group["weight_decay"] * p))
 
 
+hpt.register_optimizer(AdEMAMix, like="AdEMAMix")
+
+
 def shrinkage(cls, width: int, **options) -> dict[str, float]:
     """Parameter -> 1 - |after| / |before| of one step at zero gradient, under the plan for this width."""
     model, x = seeded(MLP, width), batches("mlp", 1)[0][0]

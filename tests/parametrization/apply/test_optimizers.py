@@ -60,6 +60,7 @@ class Plain(torch.optim.Optimizer):
                 p.add_(p.grad, alpha=-group["lr"])
 
 
+hpt.register_optimizer(Lion, "sign", decay="decoupled")
 optim = torch.optim
 CASES = {
     "sgd": (optim.SGD, {"lr": 0.1}),

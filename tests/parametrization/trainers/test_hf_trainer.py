@@ -79,6 +79,12 @@ def test_resuming_verifies_the_plan(plan, tmp_path):
         mine.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
+def test_a_given_model_that_was_not_scaled_is_refused(plan, tmp_path):
+    trainer = Trainer(model=llama(64), args=arguments(tmp_path), train_dataset=DATA, plan=plan)
+    with pytest.raises(hpt.UsageError, match=r"weights were not scaled: the rms of 'lm_head.weight'.*model_init"):
+        trainer.train()
+
+
 def test_another_optimizer_than_the_plans_is_refused(plan, tmp_path):
     trainer = Trainer(model=llama(64), args=arguments(tmp_path, optim="sgd"), train_dataset=DATA, plan=plan)
     with pytest.raises(hpt.UsageError, match=r"trains with SGD \(args.optim\), but the plan was made for AdamW"):

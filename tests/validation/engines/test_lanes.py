@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hptransfer.validation.engines import engine as engine_module
-from hptransfer.validation.engines.engine import measure, plan_tasks
+from hptransfer.validation.engines.engine import chosen_lanes, measure
 from hptransfer.validation.engines.lanes import ELEMENTWISE, LanesUnsupported, train_lanes
 from hptransfer.validation.engines.trainer import Trainer
 from hptransfer.validation.grid import grid_of
@@ -122,8 +122,8 @@ def test_what_cannot_be_batched_falls_back_to_the_loop_and_says_so(changes, reas
     trainer, jobs = Trainer(given), grid_of(given, schemes=["sp"]).jobs("")
     with pytest.raises(LanesUnsupported, match=reason):
         train_lanes(trainer, jobs[:6])
-    made = plan_tasks(trainer, jobs, engine="lanes", workers=1)
-    assert all(len(task) == 1 for task in made.tasks) and len(made.notes) == 2
+    lanes = chosen_lanes(trainer, jobs, engine="lanes", workers=1)
+    assert not lanes.at and len(lanes.notes) == 2
     runs = run_sweep(given, schemes=["sp"], engine="lanes", workers=1)
     assert {run.engine for run in runs} == {"loop"} and all(run.finished for run in runs)
     assert "one by one, not in lanes" in capfd.readouterr().err
@@ -147,12 +147,12 @@ def test_lanes_on_processes_are_the_loops_runs():
 
 def test_on_cpu_the_loop_is_chosen_and_on_an_accelerator_what_is_faster(monkeypatch):
     trainer, jobs = Trainer(recipe), grid_of(recipe).jobs("")
-    assert all(len(task) == 1 for task in plan_tasks(trainer, jobs, engine="auto", workers=1).tasks)
+    assert not chosen_lanes(trainer, jobs, engine="auto", workers=1).at
     monkeypatch.setattr(trainer, "device", "elsewhere")
-    for lanes_seconds, size in ((0.1, 6), (2.0, 1)):
+    for lanes_seconds, size in ((0.1, {6}), (2.0, set())):
         probe = partial(engine_module.Probe, 1.0, lanes_seconds, 64, None)
         monkeypatch.setattr(engine_module, "measure", lambda *_, probe=probe: probe())
-        assert {len(task) for task in plan_tasks(trainer, jobs, engine="auto", workers=1).tasks} == {size}
+        assert set(chosen_lanes(trainer, jobs, engine="auto", workers=2).at.values()) == size
 
 
 def test_the_probe_measures_both_engines_and_finds_them_equal():

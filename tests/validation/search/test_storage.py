@@ -18,9 +18,10 @@ from optuna.trial import TrialState
 from hptransfer.core.errors import UsageError
 from hptransfer.validation.engines.trainer import Trainer
 from hptransfer.validation.search import lease
+from hptransfer.validation.search.drain import Drain
+from hptransfer.validation.search.jobs import open_queue
 from hptransfer.validation.search.lease import BEAT, HOLDER, Watch, is_alive
-from hptransfer.validation.search.queue import KEY, RETRY, RUNS, TrialQueue, drain
-from hptransfer.validation.search.shared import open_queue
+from hptransfer.validation.search.queue import KEY, RETRY, RUNS, Item, TrialQueue
 from hptransfer.validation.search.storage import open_storage
 from hptransfer.validation.transfer import transfer_check
 from tests.cases import validation as cases
@@ -35,7 +36,12 @@ def queue_at(path: Path, name: str = "q") -> TrialQueue:
 
 
 def wanted(count: int):
-    return [(f"key {i}", {"lr": 0.1 * (i + 1)}, {}) for i in range(count)]
+    return [Item(f"key {i}", {"lr": 0.1 * (i + 1)}) for i in range(count)]
+
+
+def drain(queue: TrialQueue, do) -> int:
+    """Work through the queue, trial by trial; how many there were."""
+    return Drain(queue, lambda trials: [do(trial) for trial in trials]).all()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,7 @@ def _claim_all(directory: Path, out: Path) -> None:
     with open(out, "w") as file:
         while (trial := queue.claim()) is not None:
             file.write(f"{trial.number}\n")
-            queue.work(trial, lambda _: [RUN])
+            queue.work([trial], lambda _: [[RUN]])
 
 
 def test_four_processes_share_a_sqlite_file_without_a_lock_error_or_a_trial_run_twice(tmp_path):
@@ -203,7 +209,7 @@ def test_the_claim_is_renewed_while_a_run_lasts(tmp_path, monkeypatch):
     queue.add(wanted(1))
     trial = queue.claim()
     assert trial is not None
-    queue.work(trial, lambda t: [RUN] if not time.sleep(0.3) else [])
+    queue.work([trial], lambda t: [[RUN]] if not time.sleep(0.3) else [])
     assert queue.trials()[0].user_attrs[BEAT] > 0
 
 
