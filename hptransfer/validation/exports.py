@@ -98,12 +98,16 @@ def _json(name: str, text: str) -> Any:
 
 
 def _objects(name: str, data: Any) -> list[Mapping[str, Any]]:
-    if isinstance(data, Mapping):  # {"trials": [...]} or the like
-        lists = [value for value in cast(Mapping[str, Any], data).values() if isinstance(value, list)]
-        data = lists[0] if len(lists) == 1 and not {"lr", "loss"} & set(cast(Mapping[str, Any], data)) else [data]
-    if not isinstance(data, list) or not all(isinstance(item, Mapping) for item in cast(list[Any], data)):
+    items: list[Any] = [data]
+    if isinstance(data, Mapping):  # {"trials": [...]} or the like, or one run
+        record = cast(Mapping[str, Any], data)
+        lists = [cast(list[Any], value) for value in record.values() if isinstance(value, list)]
+        items = lists[0] if len(lists) == 1 and not {"lr", "loss"} & set(record) else [record]
+    elif isinstance(data, list):
+        items = cast(list[Any], data)
+    if not all(isinstance(item, Mapping) for item in items):
         raise UsageError(f"{name} is no list of JSON objects, one a run.")
-    return cast(list[Mapping[str, Any]], data)
+    return cast(list[Mapping[str, Any]], items)
 
 
 def _csv(name: str, text: str) -> list[Mapping[str, Any]]:
@@ -141,13 +145,22 @@ def _dict(value: Any) -> Mapping[str, Any] | None:
     if not (isinstance(value, str) and value.strip()[:1] == "{" and value.strip()[-1:] == "}"):
         return None
     text = value.strip()
-    for read in (json.loads, lambda t: ast.literal_eval(re.sub(r"(?<![\w'\"])(-?)(nan|inf)\b", r"\g<1>1e999", t))):
+    for read in (_json_text, _python_text):
         try:
             inner = read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
         return cast(Mapping[str, Any], inner) if isinstance(inner, dict) else None
     return None
+
+
+def _json_text(text: str) -> object:
+    return json.loads(text)
+
+
+def _python_text(text: str) -> object:
+    """A dict as Python prints it, nan and inf included."""
+    return ast.literal_eval(re.sub(r"(?<![\w'\"])(-?)(nan|inf)\b", r"\g<1>1e999", text))
 
 
 def number(text: str) -> float:

@@ -109,7 +109,7 @@ def chosen(table: Table, given: Mapping[str, str], *, axis: str | None) -> Chose
     for ours in NAMES:
         if ours not in columns and (known := _known(table, ours, taken=columns.values())) is not None:
             columns[ours] = known
-    named = cast(Axis | None, axis)
+    named = axis
     if "size" in given:
         column = table.column(given["size"])
         named = named or _axis_of(column)
@@ -138,7 +138,9 @@ def _axis_of(column: Column) -> Axis:
 
 
 def _varying(table: Table, columns: Mapping[str, Column]) -> Axis:
-    varying = [a for a in AXES if a in columns and len({row[columns[a].header] for row in table.rows} - {""}) > 1]
+    varying: list[Axis] = [
+        a for a in AXES if a in columns and len({row[columns[a].header] for row in table.rows} - {""}) > 1
+    ]
     if len(varying) == 1:
         return varying[0]
     what = f"{', '.join(varying)} vary" if varying else "no width, depth, batch or tokens varies"

@@ -65,7 +65,7 @@ class Regret:
     """The loss at the largest size at the smallest size's optimal LR, less that size's own best loss.
 
     low, high: 90% interval. loss is inf where the transferred LR diverges. lr: the transferred LR. shift: what a rate
-    off by the tolerance costs at that size, nan where it is not known.
+    off by 1.5 tolerances costs at that size, nan where it is not known.
     """
 
     scheme: str

@@ -14,6 +14,9 @@ import numpy as np
 from hptransfer.validation.records.results import Drift, LossGap, Regret, SizePair
 from hptransfer.validation.verdict.optimum import NORMAL, Curve, Fit, half_width, strictness, variance
 
+SHIFT = 1.5
+"""In tolerances: the shift of a rate whose cost a regret must be known to better than."""
+
 
 def drift_between(small: Fit, large: Fit, alike: Sequence[Fit], *, tests: int = 1) -> Drift:
     """How far the optimum moved from one size to another, in octaves.
@@ -43,9 +46,8 @@ def regret_of(small: Fit, large: Fit, *, lr: float, tolerance: float) -> Regret:
     run with it diverged.
     """
     scheme, seeds, at = large.curve.scheme, large.curve.seeds, math.log2(lr)
-    shift = max(
-        (h for s in (-1, 1) if math.isfinite(h := large.height(large.log2_lr + s * tolerance))), default=math.nan
-    )
+    shifted = [large.height(large.log2_lr + side * SHIFT * tolerance) for side in (-1, 1)]
+    shift = max((height for height in shifted if math.isfinite(height)), default=math.nan)
     if _diverges(large, at):
         return Regret(scheme, math.inf, math.inf, math.inf, lr, shift)
     loss = large.height(at)

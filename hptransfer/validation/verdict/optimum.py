@@ -30,6 +30,8 @@ from hptransfer.validation.verdict.smooth import Smoother
 CONFIDENCE = 0.90
 NORMAL = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 """Half of the interval of a normal error, in standard deviations."""
+APART = 0.3
+"""Octaves between two rates of a grid, at least."""
 RESAMPLES = 400
 BAND = 0.01
 """Of the best loss: rates that cost no more belong to the band."""
@@ -146,13 +148,19 @@ class Fit:
 
     @property
     def grid_error(self) -> float:
-        """Standard deviation of an optimum that lies anywhere between the rates that were run: spacing / sqrt(12)."""
+        """Standard deviation of an optimum that lies anywhere between the rates that were run: spacing / sqrt(12).
+
+        The spacing is the mean distance of the nearest rates on either side that are at least APART away: a rate that
+        was run beside another, the transferred one say, makes the grid no finer.
+        """
         x = self.curve.log2_lrs
         if not self.found or len(x) < 2:
             return math.nan
-        best = int(np.argmin(self.curve.means))
-        beside = x[max(best - 1, 0) : best + 2]
-        return float(beside[-1] - beside[0]) / (len(beside) - 1) / math.sqrt(12)
+        away = np.abs(x - x[np.argmin(self.curve.means)])
+        side = np.sign(x - x[np.argmin(self.curve.means)])
+        beside = [away[(side == s) & (away >= APART)].min(initial=math.inf) for s in (-1, 1)]
+        known = [float(distance) for distance in beside if math.isfinite(distance)]
+        return sum(known) / len(known) / math.sqrt(12) if known else math.nan
 
     @property
     def shape_error(self) -> float:

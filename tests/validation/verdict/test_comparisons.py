@@ -41,6 +41,12 @@ def test_a_drift_has_twice_the_pooled_variance_and_both_ends_grid_errors() -> No
     assert (found.low, found.high) == pytest.approx((-0.7 - half, -0.7 + half))
 
 
+def test_a_rate_run_beside_another_makes_the_grid_no_finer() -> None:
+    x = np.array([-1.0, -0.5, -0.43, 0.0, 0.5])
+    y = (x[:, None] + 0.5).repeat(3, axis=1) ** 2
+    assert Fit.of(Curve("mup", 8, x, y)).grid_error == pytest.approx(0.5 / math.sqrt(12))
+
+
 @pytest.mark.parametrize("tests", [1, 2, 5])
 def test_drifts_that_are_read_together_share_their_errors(tests: int) -> None:
     fits = [fit(8, -5.0, 0.1), fit(16, -5.0, 0.2), fit(32, -5.7, 0.3)]
@@ -64,7 +70,13 @@ def test_an_optimum_s_interval_pools_its_scheme_and_adds_the_grid_s_and_the_shap
 
 
 @pytest.mark.parametrize(
-    ("lrs", "spacing"), [([-2.0, -1.0, 0.0], 1.0), ([-2.0, -1.0, -0.5], 0.75), ([-1.0, -0.5, 3.0], 2.0), ([-1, 0], 1.0)]
+    ("lrs", "spacing"),
+    [
+        ([-2.0, -1.0, 0.0], 1.0),
+        ([-2.0, -1.0, -0.5], 0.75),
+        ([-1.0, -0.5, 3.0], 2.0),
+        ([-1.0, 0.0], 1.0),
+    ],
 )
 def test_the_grid_s_error_is_that_of_its_local_spacing(lrs: list[float], spacing: float) -> None:
     """The best point is the second; its neighbours' mean distance counts, at an edge the only one's."""
@@ -137,7 +149,7 @@ def test_regret_is_what_the_fitted_curve_says_at_both_ends(off: float) -> None:
     small, large = whole(8, -5.0), whole(32, -5.2)
     found = regret_of(small, large, lr=2.0 ** (large.log2_lr + off), tolerance=0.5)
     assert found.loss == pytest.approx(0.1 * off**2, abs=0.0067, rel=0.15) and found.loss >= 0
-    assert found.shift == pytest.approx(0.1 * 0.5**2, abs=0.0067)
+    assert found.shift == pytest.approx(0.1 * 0.75**2, abs=0.0067, rel=0.15)
 
 
 def test_regret_s_interval_is_of_resampled_transfers_and_of_the_grid_s_error() -> None:

@@ -66,13 +66,10 @@ def test_an_optimum_at_the_edge_of_the_grid_is_never_a_pass(edge):
         assert found == "INCONCLUSIVE" and any("at the edge of the grid" in reason for reason in reasons)
 
 
-def test_an_interval_wider_than_the_tolerance_allows_no_statement():
-    rng = np.random.default_rng(1)
-    noisy = [
-        Fit.of(Curve("mup", w, X, 1.0 + 0.1 * (X[:, None] + 5) ** 2 + 2.0 * rng.standard_normal((len(X), 3))))
-        for w in (8, 32)
-    ]
-    found, reasons = verdict(noisy)
+def test_an_interval_wider_than_a_tolerance_and_a_quarter_allows_no_statement():
+    """Three seeds whose optima lie octaves apart, on curves that bend plainly."""
+    wide = [Fit.of(Curve("mup", w, X, 1.0 + 0.1 * (X[:, None] - np.array([-6.5, -5.0, -3.5])) ** 2)) for w in (8, 32)]
+    found, reasons = verdict(wide)
     assert found == "INCONCLUSIVE" and any("too wide to tell" in reason for reason in reasons)
 
 
@@ -121,9 +118,10 @@ def test_regret_against_a_hundredth_of_the_loss_and_noise(regret, status):
 def test_a_drift_is_ok_bad_or_unknown():
     cases = {
         (0.1, -0.2, 0.4): "ok",
-        (0.4, 0.1, 0.7): "ok",  # inside, and no drift of 1.5 tolerances is left open
-        (0.4, 0.0, 0.8): "unknown",  # inside, but 1.5 tolerances are not ruled out
-        (-0.4, -0.8, 0.0): "unknown",
+        (0.4, 0.1, 0.7): "ok",  # inside, and its interval within 1.75 tolerances
+        (0.4, -0.08, 0.88): "unknown",  # inside, but the interval reaches further
+        (-0.4, -0.88, 0.08): "unknown",
+        (0.4, -0.07, 0.87): "ok",
         (0.1, -0.6, 0.8): "unknown",  # too wide
         (0.6, 0.3, 0.9): "unknown",  # outside, but perhaps not
         (0.9, 0.6, 1.2): "bad",
@@ -172,17 +170,17 @@ def test_size_pairs_at_every_shared_rate():
 
 def test_a_curve_that_does_not_bend_says_nothing_and_never_passes():
     rng = np.random.default_rng(0)
-    for _ in range(20):
+    for _ in range(20):  # nor do they fail: where the lowest point of noise lies is no drift
         flat = [Fit.of(Curve("mup", w, X, 1.0 + 0.01 * rng.standard_normal((len(X), 3)))) for w in (8, 16, 32)]
-        assert verdict(flat)[0] != "PASS"
+        assert verdict(flat)[0] == "INCONCLUSIVE"
     assert judge.judge_bend(*still()[:2]) == []
 
 
 @pytest.mark.parametrize(
-    ("bends", "said"), [((2.0, 0.4), False), ((1.2, 1.0), True), ((9.0, -8.0), True), ((3.0, 3.0), False)]
+    ("bends", "said"), [((3.0, 0.6), False), ((1.8, 1.7), True), ((9.0, -8.0), True), ((3.0, 3.0), False)]
 )
 def test_both_ends_together_must_bend(bends, said):
-    """Each is a standard normal of a flat curve: their sum over sqrt(2), against 1.645."""
+    """Each is a standard normal of a flat curve: their sum over sqrt(2), against 2.5."""
     small, _, large = still()
     ends = [
         dataclasses.replace(end, basin=dataclasses.replace(end.basin, bend=bend))
