@@ -28,8 +28,8 @@ moves by at most {tolerance:g} octaves from the smallest to the largest {axis}, 
 the smallest one's (all of them together at 5% to a side); the loss bends about its lowest place beyond seed noise; \
 the transferred learning rate costs at most {regret:.0%} of the largest {axis}'s tuned loss, or no more than seed \
 noise, known to better than what a rate off by 1.5 tolerances costs; and at every {axis} from the base on the tuned \
-loss is no worse than that of tuned {control}, within seed noise. FAIL: all runs of {scheme} diverge at some {axis}, or \
-one of these is violated beyond its 90% interval. Else INCONCLUSIVE; so is a size whose best learning rate stands \
+loss is no worse than that of tuned {control}, within seed noise. FAIL: all runs of {scheme} diverge at some {axis}, \
+or one of these is violated beyond its 90% interval. Else INCONCLUSIVE; so is a size whose best learning rate stands \
 beside runs that failed with an error, and a check in which no run learned anything or the loss does not bend."""
 
 Status = Literal["ok", "bad", "unknown"]
