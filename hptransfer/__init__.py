@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hptransfer.prediction.forecast.forecast import Forecast, Rules
     from hptransfer.prediction.provenance import Prediction
     from hptransfer.reporting.html import write_figure, write_report
+    from hptransfer.validation.judge_table import judge_table
     from hptransfer.validation.predict import predict
     from hptransfer.validation.records.results import TransferResult
     from hptransfer.validation.search.study import StudyResult, study
@@ -64,6 +65,7 @@ _LAZY = {
     "Prediction": "prediction.provenance",
     "write_figure": "reporting.html",
     "write_report": "reporting.html",
+    "judge_table": "validation.judge_table",
     "predict": "validation.predict",
     "TransferResult": "validation.records.results",
     "StudyResult": "validation.search.study",
@@ -98,6 +100,7 @@ __all__ = [
     "build_optimizers",
     "coord_check",
     "equilibrium_check",
+    "judge_table",
     "load_recipe",
     "make_plan",
     "max_lrs",

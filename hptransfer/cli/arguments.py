@@ -197,7 +197,15 @@ def _unknown(name: str, parser: argparse.ArgumentParser, known: Mapping[str, str
 
 def output_directory(args: argparse.Namespace, recipe: Recipe) -> Path:
     """--out, or hptransfer-out/<recipe>; made and tried. Raises UsageError where nothing can be written there."""
-    out = Path(args.out) if args.out else _default_output(recipe.name, quick=args.quick)
+    return output_folder(args.out, recipe.name, suffix="-quick" if args.quick else "")
+
+
+def output_folder(given: str | None, name: str, *, suffix: str = "") -> Path:
+    """The folder that was given, or hptransfer-out/<name>; made and tried.
+
+    Raises UsageError where nothing can be written there, or the name cannot name a folder.
+    """
+    out = Path(given) if given else _default_output(name, suffix)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -207,12 +215,12 @@ def output_directory(args: argparse.Namespace, recipe: Recipe) -> Path:
     return out
 
 
-def _default_output(name: str, *, quick: bool) -> Path:
-    """hptransfer-out/<recipe>. Raises UsageError where the name is no single, plain part of a path."""
+def _default_output(name: str, suffix: str) -> Path:
+    """hptransfer-out/<name>. Raises UsageError where the name is no single, plain part of a path."""
     parts = {*Path(name).parts, *PureWindowsPath(name).parts}
     if parts != {name} or name in {".", ".."} or not name.isprintable() or name != name.strip():
-        raise UsageError(f"The recipe's name {name!r} cannot name a folder of hptransfer-out. Give --out DIR.")
-    return Path("hptransfer-out") / (name + ("-quick" if quick else ""))
+        raise UsageError(f"The name {name!r} cannot name a folder of hptransfer-out. Give --out DIR.")
+    return Path("hptransfer-out") / (name + suffix)
 
 
 def command_line(args: argparse.Namespace) -> str:

@@ -18,8 +18,8 @@ from hptransfer.core.errors import RECIPE_ERRORS, UsageError, bounded
 from hptransfer.core.secrets import masked
 from hptransfer.core.units import unit_named
 
-Axis = Literal["width", "depth"]
-"""What a transfer is checked over, the other one staying fixed."""
+Axis = Literal["width", "depth", "batch", "tokens"]
+"""What a transfer is checked over, the others staying fixed."""
 
 Batch = Any
 """Whatever the recipe's own `batches` yields and its `loss` takes: a tensor or a (nested) tuple/dict of tensors."""

@@ -12,6 +12,10 @@ NAMES = {"sp": "SP", "mup": "muP", "completep": "CompleteP", "depth-mup": "depth
 """Schemes as papers write them; the others are called as in the code."""
 
 
+LARGER = {"width": "wider", "depth": "deeper", "batch": "a larger batch", "tokens": "longer"}
+"""What a model, or its training, is at a larger size."""
+
+
 class Fact(NamedTuple):
     """One headline number: what it is, its value, its interval, and under what conditions it holds."""
 

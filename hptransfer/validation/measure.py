@@ -64,7 +64,7 @@ def measure(grid: Grid, search: Search, make: Make, *, fingerprint: str, axis: A
     widest = [fit for fit in fits if fit.curve.size == large and fit.found]
     ends = [(fit, transferred[s]) for fit in widest if (s := fit.curve.scheme) in transferred]
     runs += make([job for fit, lr in ends if lr not in lrs for job in _jobs(fit, lr, grid, fingerprint)])
-    return Measurement(grid, runs, fits, lrs, transferred, (probed.note,) if probed.note else ())
+    return Measurement(grid, runs, fitted(grid, runs, axis), lrs, transferred, (probed.note,) if probed.note else ())
 
 
 def fitted(grid: Grid, runs: Sequence[Run], axis: Axis = "width") -> list[Fit]:

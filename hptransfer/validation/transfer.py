@@ -178,7 +178,7 @@ def _result(
     recipe, grid, scheme = sweep.trainer.recipe, found.grid, found.grid.schemes[0]
     fits = {name: found.of(name) for name in grid.schemes}
     base = getattr(recipe.base, axis)
-    said = judged(fits, found.runs, scheme=scheme, control=control, tolerance=tolerance, base=base)
+    said = judged(fits, scheme=scheme, control=control, tolerance=tolerance, base=base)
     largest = max(grid.scales, key=lambda scale: getattr(scale, axis) or 0)
     plan = sweep.trainer.prepare(scheme, largest)
     return TransferResult(

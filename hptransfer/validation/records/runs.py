@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,14 +43,19 @@ class Job:
     @property
     def key(self) -> Key:
         """What makes two runs the same run: every number to its last digit."""
-        scale = {"width": self.width, "depth": self.depth, "batch": self.batch, "tokens": self.tokens}
-        where = " ".join(f"{axis}={exact(value)}" for axis, value in scale.items() if value is not None)
-        how = f"lr={exact(self.lr)} seed={self.seed} steps={self.steps} {self.fingerprint}"
-        return f"{self.scheme} {where} {how}".strip()
+        return _key(self)
 
     def __str__(self) -> str:
         depth = f" depth {self.depth}" if self.depth is not None else ""
         return f"{self.scheme} width {self.width}{depth} lr {self.lr:.4g} seed {self.seed}"
+
+
+@functools.lru_cache(maxsize=1 << 16)  # planners ask for the same ones over and over
+def _key(job: Job) -> Key:
+    scale = {"width": job.width, "depth": job.depth, "batch": job.batch, "tokens": job.tokens}
+    where = " ".join(f"{axis}={exact(value)}" for axis, value in scale.items() if value is not None)
+    how = f"lr={exact(job.lr)} seed={job.seed} steps={job.steps} {job.fingerprint}"
+    return f"{job.scheme} {where} {how}".strip()
 
 
 @dataclass(frozen=True)

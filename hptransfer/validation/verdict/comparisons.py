@@ -6,27 +6,30 @@ All of them pair the seeds: two runs of one seed saw the same data, so their dif
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from scipy.stats import t as student
 
 from hptransfer.validation.records.results import Drift, LossGap, Regret, SizePair
-from hptransfer.validation.records.runs import Run
-from hptransfer.validation.verdict.optimum import CONFIDENCE, Curve, Fit, half_width, resamples, variance
+from hptransfer.validation.verdict.optimum import NORMAL, Curve, Fit, half_width, strictness, variance
+
+SHIFT = 1.5
+"""In tolerances: the shift of a rate whose cost a regret must be known to better than."""
 
 
-def drift_between(small: Fit, large: Fit, alike: Sequence[Fit]) -> Drift:
+def drift_between(small: Fit, large: Fit, alike: Sequence[Fit], *, tests: int = 1) -> Drift:
     """How far the optimum moved from one size to another, in octaves.
 
     The noise of one optimum is pooled over all sizes of the scheme (`alike`); a difference has twice its variance,
-    the sizes' weights being drawn independently. nan where either size has no optimum.
+    the sizes' weights being drawn independently, and the grid's error of both. tests: how many such intervals are read
+    at once, whose errors share the 5% to a side. nan where either size has no optimum.
     """
     seeds = small.curve.seeds
     octaves = large.log2_lr - small.log2_lr
-    noise = [variance(fit.log2_lrs, seeds) for fit in alike if fit.found]
-    half = half_width(noise, seeds, times=2.0, bias=(large.other_log2_lr - small.other_log2_lr) / 2)
+    noise = [v for fit in alike if fit.found and math.isfinite(v := variance(fit.log2_lrs, seeds))]
+    half = half_width(noise, seeds, times=2.0, error=math.hypot(small.grid_error, large.grid_error))
+    half *= strictness(tests, len(noise) * (seeds - 1))
     return Drift(small.curve.scheme, octaves, octaves - half, octaves + half)
 
 
@@ -35,20 +38,32 @@ def transferred_lr(small: Fit) -> float | None:
     return float(f"{2.0**small.log2_lr:.4g}") if small.settled else None
 
 
-def regret_of(large: Fit, runs: Iterable[Run], *, lr: float) -> Regret:
-    """What the transferred learning rate costs at the large model, from the runs made with it there."""
-    scheme, axis, seeds = large.curve.scheme, large.curve.axis, large.curve.seeds
-    wanted = scheme, large.curve.size, lr
-    here = {r.seed: r for r in runs if (r.scheme, getattr(r, axis), r.lr) == wanted and r.state != "failed"}
-    losses = np.array([run.val_loss for _, run in sorted(here.items())])
-    if len(losses) < seeds or not large.found:
-        return Regret(scheme, math.nan, math.nan, math.nan, lr)
-    if not np.isfinite(losses).all():
-        return Regret(scheme, math.inf, math.inf, math.inf, lr)
-    loss = float(losses.mean()) - large.loss
-    noise = variance(losses[resamples(seeds)].mean(axis=1) - large.losses, seeds)
-    half = half_width([noise], seeds, bias=large.other_loss / 2)
-    return Regret(scheme, loss, loss - half, loss + half, lr)
+def regret_of(small: Fit, large: Fit, *, lr: float, tolerance: float) -> Regret:
+    """What the transferred learning rate costs at the large model: one fitted curve, read at that rate and at its best.
+
+    The interval is that of the cost of each resample's own transferred rate, which the small model's noise moves too,
+    and of rates that are off by the grid's error. nan where the rate lies outside what was run there, inf where every
+    run with it diverged.
+    """
+    scheme, seeds, at = large.curve.scheme, large.curve.seeds, math.log2(lr)
+    shifted = [large.height(large.log2_lr + side * SHIFT * tolerance) for side in (-1, 1)]
+    shift = max((height for height in shifted if math.isfinite(height)), default=math.nan)
+    if _diverges(large, at):
+        return Regret(scheme, math.inf, math.inf, math.inf, lr, shift)
+    loss = large.height(at)
+    if not math.isfinite(loss):
+        return Regret(scheme, math.nan, math.nan, math.nan, lr, shift)
+    off = math.hypot(small.grid_error, large.grid_error)
+    beside = [h - loss for s in (-1, 1) if math.isfinite(h := large.height(at + s * off))]
+    noise = variance(large.heights(at + small.log2_lrs - small.log2_lr), seeds)
+    half = half_width([noise], seeds, error=max((abs(h) for h in beside), default=0.0) / NORMAL)
+    return Regret(scheme, loss, loss - half, loss + half, lr, shift)
+
+
+def _diverges(fit: Fit, log2_lr: float) -> bool:
+    """Whether runs with this rate diverged, or with one below it above which every one did."""
+    gone = fit.curve.log2_lrs[~np.isfinite(fit.curve.means) & (fit.curve.log2_lrs > fit.log2_lr)]
+    return len(gone) > 0 and log2_lr >= float(gone[0]) - 1e-9
 
 
 def loss_gaps(scheme: Sequence[Fit], control: Sequence[Fit], *, base_size: int | None) -> list[LossGap]:
@@ -61,16 +76,8 @@ def loss_gaps(scheme: Sequence[Fit], control: Sequence[Fit], *, base_size: int |
     apart = [(a, b) for a, b in pairs if not np.array_equal(a.losses, b.losses)]
     seeds = scheme[0].curve.seeds if scheme else 1
     noise = [v for a, b in apart if a.found and b.found and math.isfinite(v := variance(a.losses - b.losses, seeds))]
-    strict = _strictness(len(apart), len(noise) * (seeds - 1))
+    strict = strictness(len(apart), len(noise) * (seeds - 1))
     return [_gap(a, b, noise, strict) for a, b in pairs]
-
-
-def _strictness(sizes: int, freedom: int) -> float:
-    """The quantile that keeps all sizes' one-sided errors together at 5%, relative to that of one size."""
-    if sizes == 0 or freedom == 0:
-        return 1.0
-    one = (1 + CONFIDENCE) / 2
-    return float(student.ppf(1 - (1 - one) / sizes, freedom) / student.ppf(one, freedom))
 
 
 def _gap(a: Fit, b: Fit, noise: Sequence[float], strict: float) -> LossGap:
@@ -82,7 +89,7 @@ def _gap(a: Fit, b: Fit, noise: Sequence[float], strict: float) -> LossGap:
         return LossGap(size, gap, gap, gap, 0.0, gap == -math.inf)
     if np.array_equal(a.losses, b.losses):
         return LossGap(size, 0.0, 0.0, 0.0, 0.0, True)
-    half = half_width(noise, seeds, bias=(a.other_loss - b.other_loss) / 2)
+    half = half_width(noise, seeds)
     gap, tolerance = a.loss - b.loss, half * strict
     return LossGap(size, gap, gap - half, gap + half, tolerance, gap <= tolerance)
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hptransfer.validation.records.results import Drift, LossGap, Optimum, Regret, SizePair, Verdict
-from hptransfer.validation.records.runs import Run
 from hptransfer.validation.verdict import comparisons, judge
 from hptransfer.validation.verdict.optimum import Fit, optima
 
@@ -27,7 +26,6 @@ class Judged:
 
 def judged(
     fits: Mapping[str, Sequence[Fit]],
-    runs: Sequence[Run],
     *,
     scheme: str,
     control: str | None,
@@ -40,7 +38,11 @@ def judged(
     """
     drifts = {name: comparisons.drift_between(own[0], own[-1], own) for name, own in fits.items()}
     rates = {name: comparisons.transferred_lr(own[0]) for name, own in fits.items()}
-    regrets = {s: comparisons.regret_of(fits[s][-1], runs, lr=lr) for s, lr in rates.items() if lr is not None}
+    regrets = {
+        name: comparisons.regret_of(fits[name][0], fits[name][-1], lr=lr, tolerance=tolerance)
+        for name, lr in rates.items()
+        if lr is not None
+    }
     gaps = comparisons.loss_gaps(fits[scheme], fits[control], base_size=base) if control else []
     against = fits.get(control or "", [])
     findings = judge.findings(

@@ -1,11 +1,10 @@
 """The optimal learning rate of one (scheme, size), in log2, with an interval.
 
-The optimum is where the smooth curve through the mean losses is lowest (see smooth). Smoothing fills the basin in a
-little, so the loss there is that of a parabola through the points within an octave of the best one. The interval joins
-two variances. Seeds: bootstrap over seeds, the same resample at every learning rate (the seeds are paired), times
-n/(n-1), for the optimum pooled over the sizes of a scheme, with Student's t for the degrees of freedom. Shape: half
-the distance to the parabola's own minimum, and SHAPE_BIAS, what a smooth curve is off by between points an octave
-apart. How far the estimate is biased and how often the interval covers is measured in tests/validation/test_optimum.py.
+The optimum is the vertex of the basin (see basin), and so is the loss there. The interval joins two parts. Seeds: the
+variance of a bootstrap over them, the same resample at every learning rate (the seeds are paired), times n/(n-1), for
+the optimum pooled over the sizes of a scheme, with Student's t for the degrees of freedom. The grid's own: between two
+rates that were run the optimum may lie anywhere, which is a standard deviation of their distance / sqrt(12). How often
+the intervals cover is measured by scripts/bench_verdict.py.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 
@@ -24,13 +24,17 @@ from hptransfer.core.statistics import t_quantile
 from hptransfer.validation.records.results import Missing, Optimum
 from hptransfer.validation.records.runs import Run
 from hptransfer.validation.records.tally import NO_RUNS, Tally
+from hptransfer.validation.verdict.basin import Basin
 from hptransfer.validation.verdict.smooth import Smoother
 
 CONFIDENCE = 0.90
-CLIFF = 6.0
+NORMAL = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+"""Half of the interval of a normal error, in standard deviations."""
+APART = 0.3
+"""Octaves between two rates of a grid, at least."""
 RESAMPLES = 400
-SHAPE_BIAS = 0.08
-"""Octaves; see tests/validation/test_optimum.py."""
+BAND = 0.01
+"""Of the best loss: rates that cost no more belong to the band."""
 CHANCE = 0.002
 """Of the initial loss: what a run must gain to count as having learned anything."""
 Array = np.ndarray
@@ -98,51 +102,6 @@ def best_point(x: Array, y: Array) -> tuple[float, float]:
     return float(x[np.argmin(y)]), float(y.min())
 
 
-def _best_place(x: Array, y: Array) -> float:
-    return best_point(x, y)[0]
-
-
-def parabola_minimum(x: Array, y: Array) -> tuple[float, float]:
-    """(log2 lr, loss) of a parabola's minimum, through the points within an octave of the best one.
-
-    Towards large rates a loss may rise like a cliff. Where the points above the best one rise CLIFF times more than
-    those below, the cliff's are left out and one more octave below is taken; the minimum stays short of the cliff.
-    """
-    at, lowest = best_point(x, y)
-    if not math.isfinite(at):
-        return at, lowest
-    best = int(np.argmin(y))
-    chosen, low, high = _points(x, y, best)
-    if len(chosen) < 3:
-        return at, lowest
-    dx, dy = x[chosen] - at, y[chosen] - lowest
-    (c, b, a), *_ = np.linalg.lstsq(np.stack([np.ones_like(dx), dx, dx * dx], axis=1), dy, rcond=None)
-    if a <= 0:
-        return at, lowest
-    move = float(np.clip(-b / (2 * a), low, high))
-    return at + move, lowest + min(float(c + b * move + a * move * move), 0.0)
-
-
-def _points(x: Array, y: Array, best: int) -> tuple[list[int], float, float]:
-    """The points of the parabola, and the bounds of its minimum relative to the best point."""
-    reach = max(1.0, float(np.median(np.diff(x)))) * 1.01 if len(x) > 1 else 1.0
-    finite, index = np.isfinite(y), np.arange(len(x))
-    near = finite & (np.abs(x - x[best]) <= reach)
-    left, right = index[near & (index < best)], index[near & (index > best)]
-    low, high = x[max(best - 1, 0)] - x[best], x[min(best + 1, len(x) - 1)] - x[best]
-    below = _rise(y, left, best)
-    if _rise(y, right, best) > CLIFF * below:
-        right = right[y[right] - y[best] <= CLIFF * below]
-        left = index[finite & (index < best) & (x >= x[best] - 2 * reach)]
-        high /= 2
-    return [*left.tolist(), best, *right.tolist()], float(low), float(high)
-
-
-def _rise(y: Array, side: Array, best: int) -> float:
-    """Mean rise above the best point; inf where a side has no finite point."""
-    return float((y[side] - y[best]).mean()) if len(side) else math.inf
-
-
 @functools.cache
 def resamples(seeds: int) -> Array:
     """Indices of seeds [resamples, seeds]: every resample there is for up to 4 seeds, else RESAMPLES drawn ones."""
@@ -153,9 +112,9 @@ def resamples(seeds: int) -> Array:
 
 @dataclass(frozen=True)
 class Fit:
-    """The minimum of a curve: log2_lr and loss, and the same per resample of the seeds.
+    """The minimum of a curve: log2_lr and loss, and the same per resample of the seeds [resamples].
 
-    other_log2_lr: the parabola's minimum less log2_lr. other_loss: the best point's loss less `loss`.
+    basin, smoother: the parabola near it and the smooth curve through all points; None with fewer than three.
     """
 
     curve: Curve
@@ -163,19 +122,63 @@ class Fit:
     loss: float
     log2_lrs: Array
     losses: Array
-    other_log2_lr: float
-    other_loss: float
+    basin: Basin | None = None
+    smoother: Smoother | None = None
 
     @classmethod
     def of(cls, curve: Curve) -> Fit:
-        """Fit a curve, and with the same smoothing all its resamples."""
+        """Fit a curve, and in the same way all its resamples."""
         x, means = curve.log2_lrs, curve.means
-        smoother = Smoother.of(x, curve.losses)
-        place = smoother.minimum if smoother is not None else functools.partial(_best_place, x)
-        drawn = [curve.losses[:, pick].mean(axis=1) for pick in resamples(curve.seeds)]
-        log2_lr, (other, loss) = place(means), parabola_minimum(x, means)
-        lrs, losses = np.array([place(y) for y in drawn]), np.array([parabola_minimum(x, y)[1] for y in drawn])
-        return cls(curve, log2_lr, loss, lrs, losses, other - log2_lr, best_point(x, means)[1] - loss)
+        basin, smoother = Basin.of(x, curve.losses), Smoother.of(x, curve.losses)
+        place = basin.minimum if basin is not None else functools.partial(best_point, x)
+        drawn = np.array([place(y) for y in _drawn(curve)]).reshape(-1, 2)
+        return cls(curve, *place(means), drawn[:, 0], drawn[:, 1], basin, smoother)
+
+    def height(self, log2_lr: float) -> float:
+        """The smooth curve at a rate above its own lowest value, in units of the loss; nan outside what was run."""
+        return self.smoother.height_at(self.curve.means, log2_lr) if self.smoother is not None else math.nan
+
+    def heights(self, log2_lrs: Array) -> Array:
+        """The same per resample of the seeds, each at its own rate [resamples]."""
+        smoother = self.smoother
+        if smoother is None:
+            return np.full(len(log2_lrs), math.nan)
+        drawn = zip(_drawn(self.curve), log2_lrs, strict=True)
+        return np.array([smoother.height_at(means, float(log2_lr)) for means, log2_lr in drawn])
+
+    @property
+    def grid_error(self) -> float:
+        """Standard deviation of an optimum that lies anywhere between the rates that were run: spacing / sqrt(12).
+
+        The spacing is the mean distance of the nearest rates on either side that are at least APART away: a rate that
+        was run beside another, the transferred one say, makes the grid no finer.
+        """
+        x = self.curve.log2_lrs
+        if not self.found or len(x) < 2:
+            return math.nan
+        away = np.abs(x - x[np.argmin(self.curve.means)])
+        side = np.sign(x - x[np.argmin(self.curve.means)])
+        beside = [away[(side == s) & (away >= APART)].min(initial=math.inf) for s in (-1, 1)]
+        known = [float(distance) for distance in beside if math.isfinite(distance)]
+        return sum(known) / len(known) / math.sqrt(12) if known else math.nan
+
+    @property
+    def shape_error(self) -> float:
+        """How far the basin's vertex and the smooth curve's lowest place lie apart, in octaves."""
+        return abs(self.smoother.minimum(self.curve.means) - self.log2_lr) if self.smoother is not None else 0.0
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Rates about the optimum that cost at most BAND of its loss by the smooth curve, in log2 (low, high)."""
+        if self.smoother is None:
+            return self.log2_lr, self.log2_lr
+        at, heights = self.smoother.at, self.smoother.heights(self.curve.means)
+        middle = int(np.argmin(heights))
+        dear = np.flatnonzero(heights > BAND * abs(self.loss))
+        low, high = dear[dear < middle], dear[dear > middle]
+        first = low[-1] + 1 if len(low) else 0
+        last = high[0] - 1 if len(high) else len(at) - 1
+        return float(at[first]), float(at[last])
 
     @property
     def found(self) -> bool:
@@ -230,15 +233,25 @@ def variance(resampled: Array, seeds: int) -> float:
     return float(finite.var()) * seeds / (seeds - 1) if seeds > 1 and len(finite) else math.nan
 
 
-def half_width(variances: Sequence[float], seeds: int, *, times: float = 1.0, bias: float = 0.0) -> float:
-    """Half of a CONFIDENCE interval whose variance is `times` the mean of `variances` (each from `seeds` seeds).
+def half_width(variances: Sequence[float], seeds: int, *, times: float = 1.0, error: float = 0.0) -> float:
+    """Half of a CONFIDENCE interval: of seeds, whose variance is `times` the mean of `variances`, and of an error.
 
-    bias: a possible systematic error, added as a variance. nan where no variance is known.
+    variances: each from `seeds` seeds, so that Student's t has seeds - 1 degrees of freedom for each. error: standard
+    deviation of what no seed shows. nan where no variance is known.
     """
     known = [v for v in variances if math.isfinite(v)]
     if not known:
         return math.nan
-    return t_quantile(CONFIDENCE, len(known) * (seeds - 1)) * math.sqrt(times * sum(known) / len(known) + bias * bias)
+    noise = t_quantile(CONFIDENCE, len(known) * (seeds - 1)) * math.sqrt(times * sum(known) / len(known))
+    return math.hypot(noise, NORMAL * error)
+
+
+def strictness(tests: int, freedom: int) -> float:
+    """The quantile that keeps one-sided errors of so many tests together at 5%, relative to that of one test."""
+    if tests < 1 or freedom < 1:
+        return 1.0
+    one = (1 + CONFIDENCE) / 2
+    return t_quantile(1 - 2 * (1 - one) / tests, freedom) / t_quantile(CONFIDENCE, freedom)
 
 
 def optima(fits: Sequence[Fit]) -> list[Optimum]:
@@ -247,11 +260,9 @@ def optima(fits: Sequence[Fit]) -> list[Optimum]:
 
 
 def _optimum(fit: Fit, alike: Sequence[Fit]) -> Optimum:
-    seeds, found = fit.curve.seeds, [f for f in alike if f.found]
-    lr = half_width(
-        [variance(f.log2_lrs, seeds) for f in found], seeds, bias=math.hypot(fit.other_log2_lr / 2, SHAPE_BIAS)
-    )
-    loss = half_width([variance(fit.losses, seeds)], seeds, bias=fit.other_loss / 2)
+    seeds, known = fit.curve.seeds, [f for f in alike if f.found]
+    noise, error = [variance(f.log2_lrs, seeds) for f in known], math.hypot(fit.grid_error, fit.shape_error)
+    lr, loss = half_width(noise, seeds, error=error), half_width([variance(fit.losses, seeds)], seeds)
     return Optimum(
         scheme=fit.curve.scheme,
         size=fit.curve.size,
@@ -266,4 +277,10 @@ def _optimum(fit: Fit, alike: Sequence[Fit]) -> Optimum:
         missing=fit.missing,
         blocked=fit.blocked,
         tally=fit.curve.tally,
+        band=fit.band if fit.found else (math.nan, math.nan),
     )
+
+
+def _drawn(curve: Curve) -> Iterable[Array]:
+    """The means [points] of every resample of the seeds."""
+    return (curve.losses[:, pick].mean(axis=1) for pick in resamples(curve.seeds))

@@ -45,7 +45,7 @@ class Smoother:
         used = _used(finite)
         if len(used) < 3 or finite.sum() < 2:
             return None
-        scale, noise = _scale_and_noise(losses, finite)
+        scale, noise = scale_of(losses), noise_of(_lowest(losses, BASIN))
         x, z = log2_lrs[used], compressed(means[used], scale)
         height = np.where(np.isfinite(means[used]), means[used] - means[finite].min(), math.inf)
         noises = noise / (1 + height / scale) ** 2 + (0.02 * scale) ** 2
@@ -56,8 +56,19 @@ class Smoother:
 
     def minimum(self, means: Array) -> float:
         """Where (log2 lr) the smooth curve through these means [points of the whole curve] is lowest."""
+        return float(self.at[np.argmin(self.heights(means))])
+
+    def heights(self, means: Array) -> Array:
+        """The smooth curve through these means at every place, above its own lowest value, in units of the loss."""
         z = compressed(means[self.used], self.scale)
-        return float(self.at[np.argmin(self.weights @ (z - z.mean()))])
+        smooth = self.weights @ (z - z.mean()) + z.mean()
+        opened = self.scale * np.expm1(smooth / self.scale)
+        return opened - opened.min()
+
+    def height_at(self, means: Array, log2_lr: float) -> float:
+        """The same at one rate; nan outside the places."""
+        inside = self.at[0] - 1e-9 <= log2_lr <= self.at[-1] + 1e-9
+        return float(np.interp(log2_lr, self.at, self.heights(means))) if inside else math.nan
 
 
 def compressed(means: Array, scale: float) -> Array:
@@ -75,21 +86,29 @@ def _used(finite: Array) -> Array:
     return np.array([*index, *beyond], dtype=int)
 
 
-def _scale_and_noise(losses: Array, finite: Array) -> tuple[float, float]:
-    """(scale of the compression, variance of a mean over seeds about the smooth curve).
+def scale_of(losses: Array) -> float:
+    """The rise of the third lowest mean of losses [points, seeds], or twice the noise where that is more."""
+    means = losses.mean(axis=1)
+    rises = np.sort(means[np.isfinite(means)]) - means.min()
+    return max(float(rises[min(2, len(rises) - 1)]), 2 * math.sqrt(noise_of(_lowest(losses, BASIN))), 1e-12)
 
-    The noise is what is left of the best points' losses after each seed's and each point's own mean: a seed that is
-    better or worse throughout moves no optimum.
+
+def noise_of(losses: Array) -> float:
+    """Variance of a mean over seeds about the smooth curve, from finite losses [points, seeds]; 0 where it cannot tell.
+
+    What is left of the losses after each seed's and each point's own mean: a seed that is better or worse throughout
+    moves no optimum.
     """
-    seeds, means = losses.shape[1], losses.mean(axis=1)
-    order = np.argsort(np.where(finite, means, math.inf))[: min(BASIN, int(finite.sum()))]
-    basin = losses[order]
-    rest = basin - basin.mean(axis=1, keepdims=True)
-    rest -= rest.mean(axis=0, keepdims=True)
-    freedom = (len(order) - 1) * (seeds - 1)
-    noise = float((rest**2).sum()) / freedom / seeds if freedom else 0.0
-    rises = np.sort(means[finite]) - means[finite].min()
-    return max(float(rises[min(2, len(rises) - 1)]), 2 * math.sqrt(noise), 1e-12), noise
+    rest = losses - losses.mean(axis=1, keepdims=True)
+    rest = rest - rest.mean(axis=0, keepdims=True)
+    freedom = (losses.shape[0] - 1) * (losses.shape[1] - 1)
+    return float((rest**2).sum()) / freedom / losses.shape[1] if freedom > 0 else 0.0
+
+
+def _lowest(losses: Array, count: int) -> Array:
+    """The points of lowest finite mean, at most so many."""
+    means = losses.mean(axis=1)
+    return losses[np.argsort(means)[: min(count, int(np.isfinite(means).sum()))]]
 
 
 def _places(log2_lrs: Array, finite: Array) -> Array:

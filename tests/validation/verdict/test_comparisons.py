@@ -11,20 +11,17 @@ from scipy import stats
 
 from hptransfer.validation.verdict.comparisons import drift_between, loss_gaps, regret_of, size_pairs, transferred_lr
 from hptransfer.validation.verdict.optimum import Curve, Fit, half_width, optima, resamples, variance
-from tests.validation.records.test_results import RUN
 
 SEEDS = 3
 X = np.arange(-8.0, -2.0)
 
 
-def fit(
-    size: int, at: float, spread: float = 0.0, *, loss: float = 2.0, scheme: str = "mup", other: float = 0.0
-) -> Fit:
+def fit(size: int, at: float, spread: float = 0.0, *, loss: float = 2.0, scheme: str = "mup", x=X) -> Fit:
     """A fit with known noise: its three seeds lie at -spread, 0 and +spread from `at` and from `loss`."""
     per_seed = spread * np.array([-1.0, 0.0, 1.0])
     drawn = per_seed[resamples(SEEDS)].mean(axis=1)
-    y = loss + 0.1 * (X[:, None] - at) ** 2 + per_seed
-    return Fit(Curve(scheme, size, X, y), at, loss, at + drawn, loss + drawn, other, other)
+    y = loss + 0.1 * (x[:, None] - at) ** 2 + per_seed
+    return Fit(Curve(scheme, size, x, y), at, loss, at + drawn, loss + drawn)
 
 
 def textbook(spread: float) -> float:
@@ -32,24 +29,60 @@ def textbook(spread: float) -> float:
     return spread**2 / SEEDS
 
 
-def test_a_drift_has_twice_the_pooled_variance_and_its_own_shape_error() -> None:
-    """Three sizes of 2 degrees of freedom each: Student's t with 6. Half the shape errors' difference is added."""
-    fits = [fit(8, -5.0, 0.1, other=0.02), fit(16, -5.0, 0.2), fit(32, -5.7, 0.3, other=0.1)]
+def test_a_drift_has_twice_the_pooled_variance_and_both_ends_grid_errors() -> None:
+    """Three sizes of 2 degrees of freedom each: Student's t with 6. Spacings of 1 and 1/2: uniform, h / sqrt(12)."""
+    half_spaced = np.arange(-8.0, -2.0, 0.5)
+    fits = [fit(8, -5.0, 0.1), fit(16, -5.0, 0.2), fit(32, -5.7, 0.3, x=half_spaced)]
     found = drift_between(fits[0], fits[2], fits)
     pooled = np.mean([textbook(s) for s in (0.1, 0.2, 0.3)])
-    half = stats.t.ppf(0.95, 6) * math.sqrt(2 * pooled + (0.08 / 2) ** 2)
+    grid = stats.norm.ppf(0.95) * math.hypot(1.0, 0.5) / math.sqrt(12)
+    half = math.hypot(stats.t.ppf(0.95, 6) * math.sqrt(2 * pooled), grid)
     assert found.octaves == pytest.approx(-0.7)
     assert (found.low, found.high) == pytest.approx((-0.7 - half, -0.7 + half))
 
 
-def test_an_optimum_s_interval_pools_its_scheme_and_adds_the_shape_s_error() -> None:
-    fits = [fit(8, -5.0, 0.1, other=0.1), fit(16, -5.0, 0.3), fit(8, -4.0, 9.0, scheme="sp")]
+def test_a_rate_run_beside_another_makes_the_grid_no_finer() -> None:
+    x = np.array([-1.0, -0.5, -0.43, 0.0, 0.5])
+    y = (x[:, None] + 0.5).repeat(3, axis=1) ** 2
+    assert Fit.of(Curve("mup", 8, x, y)).grid_error == pytest.approx(0.5 / math.sqrt(12))
+
+
+@pytest.mark.parametrize("tests", [1, 2, 5])
+def test_drifts_that_are_read_together_share_their_errors(tests: int) -> None:
+    fits = [fit(8, -5.0, 0.1), fit(16, -5.0, 0.2), fit(32, -5.7, 0.3)]
+    one, several = drift_between(fits[0], fits[2], fits), drift_between(fits[0], fits[2], fits, tests=tests)
+    ratio = stats.t.ppf(1 - 0.05 / tests, 6) / stats.t.ppf(0.95, 6)
+    assert several.high - several.octaves == pytest.approx(ratio * (one.high - one.octaves))
+
+
+def test_an_optimum_s_interval_pools_its_scheme_and_adds_the_grid_s_and_the_shape_s_error(monkeypatch) -> None:
+    fits = [fit(8, -5.0, 0.1), fit(8, -4.0, 9.0, scheme="sp"), fit(16, -5.0, 0.3)]
     best = optima(fits)[0]
     pooled = (textbook(0.1) + textbook(0.3)) / 2
-    half = stats.t.ppf(0.95, 4) * math.sqrt(pooled + 0.05**2 + 0.08**2)  # SHAPE_BIAS is .08 octaves
+    half = math.hypot(stats.t.ppf(0.95, 4) * math.sqrt(pooled), stats.norm.ppf(0.95) / math.sqrt(12))
     assert (best.low, best.high) == pytest.approx((-5 - half, -5 + half))
-    loss = stats.t.ppf(0.95, 2) * math.sqrt(textbook(0.1) + 0.05**2)
+    loss = stats.t.ppf(0.95, 2) * math.sqrt(textbook(0.1))
     assert (best.loss_low, best.loss_high) == pytest.approx((2 - loss, 2 + loss))
+    monkeypatch.setattr(Fit, "shape_error", property(lambda self: 0.4))
+    error = stats.norm.ppf(0.95) * math.hypot(1 / math.sqrt(12), 0.4)
+    wide = math.hypot(stats.t.ppf(0.95, 4) * math.sqrt(pooled), error)
+    assert optima(fits)[0].high == pytest.approx(-5 + wide)
+
+
+@pytest.mark.parametrize(
+    ("lrs", "spacing"),
+    [
+        ([-2.0, -1.0, 0.0], 1.0),
+        ([-2.0, -1.0, -0.5], 0.75),
+        ([-1.0, -0.5, 3.0], 2.0),
+        ([-1.0, 0.0], 1.0),
+    ],
+)
+def test_the_grid_s_error_is_that_of_its_local_spacing(lrs: list[float], spacing: float) -> None:
+    """The best point is the second; its neighbours' mean distance counts, at an edge the only one's."""
+    x = np.array(lrs, dtype=float)
+    y = np.array([1.0, 0.0, 1.0][: len(x)])[:, None].repeat(3, axis=1)
+    assert Fit.of(Curve("mup", 8, x, y)).grid_error == pytest.approx(spacing / math.sqrt(12))
 
 
 def test_a_variance_without_two_seeds_or_a_finite_value_is_unknown() -> None:
@@ -63,9 +96,9 @@ def test_a_variance_without_two_seeds_or_a_finite_value_is_unknown() -> None:
 def test_the_tolerance_shares_five_per_cent_over_all_sizes(sizes: int) -> None:
     """Bonferroni: at k sizes, each one's one-sided error is 5% / k. With one it is the interval's half."""
     scheme = [fit(8 * 2**k, -5.0, 0.1, loss=1.9) for k in range(sizes)]
-    control = [fit(8 * 2**k, -5.0, 0.4, scheme="sp", other=0.02) for k in range(sizes)]
+    control = [fit(8 * 2**k, -5.0, 0.4, scheme="sp") for k in range(sizes)]
     freedom = 2 * sizes
-    spread = math.sqrt(textbook(0.3) + 0.01**2)  # seeds are paired: the difference's spread is .4 - .1
+    spread = math.sqrt(textbook(0.3))  # seeds are paired: the difference's spread is .4 - .1
     for gap in loss_gaps(scheme, control, base_size=8):
         assert gap.mup_minus_sp == pytest.approx(-0.1)
         assert gap.high - gap.mup_minus_sp == pytest.approx(stats.t.ppf(0.95, freedom) * spread)
@@ -87,13 +120,7 @@ def test_sizes_below_the_base_are_left_out_and_without_a_base_none_is() -> None:
 
 
 GONE = Fit(
-    Curve("sp", 16, X, np.full((6, 3), math.inf)),
-    math.nan,
-    math.inf,
-    np.full(27, math.nan),
-    np.full(27, math.inf),
-    0,
-    0,
+    Curve("sp", 16, X, np.full((6, 3), math.inf)), math.nan, math.inf, np.full(27, math.nan), np.full(27, math.inf)
 )
 
 
@@ -107,28 +134,51 @@ def test_a_size_where_one_of_the_two_has_no_optimum() -> None:
     assert (worse.mup_minus_sp, worse.ok) == (math.inf, False)
 
 
-def runs(lr: float, losses: list[float], **changes) -> list:
-    return [dataclasses.replace(RUN, width=32, lr=lr, seed=s, val_loss=v, **changes) for s, v in enumerate(losses)]
+def whole(size: int, at: float, *, noise: float = 0.0, seeds: int = 3, cliff: float = math.inf, x=None) -> Fit:
+    """The fit of a curve that is nearly a parabola of curvature .1, from half octaves."""
+    x = np.arange(-9.0, -1.0, 0.5) if x is None else x
+    jitter = noise * np.random.default_rng(size).standard_normal((len(x), seeds))
+    return Fit.of(
+        Curve("mup", size, x, np.where(x[:, None] > cliff, math.inf, 2 + 0.1 * (x[:, None] - at) ** 2 + jitter))
+    )
 
 
-def test_regret_s_interval_is_that_of_the_paired_difference() -> None:
-    """The runs at the transferred rate see the same seeds as the tuned ones: only their difference is noise."""
-    large = fit(32, -5.0, 0.3, loss=2.0, other=0.04)
-    found = regret_of(large, runs(0.1, [1.8, 2.1, 2.4]), lr=0.1)  # tuned: -.3, 0, .3; here the same about 2.1
-    assert found.loss == pytest.approx(0.1)
-    assert found.high - found.loss == pytest.approx(stats.t.ppf(0.95, 2) * 0.02)  # shape error only, by half
-    unlike = regret_of(large, runs(0.1, [2.4, 2.1, 1.8]), lr=0.1)
-    assert unlike.high - unlike.loss == pytest.approx(stats.t.ppf(0.95, 2) * math.sqrt(textbook(0.6) + 0.02**2))
+@pytest.mark.parametrize("off", [-3.0, -1.0, -0.4, 0.0, 0.7])
+def test_regret_is_what_the_fitted_curve_says_at_both_ends(off: float) -> None:
+    """Read off one smooth curve, it is never less than 0; it is right to 15%, or .3% of the loss."""
+    small, large = whole(8, -5.0), whole(32, -5.2)
+    found = regret_of(small, large, lr=2.0 ** (large.log2_lr + off), tolerance=0.5)
+    assert found.loss == pytest.approx(0.1 * off**2, abs=0.0067, rel=0.15) and found.loss >= 0
+    assert found.shift == pytest.approx(0.1 * 0.75**2, abs=0.0067, rel=0.15)
 
 
-def test_regret_counts_this_size_this_rate_and_finished_runs_only() -> None:
-    large = fit(32, -5.0, 0.1)
-    right = runs(0.1, [2.1, 2.1, 2.1])
-    wrong = runs(0.2, [9.0] * 3) + runs(0.1, [9.0] * 3, scheme="sp") + runs(0.1, [9.0] * 3, state="failed")
-    wrong += [dataclasses.replace(run, width=16, val_loss=9.0) for run in right]
-    assert regret_of(large, [*right, *wrong], lr=0.1).loss == pytest.approx(0.1)
-    assert math.isnan(regret_of(large, [*right[:2], *wrong], lr=0.1).loss)
-    assert math.isnan(regret_of(GONE, runs(0.1, [2.1] * 3), lr=0.1).loss)
+def test_regret_s_interval_is_of_resampled_transfers_and_of_the_grid_s_error() -> None:
+    small, large = whole(8, -5.0, noise=0.01), whole(32, -5.0, noise=0.01)
+    at = small.log2_lr
+    found = regret_of(small, large, lr=2.0**at, tolerance=0.5)
+    drawn = np.array(
+        [
+            smooth_height(large, pick, at + moved - small.log2_lr)
+            for pick, moved in zip(resamples(3), small.log2_lrs, strict=True)
+        ]
+    )
+    noise = stats.t.ppf(0.95, 2) * math.sqrt(drawn.var() * 3 / 2)
+    off = math.hypot(small.grid_error, large.grid_error)
+    beside = max(abs(large.height(at + s * off) - large.height(at)) for s in (-1, 1))
+    assert found.high - found.loss == pytest.approx(math.hypot(noise, beside))
+
+
+def smooth_height(fit: Fit, pick, log2_lr: float) -> float:
+    assert fit.smoother is not None
+    return fit.smoother.height_at(fit.curve.losses[:, pick].mean(axis=1), log2_lr)
+
+
+def test_regret_of_a_rate_that_diverged_is_infinite_and_of_one_that_was_not_run_unknown() -> None:
+    small, walled = whole(8, -5.0), whole(32, -5.0, cliff=-4.4)
+    for lr, infinite in ((2**-4.5, False), (2**-4.0, True), (2**-3.0, True)):
+        assert (regret_of(small, walled, lr=lr, tolerance=0.5).loss == math.inf) is infinite
+    assert math.isnan(regret_of(small, whole(32, -5.0), lr=2**-12.0, tolerance=0.5).loss)
+    assert math.isnan(regret_of(small, GONE, lr=2**-5.0, tolerance=0.5).loss)
 
 
 def test_the_transferred_rate_is_the_optimum_to_four_digits_and_none_at_an_edge() -> None:

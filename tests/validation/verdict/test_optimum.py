@@ -15,7 +15,6 @@ from hptransfer.validation.verdict.optimum import (
     curve_of,
     half_width,
     optima,
-    parabola_minimum,
     resamples,
     variance,
 )
@@ -92,15 +91,24 @@ def place(x: Array, y: Array) -> float:
     return Fit.of(Curve("mup", 64, x, y[:, None])).log2_lr
 
 
-@pytest.mark.parametrize("spacing", [0.5, 1.0])
+BIAS = {"wall": -0.3, "cliff": -0.2, "broad": 0.45}
+"""Octaves by which the parabola's vertex lies off where one side is steeper than the other; see docs/limits.md."""
+
+
 @pytest.mark.parametrize("name", CURVES)
-def test_bias_without_noise_is_below_a_seventh_of_an_octave(name, spacing):
-    """Mean error over where the grid falls; its root mean square is below a quarter. On "broad", whose curvature jumps
-    sixfold at the optimum, twice that: the flat side pulls."""
+def test_bias_without_noise_is_below_a_seventh_of_an_octave_on_smooth_curves(name):
+    """Mean error over where the half-octave grid falls, and its spread, which no size shares with another: a tenth.
+
+    On hard shapes the error is on the side that costs little: the gentle one, or away from the cliff.
+    """
     loss, at = CURVES[name]
-    errors = [place(x := grid(spacing, phase), loss(x)) - at for phase in np.linspace(-0.5, 0.5, 41)]
-    slack = 2 if name == "broad" else 1
-    assert abs(np.mean(errors)) < slack / 7 and np.sqrt(np.mean(np.square(errors))) < slack / 4
+    errors = [place(x := grid(0.5, phase), loss(x)) - at for phase in np.linspace(-0.5, 0.5, 41)]
+    if name in BIAS:
+        assert min(0, BIAS[name]) - 0.02 < np.mean(errors) < max(0, BIAS[name]) + 0.02
+    else:
+        assert abs(np.mean(errors)) < 1 / 7
+    assert np.std(errors) < 0.12
+    assert loss(np.array([at + np.mean(errors)]))[0] < 1.015 * loss(np.array([at]))[0]
 
 
 @pytest.mark.parametrize("name", CURVES)
@@ -131,24 +139,32 @@ def test_noise_is_smoothed_over_a_wide_basin_not_followed():
     assert np.sqrt(np.mean(np.square(errors))) < 0.5 < np.sqrt(np.mean(np.square(best)))
 
 
-def test_a_parabola_is_found_exactly():
-    x = grid(1.0, 0.3)
-    y = 1.5 + 0.2 * (x - 0.42) ** 2
-    assert parabola_minimum(x, y) == pytest.approx((0.42, 1.5))
-    found = Fit.of(curve(y[:, None], x))
-    assert found.log2_lr == pytest.approx(0.42, abs=0.03) and found.loss == pytest.approx(1.5)
-
-
 def test_what_cannot_be_fitted_is_the_best_point():
     x = np.array([0.0, 1.0, 2.0])
     for losses, expected in (([math.inf, 3.0, math.inf], (1.0, 3.0)), ([2.0, math.inf, math.inf], (0.0, 2.0))):
-        assert parabola_minimum(x, np.array(losses)) == expected
         fit = Fit.of(curve(np.array(losses)[:, None], x))
         assert (fit.log2_lr, fit.loss) == expected
     gone = Fit.of(curve(np.full((3, 3), math.inf), x))
     assert math.isnan(gone.log2_lr) and gone.loss == math.inf and not gone.found
     flat = Fit.of(curve(np.full((3, 3), 2.0), x))
     assert 0.0 <= flat.log2_lr <= 2.0 and flat.loss == 2.0
+
+
+def test_the_band_holds_the_rates_that_cost_at_most_a_hundredth():
+    x = grid(0.5, 0.0)
+    low, high = Fit.of(curve((2.0 + 0.02 * (x - 0.5) ** 2)[:, None].repeat(3, axis=1), x)).band
+    assert (low, high) == pytest.approx((-0.5, 1.5), abs=0.1)  # .02 u^2 = 1% of 2 at u = 1
+    sharp = optima([Fit.of(curve(digits(x)[:, None].repeat(3, axis=1), x))])[0]
+    assert sharp.band == pytest.approx((-0.17, 0.21), abs=0.1)  # exp(.33 u^2) and exp(.22 u^2) are 1.01 there
+    flat = Fit.of(curve(np.full((len(x), 3), 2.0), x))
+    assert flat.band == (x[0], x[-1])
+
+
+def test_the_shape_s_error_is_how_far_parabola_and_smooth_curve_disagree():
+    x = grid(0.5, 0.0)
+    fit = Fit.of(curve(broad(x)[:, None].repeat(3, axis=1), x))
+    assert fit.smoother is not None and fit.shape_error > 0.1
+    assert fit.shape_error == pytest.approx(abs(fit.smoother.minimum(fit.curve.means) - fit.log2_lr))
 
 
 def curve(losses: Array, x: Array) -> Curve:
@@ -230,9 +246,9 @@ def coverage(
 @pytest.mark.parametrize("noise", [0.15, 0.4])
 @pytest.mark.parametrize("name", ["digits", "language", "convex", "skewed"])
 def test_intervals_cover_about_as_often_as_they_claim(name, noise):
-    """Nominal 90%; 60 sweeps of 4 widths x 3 seeds; the standard error of a coverage is 4%. See docs/limits.md."""
-    optimum, drift = coverage(name, seeds=3, noise=noise, widths=4, repeats=60)
-    assert optimum >= 0.80 and drift >= 0.80
+    """Nominal 90%; 40 sweeps of 4 widths x 3 seeds; the standard error of a coverage is 5%. See docs/limits.md."""
+    optimum, drift = coverage(name, seeds=3, noise=noise, widths=4, repeats=40, spacing=0.5)
+    assert optimum >= 0.80 and drift >= 0.85
 
 
 @pytest.mark.slow
@@ -242,4 +258,4 @@ def test_coverage_in_full(name, noise):
     for seeds, spacing in ((3, 1.0), (5, 1.0), (3, 0.5)):
         optimum, drift = coverage(name, seeds=seeds, noise=noise, widths=4, repeats=100, spacing=spacing)
         print(f"{name:9s} noise {noise} seeds {seeds} spacing {spacing}: optimum {optimum:.3f} drift {drift:.3f}")
-        assert drift >= 0.75
+        assert drift >= 0.85
