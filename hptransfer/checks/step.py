@@ -264,6 +264,7 @@ def _judged(taken: list[_Taken], base: Mapping[str, float], rates: Mapping[str, 
     for t in taken:
         planned, moved, unit = base[t.info.name] * t.mult, rms(t.change), t.unit()
         implied = planned * (t.scale() * constants[t.info.name] if unit is None else unit)
+        implied = min(max(moved, implied), implied * t.room())  # of an orthogonal step the rank is known up to here
         rate = rates.get(t.row.name)
         why = _wrong(t, rate, planned, moved, implied, LOOSE if unit is None else EXACT)
         if not why and unit is None and not UNIT[0] <= constants[t.info.name] <= UNIT[1]:
@@ -286,7 +287,7 @@ def _wrong(t: _Taken, rate: float | None, planned: float, moved: float, implied:
     if t.still or moved <= 1e-6 * implied:
         return "it did not move" + (": no group holds it" if rate is None else "")
     ratio = moved / implied if implied > 0 else math.inf
-    if 1 / within <= ratio <= within * t.room():
+    if 1 / within <= ratio <= within:
         return ""
     told = f"{ratio:.2g} of what the plan implies"
     hint = ": is its update clipped, or skipped?" if ratio < 1 else ": is it stepped twice, or by another rate?"
