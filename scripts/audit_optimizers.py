@@ -1,6 +1,6 @@
 """Every optimizer: does a real step move every weight with the exponent that its plan implies? -> a table in markdown.
 
-    python scripts/audit_optimizers.py      # two minutes, one core
+    python scripts/audit_optimizers.py [NAME ...]      # some minutes, one core
 
 Per optimizer hptransfer.audit_step at widths 32, 64 and 128 against a base of 32, the second step of four seeds; the
 exponent of |dW| over the base rate in the width, and what the plan's rate and the update's known size imply. The last
@@ -85,10 +85,12 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {**known.CASES, **MUON, **WRITTEN
 
 def main() -> None:
     torch.set_num_threads(1)
-    print(
-        "| optimizer | geometry | decay | shape factor | exponent of hidden dW | largest difference |\n|---|---|---|---|---|---|"
-    )
+    chosen = set(sys.argv[1:]) or set(CASES)
+    print("| optimizer | geometry | decay | shape factor | exponent of hidden dW | largest difference |")
+    print("|---|---|---|---|---|---|")
     for case, (cls, options) in CASES.items():
+        if case not in chosen:
+            continue
         info = OptimizerInfo.of(cls, {k: v for k, v in options.items() if k not in {"lr", "weight_decay"}})
         exponent, difference = worst(case)
         shape = info.shape_factor or "-"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +96,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("recipe", choices=tuple(SETTINGS))
     parser.add_argument("optimizer", choices=tuple(HIDDEN))
+    parser.add_argument("--out", type=Path, default=ROOT / "hptransfer-out", help="where the runs are kept")
     args = parser.parse_args()
     torch.set_num_threads(1)
     recipe = recipe_of(args.recipe, args.optimizer)
-    with tempfile.TemporaryDirectory() as folder:
-        result = hpt.transfer_check(recipe, out=folder, workers=1)
+    result = hpt.transfer_check(recipe, out=args.out / recipe.name, workers=1)  # goes on from the runs that are there
     print(result)
     path = ROOT / "benchmarks" / f"optimizers-{recipe.name}.json"
     path.write_text(json.dumps(result.to_json(), indent=1) + "\n")

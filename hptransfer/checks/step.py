@@ -127,7 +127,7 @@ def audit_step(
             plan.optimizers[plan.rows[name].optimizer],
             before[name],
             parameter.detach() - before[name] * (1 - decays[name]),
-            bool((parameter.detach() == before[name]).all()),
+            rms(parameter.detach() - before[name]) == 0.0,
             _gradient(parameter, gradients[name]),
             groups.get(id(parameter), {}),
             _state(optimizer, parameter),
