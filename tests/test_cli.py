@@ -182,7 +182,7 @@ def test_a_sweep_over_depths_prints_a_line_per_depth(capsys, tmp_path):
 def checked(tmp_path_factory) -> Path:
     """A directory with a real check, too small to pass."""
     out = tmp_path_factory.mktemp("check")
-    assert run_main(["check", MLP, *TINY, "--lrs", "2^-8..2^-4", "--out", str(out)]) == 1
+    assert run_main(["check", MLP, *TINY, "--lrs", "2^-8..2^-4", "--out", str(out)]) == 3
     return out
 
 
@@ -191,7 +191,7 @@ def test_check_writes_everything_and_prints_the_table(checked, capsys):
     args = ["check", MLP, *TINY, "--lrs", "2^-8..2^-4", "--out", checked]
     runs = (checked / "runs.jsonl").read_text()
     code, out, err = call(capsys, *args)  # again: nothing is trained twice
-    assert code == 1 and (checked / "runs.jsonl").read_text() == runs
+    assert code == 3 and (checked / "runs.jsonl").read_text() == runs
     found = TransferResult.load(checked)
     assert out.splitlines()[0].startswith("width") and f"{found.verdict}: " in out
     assert all(f"\n{width} " in out for width in (16, 32, 64))
@@ -202,7 +202,7 @@ def test_check_writes_everything_and_prints_the_table(checked, capsys):
 def test_check_prints_json_alone_on_stdout(checked, capsys):
     code, out, _ = call(capsys, "check", MLP, *TINY, "--lrs", "2^-8..2^-4", "--out", checked, "--json")
     data = json.loads(out)
-    assert code == 1 and data["verdict"] in ("FAIL", "INCONCLUSIVE") and "runs" not in data
+    assert code == 3 and data["verdict"] == "INCONCLUSIVE" and "runs" not in data
 
 
 def test_report_renders_the_same_page_from_the_files_alone(checked, capsys, tmp_path):
@@ -211,7 +211,7 @@ def test_report_renders_the_same_page_from_the_files_alone(checked, capsys, tmp_
     assert (tmp_path / "again.html").read_text() == (checked / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("verdict", "code"), [("PASS", 0), ("FAIL", 1), ("INCONCLUSIVE", 1)])
+@pytest.mark.parametrize(("verdict", "code"), [("PASS", 0), ("FAIL", 1), ("INCONCLUSIVE", 3)])
 def test_the_exit_code_of_check_is_its_verdict(verdict, code, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(check, "transfer_check", lambda *args, **options: result(verdict))
     assert call(capsys, "check", MLP, "--out", tmp_path, "--no-coord")[0] == code

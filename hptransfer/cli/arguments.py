@@ -9,16 +9,20 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NoReturn
 
 from hptransfer.checks.coord.report import CoordReport
 from hptransfer.checks.equilibrium.report import EquilibriumReport
+from hptransfer.cli.exits import OF_VERDICT
+from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text
 from hptransfer.core.recipe import Recipe, load_recipe
+from hptransfer.core.secrets import masked_arguments
 
 MAX_LRS = 200
 _POWER = re.compile(r"2(?:\^|\*\*)([+-]?\d+(?:\.\d*)?)")
@@ -193,20 +197,27 @@ def _unknown(name: str, parser: argparse.ArgumentParser, known: Mapping[str, str
 
 def output_directory(args: argparse.Namespace, recipe: Recipe) -> Path:
     """--out, or hptransfer-out/<recipe>; made and tried. Raises UsageError where nothing can be written there."""
-    out = Path(args.out or Path("hptransfer-out") / (recipe.name + ("-quick" if args.quick else "")))
+    out = Path(args.out) if args.out else _default_output(recipe.name, quick=args.quick)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".write-test"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise UsageError(f"--out {out}: cannot write there ({error.strerror}). Give a writable directory.") from error
     return out
 
 
+def _default_output(name: str, *, quick: bool) -> Path:
+    """hptransfer-out/<recipe>. Raises UsageError where the name is no single, plain part of a path."""
+    parts = {*Path(name).parts, *PureWindowsPath(name).parts}
+    if parts != {name} or name in {".", ".."} or not name.isprintable() or name != name.strip():
+        raise UsageError(f"The recipe's name {name!r} cannot name a folder of hptransfer-out. Give --out DIR.")
+    return Path("hptransfer-out") / (name + ("-quick" if quick else ""))
+
+
 def command_line(args: argparse.Namespace) -> str:
-    """The command as one would type it."""
-    return shlex.join(["hptransfer", *args.given])
+    """The command as one would type it, without its secrets."""
+    return shlex.join(["hptransfer", *masked_arguments(args.given)])
 
 
 def given(**options: Any) -> dict[str, Any]:
@@ -223,9 +234,9 @@ def grid_options(args: argparse.Namespace) -> dict[str, Any]:
 def present(report: CoordReport | EquilibriumReport, path: Path, *, as_json: bool) -> int:
     """Save a report, print it, and return the exit code of its verdict."""
     report.save(path)
-    print(json_text(report.to_json()) if as_json else report)
+    show(json_text(report.to_json()) if as_json else report)
     print(f"Wrote {path}", file=sys.stderr)
-    return 0 if report.verdict == "PASS" else 1
+    return OF_VERDICT[report.verdict]
 
 
 @contextmanager

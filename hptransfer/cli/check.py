@@ -23,6 +23,8 @@ from hptransfer.cli.arguments import (
     recipe_of,
     refuse_two_axes,
 )
+from hptransfer.cli.exits import OF_VERDICT
+from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text, write_json
 from hptransfer.core.recipe import Recipe
@@ -63,13 +65,14 @@ def run(args: argparse.Namespace) -> int:
     out = output_directory(args, recipe)
     result = _checked(args, recipe, out)
     written = write_all(result, out)
-    print(json_text({k: v for k, v in result.to_json().items() if k != "runs"}) if args.json else table(result))
+    show(json_text({k: v for k, v in result.to_json().items() if k != "runs"}) if args.json else table(result))
     if made is not None:
         score = score_forecast(made, result)
-        print(record_score(score, out), file=sys.stderr if args.json else sys.stdout)
+        scored = record_score(score, out)
+        print(scored, file=sys.stderr) if args.json else show(scored)
         written.append(write_forecast_page(made, out / PAGE_FILE, score))
     print("Wrote " + ", ".join(map(str, written)), file=sys.stderr)
-    return 0 if result.verdict == "PASS" else 1
+    return OF_VERDICT[result.verdict]
 
 
 def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:

@@ -1,19 +1,22 @@
 """The command line's entry point: picks the subcommand, and turns bad input into one line and exit code 2.
 
-Exit codes: 0 pass or done, 1 the check failed or could not decide, 2 usage or bad input, 130 interrupted.
+Exit codes: 0 pass or done, 1 the check failed, 2 usage or bad input, 3 the check could not decide, 130 interrupted.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from hptransfer.cli import check, coord_check, equilibrium, plan, predict, report, study, sweep, worker
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
-from hptransfer.core.errors import UsageError
+from hptransfer.cli.exits import INTERRUPTED, REFUSED, no_silent_exit
+from hptransfer.cli.output import results_alone, settled
+from hptransfer.core.errors import UsageError, bounded
+from hptransfer.core.secrets import masked
 
 COMMANDS: dict[str, ModuleType] = {
     "plan": plan,
@@ -48,19 +51,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     args, rest = build_parser().parse_known_args(given)
     args.rest, args.given = rest, given
+    with results_alone(), no_silent_exit(), restored_environment():
+        return settled(_run(args))
+
+
+def _run(args: Any) -> int:
+    """The exit code of the command; what it raises, a recipe's sys.exit too, becomes one line on stderr."""
     try:
-        with restored_environment():
-            code = args.run(args)
-            sys.stdout.flush()
-            return code
+        return args.run(args)
     except UsageError as error:
         return _refuse(args, str(error))
     except KeyboardInterrupt:
         print("Interrupted. Finished runs are kept; the same command goes on from there.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return INTERRUPTED
+    except SystemExit as stop:
+        return _refuse(args, f"the recipe ended the process with sys.exit({stop.code!r}) before there was a result.")
     except Exception as error:
         where = f"{type(error).__name__}: {error}"
         return _refuse(args, f"{where} (unexpected; --debug shows where)")
@@ -68,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refuse(args: object, message: str) -> int:
     if getattr(args, "debug", False):
-        traceback.print_exc()
-    line = " ".join(message.split())
+        print(masked(traceback.format_exc()), file=sys.stderr)
+    line = bounded(masked(message), 2000)
     print(f"hptransfer {getattr(args, 'command', '')}: {line}", file=sys.stderr)
-    return 2
+    return REFUSED
 
 
 def _version() -> str:

@@ -7,6 +7,7 @@ import argparse
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.checks.verified import recipe_plan
 from hptransfer.cli.arguments import add_json, add_recipe, recipe_of
+from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text
 from hptransfer.core.recipe import Recipe
@@ -49,13 +50,13 @@ def run(args: argparse.Namespace) -> int:
     if args.save:
         plan.save(args.save)
     if args.json:
-        print(json_text(plan.to_json()))
+        show(json_text(plan.to_json()))
     elif args.export:
-        print(plan.export(args.export, lr=args.lr, weight_decay=args.weight_decay))
+        show(plan.export(args.export, lr=args.lr, weight_decay=args.weight_decay))
     elif args.explain:
-        print(_explained(plan, args.explain))
+        show(_explained(plan, args.explain))
     else:
-        print(plan)
+        show(plan)
     return 1 if plan.verification is not None and plan.verification.state == "failed" else 0
 
 
@@ -74,7 +75,7 @@ def _verified(recipe: Recipe, args: argparse.Namespace) -> int:
     """Print measured and planned exponents side by side; exit code 1 unless they agree."""
     chosen = {} if args.optimizer is None else {"optimizer": args.optimizer}
     report = verify_plan(recipe, scheme=args.scheme, options=Options(forward=args.forward), **chosen)
-    print(json_text(report.to_json()) if args.json else report)
+    show(json_text(report.to_json()) if args.json else report)
     return 0 if report.ok else 1
 
 

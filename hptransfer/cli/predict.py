@@ -13,6 +13,7 @@ from pathlib import Path
 from hptransfer.cli import score
 from hptransfer.cli.arguments import add_json, add_lrs, add_recipe, command_line, given, output_directory, recipe_of
 from hptransfer.cli.arguments import seeds as seeds_of
+from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text, write_whole
 from hptransfer.core.recipe import Recipe, Scale
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     page = write_forecast_page(made, out / PAGE_FILE)
     if args.schedule_out:
         _write_schedule(Path(args.schedule_out), schedule, made.advised_lr)
-    print(json_text(made.to_json()) if args.json else made)
+    show(json_text(made.to_json()) if args.json else made)
     print(
         f"Forecast: {out / FORECAST_FILE} and {page}; `hptransfer check ... --against` scores it.",
         file=sys.stderr,

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from hptransfer.cli.arguments import no_more
+from hptransfer.cli.output import show
 from hptransfer.reporting.html import write_figure, write_report
 from hptransfer.validation.records.results import TransferResult
 
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     no_more(args)
     result = TransferResult.load(args.directory)
-    print(write_report(result, args.out or Path(args.directory) / "report.html"))
+    show(write_report(result, args.out or Path(args.directory) / "report.html"))
     if args.figure:
-        print(write_figure(result, args.figure))
+        show(write_figure(result, args.figure))
     return 0

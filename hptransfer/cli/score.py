@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from hptransfer.cli.arguments import Parser
+from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import encode, json_text
 from hptransfer.prediction.laws.lr_fit import fit_sweep
@@ -24,9 +25,9 @@ def run(arguments: Sequence[str]) -> int:
     args = parser.parse_args(list(arguments))
     table = read_table(args.table, columns=args.columns, diverged="drop" if args.drop_diverged else "error")
     board = score_lr_laws(table)
-    print(json_text(encode(board)) if args.json else board)
+    show(json_text(encode(board)) if args.json else board)
     if not args.json:
-        print(f"Own fit: {_own_fit(table)}")
+        show(f"Own fit: {_own_fit(table)}")
     return 0
 
 

@@ -6,7 +6,10 @@ import argparse
 import math
 
 from hptransfer.cli.arguments import add_grid, add_json, add_recipe, add_workers, given, lrs, recipe_of
+from hptransfer.cli.exits import DONE, FAILED
+from hptransfer.cli.output import show
 from hptransfer.core.files import json_text
+from hptransfer.validation.records.tally import Tally
 from hptransfer.validation.search.study import DEFAULT_STORAGE, StudyResult, study
 
 HELP = "tune the learning rate of proxies with Optuna"
@@ -42,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
         ),
     )
-    print(json_text(found.to_json()) if args.json else table(found))
-    return 0
+    show(json_text(found.to_json()) if args.json else table(found))
+    return FAILED if found.missing else DONE
 
 
 def table(found: StudyResult) -> str:
@@ -52,5 +55,9 @@ def table(found: StudyResult) -> str:
     for best in found.best:
         rate = f"2^{math.log2(best.lr):.2f} = {best.lr:.4g}"
         lines.append(f"{best.scheme:<9} {best.width or '-':>5}  {rate:<22} {best.loss:.4f}")
-    counts = f"{found.complete} complete, {found.pruned} pruned, {found.failed} failed"
+    for scheme, width in found.missing:
+        lines.append(f"{scheme:<9} {width or '-':>5}  none: no trial was completed")
+    counts = f"{found.complete} complete, {found.diverged} diverged, {found.pruned} pruned, {found.failed} failed"
+    if found.failed:
+        counts += f"; {Tally.of(found.runs).failures}"
     return "\n".join([*lines, "", f"{found.name}: {counts}; stored in {found.storage}"])

@@ -17,9 +17,11 @@ from hptransfer.cli.arguments import (
     recipe_of,
     refuse_two_axes,
 )
+from hptransfer.cli.output import show
 from hptransfer.core.files import json_text
 from hptransfer.core.recipe import Axis
 from hptransfer.validation.records.runs import RUNS_FILE, Run
+from hptransfer.validation.records.tally import Tally
 from hptransfer.validation.sweep import run_sweep
 
 HELP = "train over widths or depths, learning rates and seeds"
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         **grid_options(args),
     )
     axis = "depth" if args.depths else "width"
-    print(json_text([run.to_json() for run in runs]) if args.json else table(runs, axis=axis))
+    show(json_text([run.to_json() for run in runs]) if args.json else table(runs, axis=axis))
     print(f"Runs: {out / RUNS_FILE}", file=sys.stderr)
     return 0
 
@@ -62,13 +64,15 @@ def table(runs: list[Run], *, axis: Axis = "width") -> str:
             at = [run for run in runs if (run.scheme, getattr(run, axis), run.lr) == (scheme, size, lr)]
             cells.append(f"{_cell(at):>7}")
         lines.append("  ".join([f"{scheme:<9} {size or '-':>5}", *cells]))
-    return "\n".join(lines)
+    return "\n".join([*lines, *([f"{tally}."] if (tally := str(Tally.of(runs))) else [])])
 
 
 def _cell(runs: list[Run]) -> str:
     losses = [run.val_loss for run in runs]
     if any(run.state == "failed" for run in runs):
         return "failed"
+    if any(run.state == "pruned" for run in runs):
+        return "pruned"
     if any(not math.isfinite(loss) for loss in losses):
         return "div"
     return f"{sum(losses) / len(losses):.4f}" if losses else "-"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hptransfer.cli.arguments import add_device, add_recipe, given, recipe_of
+from hptransfer.cli.output import show
 from hptransfer.validation.worker import work
 
 HELP = "join a check or study over its storage"
@@ -27,5 +28,5 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         **given(patience=args.patience, limit=args.limit),
     )
-    print(f"{done} trial{'s' if done != 1 else ''}")
+    show(f"{done} trial{'s' if done != 1 else ''}")
     return 0

@@ -5,17 +5,37 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
+from hptransfer.core.secrets import masked
+
+RECIPE_ERRORS = (Exception, SystemExit)
+"""What the user's own code may raise as its own failure; an interrupt is the user's wish and goes through."""
+MAX_TEXT = 500
+"""Characters of an error's text that a record or a message keeps."""
+
 
 class UsageError(ValueError):
     """Bad input. The message says what was wrong, with the value, what is allowed, and what to do."""
 
 
+def bounded(text: str, limit: int = MAX_TEXT) -> str:
+    """Text on one line of at most `limit` characters, cut in the middle: an error's end often says most."""
+    line = " ".join((text if len(text) <= 100 * limit else text[: 50 * limit] + text[-50 * limit :]).split())
+    return line if len(line) <= limit else f"{line[: limit // 2]} ... {line[len(line) - limit // 2 + 5 :]}"
+
+
 def described(error: BaseException) -> str:
-    """An exception on one line: its type, its text, and the last line of the user's own code that it came through."""
+    """An exception on one line: type, text without secrets, and the last line of the user's code it came through."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_foreign(f.filename)]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    text = " ".join(str(error).split())
+    text = bounded(masked(_text(error)))
     return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "an error whose text cannot be had"
 
 
 def _is_foreign(filename: str) -> bool:

@@ -6,6 +6,7 @@ forecasts, and some files had none; both still read, as does Python's own Infini
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -148,11 +149,15 @@ def _is_number(data: Any) -> bool:
 def write_whole(path: str | os.PathLike[str], text: str) -> Path:
     """Put `text` at `path` through a partial file; returns the path. Raises UsageError where it cannot be written."""
     target = Path(path)
-    partial = target.with_name(target.name + ".partial")
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
+        partial.unlink(missing_ok=True)  # an old one, or a link to somebody else's file
+        partial.touch(exist_ok=False)
         partial.write_text(text, encoding="utf-8")
         partial.replace(target)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise UsageError(f"{target} cannot be written: {error.strerror}. Give a writable path.") from error
     return target
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hptransfer.core.errors import UsageError
+from hptransfer.core.errors import RECIPE_ERRORS, UsageError, bounded
+from hptransfer.core.secrets import masked
 
 Axis = Literal["width", "depth"]
 """What a transfer is checked over, the other one staying fixed."""
@@ -157,11 +158,13 @@ def load_recipe(spec: str) -> Recipe:
     sys.modules[module_name] = module
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"{path} raised {type(error).__name__} while being loaded: {error}") from error
-    found = getattr(module, name, None)
-    if callable(found) and not isinstance(found, Recipe):
-        found = found()
+        found = getattr(module, name, None)
+        if callable(found) and not isinstance(found, Recipe):
+            found = found()
+    except RECIPE_ERRORS as error:
+        raise UsageError(
+            f"{path} raised {type(error).__name__} while being loaded: {bounded(masked(str(error)))}"
+        ) from error
     if not isinstance(found, Recipe):
         have = sorted(k for k, v in vars(module).items() if isinstance(v, Recipe))
         raise UsageError(f"{path} has no recipe named {name!r}; it has {have or 'none'}. Use FILE.py:name.")

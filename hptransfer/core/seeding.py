@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hptransfer.core.errors import UsageError, described
+from hptransfer.core.errors import RECIPE_ERRORS, UsageError, described
 from hptransfer.core.recipe import Recipe, Scale
 
 Purpose = Literal["weights", "training"]
@@ -57,7 +57,7 @@ def seeded_model(recipe: Recipe, scale: Scale, seed: int) -> nn.Module:
             return recipe.build(scale)
         except UsageError:
             raise
-        except Exception as error:
+        except RECIPE_ERRORS as error:
             raise UsageError(
                 f"Recipe {recipe.name!r} cannot be built at {scale}: {described(error)}. Give widths and depths that "
                 "it accepts."

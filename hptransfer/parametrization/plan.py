@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -133,8 +134,22 @@ class Plan(Document):
 
     @classmethod
     def upgraded(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Rows and optimizers by name."""
+        """Rows and optimizers by name. Raises ValueError where two have one name."""
+        for key in ("rows", "optimizers"):
+            names = [item["name"] for item in fields[key]]
+            if len(twice := [name for name in names if names.count(name) > 1]):
+                raise ValueError(f"{key} holds {twice[0]!r} more than once")
         return fields | {key: {item["name"]: item for item in fields[key]} for key in ("rows", "optimizers")}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Plan:
+        """The inverse of to_json. Raises UsageError where it does not fit, or a multiplier is nan, inf or negative."""
+        plan = super().from_json(data)
+        for row in plan:
+            for name in ("init_mult", "lr_mult", "wd_mult", "eps_mult", "fwd_mult"):
+                if not (math.isfinite(value := getattr(row, name)) and value >= 0):
+                    raise UsageError(f"Not a plan: {row.name} has {name} = {value}, which must be a number from 0 on.")
+        return plan
 
 
 def verify_fingerprint(plan: Plan, stored: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
@@ -42,7 +43,8 @@ def draw_curves(ax: Axes, info: CurvesInfo, axis: LossAxis) -> None:
         ax.plot([p.log2_lr for p in known], [p.mean for p in known], color=colour, lw=1.8, zorder=3)
         dots = [(p.log2_lr, loss) for p in curve.points for loss in p.losses]
         ax.scatter(*zip(*dots, strict=True), color=colour, s=9, alpha=0.35, lw=0, zorder=2) if dots else None
-        _mark_diverged(ax, curve.place, [p.log2_lr for p in curve.points if p.diverged], colour)
+        for state, marker in MARKS.items():
+            _mark(ax, curve.place, [p.log2_lr for p in curve.points if getattr(p, state)], marker, colour)
         if curve.optimum:
             best = curve.optimum
             span = [[max(0.0, best.log2_lr - best.low)], [max(0.0, best.high - best.log2_lr)]]
@@ -54,10 +56,16 @@ def draw_curves(ax: Axes, info: CurvesInfo, axis: LossAxis) -> None:
     _loss_scale(ax, axis)
 
 
-def _mark_diverged(ax: Axes, index: int, where: Sequence[float], colour: str) -> None:
-    """Crosses above the axis at learning rates where a seed diverged, a row per size."""
+MARKS = {"diverged": "x", "pruned": "_", "failed": "s"}
+"""How a run that gave no loss is marked."""
+
+
+def _mark(ax: Axes, index: int, where: Sequence[float], marker: str, colour: str) -> None:
+    """Marks above the axis at learning rates where a seed ended without a loss, a row per size."""
     heights = [1.0 - 0.028 * index] * len(where)
-    ax.scatter(where, heights, marker="x", s=24, lw=1.6, color=colour, transform=ax.get_xaxis_transform(), zorder=6)
+    style: dict[str, Any] = {"facecolors": "none", "edgecolors": colour} if marker == "s" else {"color": colour}
+    if where:
+        ax.scatter(where, heights, marker=marker, s=24, lw=1.6, transform=ax.get_xaxis_transform(), zorder=6, **style)
 
 
 def _lr_ticks(ax: Axes, log2_lrs: Sequence[float]) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from hptransfer.core.recipe import Axis
 from hptransfer.validation.records.results import LossGap, Optimum, TransferResult
+from hptransfer.validation.records.runs import Run
 
 
 class Point(NamedTuple):
-    """The runs of one (scheme, size, learning rate): the seeds' losses, their mean, and how many diverged."""
+    """The runs of one (scheme, size, learning rate): the losses of the complete ones, their mean, and the others."""
 
     log2_lr: float
     losses: tuple[float, ...]
     mean: float
     diverged: int
+    pruned: int = 0
+    failed: int = 0
 
 
 class Curve(NamedTuple):
@@ -69,21 +73,24 @@ def curves_info(result: TransferResult, scheme: str) -> CurvesInfo:
     curves = [
         Curve(size, index, _points(result, scheme, size), found.get(size)) for index, size in enumerate(result.sizes)
     ]
-    return CurvesInfo(scheme, tuple(curve for curve in curves if curve.points), result.axis)
+    shown = tuple(c for c in curves if any(p.losses or p.diverged or p.pruned for p in c.points))
+    return CurvesInfo(scheme, shown, result.axis)
 
 
 def _points(result: TransferResult, scheme: str, size: int) -> tuple[Point, ...]:
-    by_lr: dict[float, list[float]] = {}
+    by_lr: dict[float, list[Run]] = {}
     for run in result.runs:
-        if (run.scheme, getattr(run, result.axis)) == (scheme, size) and run.state != "failed":
-            by_lr.setdefault(run.lr, []).append(math.inf if run.diverged or run.state == "pruned" else run.val_loss)
-    return tuple(_point(lr, losses) for lr, losses in sorted(by_lr.items()))
+        if (run.scheme, getattr(run, result.axis)) == (scheme, size):
+            by_lr.setdefault(run.lr, []).append(run)
+    return tuple(_point(lr, runs) for lr, runs in sorted(by_lr.items()))
 
 
-def _point(lr: float, losses: Sequence[float]) -> Point:
-    finite = tuple(loss for loss in losses if math.isfinite(loss))
+def _point(lr: float, runs: Sequence[Run]) -> Point:
+    finite = tuple(run.val_loss for run in runs if run.state == "complete" and math.isfinite(run.val_loss))
     mean = sum(finite) / len(finite) if finite else math.inf
-    return Point(math.log2(lr), finite, mean, len(losses) - len(finite))
+    count = Counter(run.state for run in runs)
+    lost = count["complete"] - len(finite)
+    return Point(math.log2(lr), finite, mean, count["diverged"] + lost, count["pruned"], count["failed"])
 
 
 def loss_axis(panels: Iterable[CurvesInfo], *, octaves_above: float = 3.0) -> LossAxis:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ _FIXED = {
 }
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.size": 11,
     "axes.edgecolor": MUTED,
@@ -90,6 +92,7 @@ def inline(figure: Figure, name: str, description: str) -> str:
     name: unique on the page, it prefixes every id. description: what a reader who cannot see the figure is told.
     """
     style: Any = _STYLE | {"svg.hashsalt": name}
+    prefix = identifier(name)
     with matplotlib.rc_context(style):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -97,17 +100,22 @@ def inline(figure: Figure, name: str, description: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r'\s(xmlns(:xlink)?)="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", text)
     text = re.sub(r"#0a0[0-9a-f]{3}", lambda match: f"var({_variable(match[0])})", text)
     text = re.sub(r"<style.*?</style>", "", text, flags=re.S)
     text = re.sub(r"(font-family:|font: [^;\"']*?px) [^;\"]*", r"\1 var(--font)", text)
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)
     assert size is not None  # matplotlib always writes one
-    label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    label = html.escape(description)
     shown = f'viewBox="0 0 {size[1]} {size[2]}" style="max-width:{float(size[1]) * 1.45:.0f}px"'
     head = f'<svg role="img" aria-label="{label}" {shown}>'
     return head + text[text.index(">") + 1 :].strip()
+
+
+def identifier(name: str) -> str:
+    """A name as part of an id: what is no letter, digit or dash becomes its code, so that no two names meet."""
+    return re.sub(r"[^A-Za-z0-9-]", lambda match: f"_{ord(match[0]):x}_", name)
 
 
 def standalone(svg: str, count: int) -> str:

@@ -50,13 +50,17 @@ def facts(result: TransferResult) -> tuple[Fact, ...]:
     largest = max(result.loss_gaps, key=lambda g: g.size, default=None)
     if largest is not None:
         label = f"{short_name(result.scheme)} less SP"
-        context = f"at {result.axis} {largest.size}, both tuned there; seed noise allows {number(largest.tolerance)}"
+        context = f"at {result.axis} {largest.size}, both tuned there"
+        if math.isfinite(largest.tolerance):
+            context += f"; seed noise allows {number(largest.tolerance)}"
         found.append(Fact(label, signed(largest.mup_minus_sp), interval(largest.low, largest.high, "+.3g"), context))
     return tuple(found)
 
 
 def _drift(drift: Drift, result: TransferResult) -> Fact:
     label = f"{short_name(drift.scheme)}: the best learning rate moved"
+    if not math.isfinite(drift.octaves):
+        return Fact(label, "an unknown way", "", _span(result))
     return Fact(label, f"{drift.octaves:+.2f} octaves", interval(drift.low, drift.high, "+.2f"), _span(result))
 
 
@@ -69,26 +73,39 @@ def _regret(regret: Regret, result: TransferResult) -> Fact:
 
 
 def interval(low: float, high: float, form: str = ".3g") -> str:
-    """A 90% interval."""
+    """A 90% interval; "" where it is not known."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
     return f"90% interval {low:{form}} to {high:{form}}"
 
 
 def number(value: float) -> str:
-    """A number to three significant digits."""
-    return f"{value:.3g}"
+    """A number to three significant digits, or "unknown"."""
+    return "unknown" if math.isnan(value) else f"{value:.3g}"
 
 
 def signed(value: float) -> str:
-    """A difference of losses: its sign and three significant digits."""
-    return f"{value:+.3g}"
+    """A difference of losses: its sign and three significant digits, or "unknown"."""
+    return "unknown" if math.isnan(value) else f"{value:+.3g}"
+
+
+MISSING = {"diverged": "every run diverged", "pruned": "every run was pruned", "not run": "not run"}
+
+
+def missing_text(optimum: Optimum) -> str:
+    """Why a size has no optimum."""
+    if optimum.missing == "failed":
+        return f"{optimum.tally.failed} of {optimum.tally.total} runs failed"
+    return MISSING.get(optimum.missing, "every run diverged")
 
 
 def optimum_text(optimum: Optimum) -> str:
     """The optimal learning rate: the power of two, its interval, and whether the grid ended there."""
     if not math.isfinite(optimum.log2_lr):
-        return "none (every run diverged)"
-    edge = ", at the edge of the grid" if optimum.at_edge else ""
-    return f"2^{optimum.log2_lr:.2f} ({optimum.low:.2f} to {optimum.high:.2f}){edge}"
+        return f"none ({missing_text(optimum)})"
+    edge = ", at the edge of the grid" if optimum.at_edge else ", beside failed runs" if optimum.blocked else ""
+    known = math.isfinite(optimum.low) and math.isfinite(optimum.high)
+    return f"2^{optimum.log2_lr:.2f}{f' ({optimum.low:.2f} to {optimum.high:.2f})' if known else ''}{edge}"
 
 
 def table(result: TransferResult) -> str:
@@ -100,8 +117,21 @@ def table(result: TransferResult) -> str:
         cells = [cell for scheme in schemes for cell in _cells(result, scheme, size)]
         gap = gaps.get(size)
         rows.append((str(size), *cells, f"{signed(gap.mup_minus_sp)}{' (worse)' if gap.worse else ''}" if gap else ""))
-    lines = [*columns(rows), "", *(_line(fact) for fact in facts(result)), "", f"{result.verdict}: {headline(result)}"]
+    lines = [*columns(rows), "", *(_line(fact) for fact in facts(result)), ""]
+    lines += [f"{text}." for text in (str(result.tally), coordinates_text(result)) if text]
+    lines += [f"Note: {note}" for note in result.notes]
+    lines.append(f"{result.verdict}: {headline(result)}")
     return "\n".join(lines if result.verdict == "PASS" else [*lines, *(f"  - {reason}" for reason in result.reasons)])
+
+
+def coordinates_text(result: TransferResult) -> str:
+    """A coordinate check that did not pass, with its reasons; "" where it passed or was not made."""
+    coord = result.coord or {}
+    if coord.get("verdict", "PASS") == "PASS":
+        return ""
+    reasons = [str(reason).rstrip(".") for reason in coord.get("reasons", ())]
+    shown = [*reasons[:3], *([f"and {len(reasons) - 3} more"] if len(reasons) > 3 else [])]
+    return f"Coordinate check: {coord['verdict']}: {'; '.join(shown)}"
 
 
 def _line(fact: Fact) -> str:
@@ -114,4 +144,4 @@ def _cells(result: TransferResult, scheme: str, size: int) -> tuple[str, str]:
         found = result.optimum(scheme, size)
     except KeyError:
         return "-", "-"
-    return optimum_text(found), number(found.loss)
+    return optimum_text(found), number(found.loss) if math.isfinite(found.loss) else "-"

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from hptransfer._version import __version__
+from hptransfer.core.secrets import masked_arguments
 from hptransfer.validation.engines.process import usable_cores
 
 
@@ -29,8 +30,8 @@ def environment(device: str) -> dict[str, str | int]:
 
 
 def command_line() -> str:
-    """The command that started this process, as one would type it."""
-    return shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
+    """The command that started this process, as one would type it, without its secrets."""
+    return shlex.join([Path(sys.argv[0]).name or "python", *masked_arguments(sys.argv[1:])])
 
 
 def _processor() -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from hptransfer.core.recipe import Axis
 from hptransfer.validation.grid import Grid, job_at
+from hptransfer.validation.probe import Cell, probe
 from hptransfer.validation.records.runs import Job, Run
 from hptransfer.validation.sweep import refuse_if_all_failed
 from hptransfer.validation.verdict.comparisons import transferred_lr
@@ -14,13 +16,13 @@ from hptransfer.validation.verdict.optimum import Fit, curve_of
 
 Make = Callable[[Sequence[Job]], list[Run]]
 """Jobs to their runs, however they are made; a job made before is not made again."""
-Search = Callable[[], Iterable[Run]]
-"""Makes all runs of a search."""
+Search = Callable[[Collection[Cell]], Iterable[Run]]
+"""Makes all runs of a search but those of some cells, in which none can be made."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """All runs of a check and the curve fitted for every (scheme, size).
+    """All runs of a check and the curve fitted for every (scheme, size). notes: what could not be measured.
 
     lrs: the grid with its extensions. transferred: scheme -> the smallest size's optimal LR, which the largest was
     trained with; a scheme without one is left out.
@@ -31,6 +33,7 @@ class Measurement:
     fits: list[Fit]
     lrs: tuple[float, ...]
     transferred: dict[str, float]
+    notes: tuple[str, ...] = ()
 
     def of(self, scheme: str) -> list[Fit]:
         """The fits of one scheme, by ascending size."""
@@ -43,7 +46,13 @@ def measure(grid: Grid, search: Search, make: Make, *, fingerprint: str, axis: A
     search: makes the runs of the search, all of them. axis: what the grid's scales differ in.
     Raises UsageError where all runs of a scheme fail.
     """
-    runs = list(search())
+    probed = probe(grid, make, fingerprint=fingerprint)
+    for scheme in grid.schemes:
+        if all((scheme, scale) in probed.broken for scale in grid.scales):
+            refuse_if_all_failed([run for run in probed.runs if run.scheme == scheme])
+    if probed.note:
+        print(probed.note, file=sys.stderr)
+    runs = [*search(probed.broken), *probed.runs]
     for scheme in grid.schemes:
         refuse_if_all_failed([run for run in runs if run.scheme == scheme])
     fits = fitted(grid, runs, axis)
@@ -52,9 +61,10 @@ def measure(grid: Grid, search: Search, make: Make, *, fingerprint: str, axis: A
     transferred = {
         fit.curve.scheme: lr for fit in fits if fit.curve.size == small and (lr := transferred_lr(fit)) is not None
     }
-    ends = [(fit, transferred[s]) for fit in fits if fit.curve.size == large and (s := fit.curve.scheme) in transferred]
+    widest = [fit for fit in fits if fit.curve.size == large and fit.found]
+    ends = [(fit, transferred[s]) for fit in widest if (s := fit.curve.scheme) in transferred]
     runs += make([job for fit, lr in ends if lr not in lrs for job in _jobs(fit, lr, grid, fingerprint)])
-    return Measurement(grid, runs, fits, lrs, transferred)
+    return Measurement(grid, runs, fits, lrs, transferred, (probed.note,) if probed.note else ())
 
 
 def fitted(grid: Grid, runs: Sequence[Run], axis: Axis = "width") -> list[Fit]:

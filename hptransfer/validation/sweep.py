@@ -19,6 +19,7 @@ from hptransfer.validation.engines.trainer import Trainer, failed, scale_of
 from hptransfer.validation.grid import Grid, checked_device, grid_of
 from hptransfer.validation.records.identity import fingerprint
 from hptransfer.validation.records.log import RunLog
+from hptransfer.validation.records.mixing import refuse_other_plans
 from hptransfer.validation.records.runs import Job, Key, Run
 from hptransfer.validation.search.jobs import JobWork
 from hptransfer.validation.search.planner import Fixed, Planner
@@ -64,6 +65,7 @@ def run_sweep(
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None
         runs = sweep.make(jobs, log=log)
+        refuse_if_all_failed(runs)
     for note in [*(log.notes if log else []), *sweep.notes]:
         print(note, file=sys.stderr)
     return runs
@@ -130,13 +132,11 @@ class Sweep:
     def make(self, jobs: Sequence[Job], *, log: RunLog | None = None) -> list[Run]:
         """The runs of all jobs, in order; those in the log, the storage or made before are not made again.
 
-        Raises UsageError where a scale cannot be built or planned, every run failed, or the log cannot be written.
+        Raises UsageError where a scale cannot be built or planned, or the log cannot be written.
         """
         order = sorted(jobs, key=lambda job: (-(job.depth or 0), -(job.width or 0), -(job.batch or 0)))
         self.search(Fixed(order), jobs, log=log)
-        runs = [self.known[job.key] for job in jobs]
-        refuse_if_all_failed(runs)
-        return runs
+        return [self.known[job.key] for job in jobs]
 
     def search(self, planner: Planner, examples: Sequence[Job], *, log: RunLog | None = None) -> Mapping[Key, Run]:
         """Make what a planner wants until it wants nothing more; all runs known by then, by key.
@@ -145,9 +145,10 @@ class Sweep:
         """
         if log is not None:
             self.known.update({key: run for key, run in log.known.items() if run.finished})
+        self.prepare(examples)
+        self._refuse_other_plans(planner)
         if not planner.wanted(self.known):
             return self.known
-        self.prepare(examples)
         with contextlib.ExitStack() as stack:
             work = JobWork(self.trainer, self.fingerprint, self.lanes.at, self.timeout)
             url = self.storage or stack.enter_context(_journal(log))
@@ -156,6 +157,7 @@ class Sweep:
             if self.storage is None:
                 queue.withdraw()
             self._take_over(queue, log)
+            self._refuse_other_plans(planner)
             jobs: dict[Key, Job] = {}
 
             def wanted() -> list[Item]:
@@ -198,6 +200,11 @@ class Sweep:
         chosen = chosen_lanes(self.trainer, unknown, engine=self.engine, workers=self.workers)
         self.lanes = Lanes({**self.lanes.at, **chosen.at}, chosen.notes)
         self.notes += [note for note in chosen.notes if note not in self.notes]
+
+    def _refuse_other_plans(self, planner: Planner) -> None:
+        """Raise UsageError where a run that the search would use was trained under another plan than now."""
+        used = [self.known[job.key] for job in planner.chosen(self.known) if job.key in self.known]
+        refuse_other_plans(used, lambda job: self.trainer.prepare(job.scheme, scale_of(job)))
 
 
 @contextlib.contextmanager

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.recipe import Axis, Recipe
+from hptransfer.core.secrets import masked
 from hptransfer.validation.engines.engine import EngineName
 from hptransfer.validation.engines.trainer import CONTROL
 from hptransfer.validation.environment import command_line, environment
 from hptransfer.validation.grid import Grid, grid_of
 from hptransfer.validation.measure import Measurement, measure, sizes_of
+from hptransfer.validation.probe import Cell
 from hptransfer.validation.records.log import RunLog
+from hptransfer.validation.records.mixing import nondeterminism
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.records.runs import Run
+from hptransfer.validation.records.tally import Tally
+from hptransfer.validation.search.planner import Without
 from hptransfer.validation.search.samplers import SamplerName, planner_of
 from hptransfer.validation.sweep import Sweep, refuse_no_growth
-from hptransfer.validation.verdict import comparisons, judge
-from hptransfer.validation.verdict.optimum import optima
+from hptransfer.validation.verdict import judge
+from hptransfer.validation.verdict.judged import judged
 
 
 def transfer_check(
@@ -72,7 +77,8 @@ def transfer_check(
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None
         found = _measured(sweep, grid, axis, extend, sampler, log)
-    notes = (*(log.notes if log else ()), *sweep.notes, *_two_inits(sweep, scheme, control))
+    notes = (*(log.notes if log else ()), *sweep.notes, *found.notes, *_two_inits(sweep, scheme, control))
+    notes = (*notes, *_unlike_at_base(sweep, found, axis, scheme, control))
     result = _result(sweep, found, axis, control, tolerance, command or command_line(), notes)
     if out is not None:
         result.save(out)
@@ -85,9 +91,10 @@ def _measured(
     """The search and what follows from it."""
     planner = planner_of(sampler, grid, fingerprint=sweep.fingerprint, extend=extend, axis=axis)
 
-    def search() -> list[Run]:
-        runs = sweep.search(planner, grid.jobs(sweep.fingerprint), log=log)
-        return [runs[job.key] for job in planner.chosen(runs) if job.key in runs]
+    def search(broken: Collection[Cell]) -> list[Run]:
+        whole = Without(planner, broken)
+        runs = sweep.search(whole, whole.only(grid.jobs(sweep.fingerprint)), log=log)
+        return [runs[job.key] for job in whole.chosen(runs) if job.key in runs]
 
     return measure(grid, search, lambda jobs: sweep.make(jobs, log=log), fingerprint=sweep.fingerprint, axis=axis)
 
@@ -101,6 +108,19 @@ def _two_inits(sweep: Sweep, scheme: str, control: str | None) -> list[str]:
         f"forward={options.forward!r} sets the initial scales of {scheme!r} at every size; {control!r} keeps the "
         f"model's own. The loss gaps compare the two inits as well, at the base too."
     ]
+
+
+def _unlike_at_base(sweep: Sweep, found: Measurement, axis: Axis, scheme: str, control: str | None) -> list[str]:
+    """That the recipe is not deterministic, where a plan that changes nothing at the base changed something there."""
+    base = sweep.trainer.recipe.base
+    size = getattr(base, axis)
+    if control != CONTROL or size not in sizes_of(found.grid, axis):
+        return []
+    plan = sweep.trainer.prepare(scheme, base)
+    if plan is None or not plan.is_identity or sweep.trainer.prepare(control, base) is not None:
+        return []
+    note = nondeterminism(found.runs, scheme=scheme, control=control, axis=axis, base=size)
+    return [note] if note else []
 
 
 def _refuse_no_range(grid: Grid, axis: Axis, tolerance: float, extend: float) -> None:
@@ -128,36 +148,27 @@ def _result(
     recipe, grid, scheme = sweep.trainer.recipe, found.grid, found.grid.schemes[0]
     fits = {name: found.of(name) for name in grid.schemes}
     base = getattr(recipe.base, axis)
-    drifts = {name: comparisons.drift_between(own[0], own[-1], own) for name, own in fits.items()}
-    regrets = {s: comparisons.regret_of(fits[s][-1], found.runs, lr=lr) for s, lr in found.transferred.items()}
-    gaps = comparisons.loss_gaps(fits[scheme], fits[control], base_size=base) if control else []
-    parts = {"drift": drifts[scheme], "regret": regrets.get(scheme), "gaps": gaps}
-    verdict, reasons = judge.verdict_of(judge.findings(fits[scheme], fits.get(control or "", []), tolerance, **parts))
+    said = judged(fits, found.runs, scheme=scheme, control=control, tolerance=tolerance, base=base)
     largest = max(grid.scales, key=lambda scale: getattr(scale, axis) or 0)
     plan = sweep.trainer.prepare(scheme, largest)
     return TransferResult(
         recipe=recipe.name,
         scheme=scheme,
-        verdict=verdict,
         rule=judge.rule_text(scheme, control, tolerance, axis=axis),
-        reasons=reasons,
         axis=axis,
         sizes=tuple(fit.curve.size for fit in fits[scheme]),
         lrs=found.lrs,
         seeds=grid.seeds,
         steps=grid.steps,
         base_size=base,
-        optima=tuple(optima(found.fits)),
-        drifts=tuple(drifts.values()),
-        regrets=tuple(regrets.values()),
-        loss_gaps=tuple(gaps),
-        larger_is_better=tuple(comparisons.size_pairs([fit.curve for fit in found.fits])),
+        **vars(said),
         runs=tuple(found.runs),
         plan=plan.to_json() if plan is not None else {},
         environment=environment(sweep.trainer.device),
-        command=command,
+        command=masked(command),
         against=control,
         tolerance=tolerance,
         fingerprint=sweep.fingerprint,
         notes=notes,
+        tally=Tally.of(found.runs),
     )

@@ -25,7 +25,14 @@ def test_diverged_and_pruned_runs_are_counted_and_left_out_of_the_mean():
     assert [p.diverged for p in widest] == [0] * 6 + [3, 3]
     assert widest[-1].losses == () and widest[-1].mean == math.inf
     runs = tuple(dataclasses.replace(r, state="pruned") if r.seed == 0 else r for r in result().runs)
-    assert curves_info(result(runs=runs), "mup").curves[0].points[0].diverged == 1
+    point = curves_info(result(runs=runs), "mup").curves[0].points[0]
+    assert (len(point.losses), point.diverged, point.pruned, point.failed) == (2, 0, 1, 0)
+
+
+def test_a_failed_run_is_a_state_of_its_own():
+    runs = tuple(dataclasses.replace(r, state="failed", val_loss=math.inf) if r.seed == 2 else r for r in result().runs)
+    point = curves_info(result(runs=runs), "mup").curves[0].points[0]
+    assert (len(point.losses), point.diverged, point.pruned, point.failed) == (2, 0, 0, 1)
 
 
 def test_failed_runs_are_not_shown_as_diverged():

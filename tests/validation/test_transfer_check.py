@@ -131,9 +131,9 @@ def test_nan_everywhere_is_a_fail_with_the_runs_kept(tmp_path):
 
 
 def test_a_recipe_that_raises_is_one_clear_line_with_the_runs_kept(tmp_path):
-    with pytest.raises(UsageError, match=r"All 3 runs failed; the first .*: RuntimeError: the data are on fire"):
+    with pytest.raises(UsageError, match=r"All 6 runs failed; the first .*: RuntimeError: the data are on fire"):
         transfer_check(recipe.replace(loss=cases.raising_loss), workers=1, out=tmp_path)
-    assert len(read_runs(tmp_path / "runs.jsonl")[0]) == 6  # the coarse rates of both schemes
+    assert len(read_runs(tmp_path / "runs.jsonl")[0]) == 16  # a brief probe and three runs of every cell, no grid
 
 
 @pytest.mark.parametrize(

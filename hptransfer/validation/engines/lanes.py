@@ -49,7 +49,7 @@ def train_lanes(trainer: Trainer, jobs: Sequence[Job]) -> list[Run]:
         with warnings.catch_warnings():  # vmap warns of operations that it runs lane by lane; a probe times them
             warnings.filterwarnings("ignore", "There is a performance drop")
             return _Lanes(trainer, jobs).train()
-    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, SystemExit) as error:
         first = str(error).strip().split("\n")[0]
         raise LanesUnsupported(f"{type(error).__name__}: {first}") from error
 

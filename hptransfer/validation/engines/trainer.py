@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from hptransfer.checks.planned import PlannedModels
-from hptransfer.core.errors import described
+from hptransfer.core.errors import UsageError, described
 from hptransfer.core.loop import TrainResult, thin, train
 from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.parametrization.options import Options
@@ -55,7 +56,12 @@ class Trainer(PlannedModels):
     def prepare(self, scheme: str, scale: Scale) -> Plan | None:
         """The plan of one (scheme, scale), made once; None for the control where its readout starts as it does."""
         choices = self.options_of(scheme)
-        return None if choices is None else self.plan(scheme, scale, choices)
+        try:
+            return None if choices is None else self.plan(scheme, scale, choices)
+        except SystemExit as error:
+            raise UsageError(
+                f"Recipe {self.recipe.name!r} ended the process as its plan was made at {scale}: {described(error)}."
+            ) from error
 
     def options_of(self, scheme: str) -> dict[str, Any] | None:
         """The keyword arguments of a scheme's plan, None where it needs none. The control keeps its own forward."""
@@ -74,7 +80,10 @@ class Trainer(PlannedModels):
         return model, self.groups(plan, model, lr=job.lr)
 
     def run(self, job: Job, on_step: Callable[[int, float], None] | None = None) -> Run:
-        """Train one job. An exception in the recipe makes it a failed run that keeps the error's text."""
+        """Train one job. Whatever the recipe raises, sys.exit too, makes it a failed run that keeps the error's text.
+
+        Only an interrupt of the user's goes through; a worker process gets none, so that one in it is the recipe's.
+        """
         began = time.perf_counter()
         try:
             model, groups = self.ready(job)
@@ -84,9 +93,12 @@ class Trainer(PlannedModels):
             result = train(recipe, model, optimizer, scale=scale, seed=job.seed, device=self.device, on_step=on_step)
         except Pruned as pruned:
             return _unfinished(job, "pruned", None, seconds=time.perf_counter() - began, losses=pruned.losses)
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and multiprocessing.parent_process() is None:
+                raise
             return failed(job, described(error), seconds=time.perf_counter() - began)
-        return run_of(job, result)
+        plan = self.plans.get((job.scheme, scale))
+        return replace(run_of(job, result), plan=plan.fingerprint if plan is not None else "")
 
 
 def _rebuilt(recipe: Portable, device: str, plan_options: Mapping[str, Any], plans: dict[Any, Plan]) -> Trainer:

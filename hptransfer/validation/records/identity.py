@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from hptransfer.core.errors import UsageError
+from hptransfer._version import __version__
+from hptransfer.core.errors import RECIPE_ERRORS, UsageError, described
 from hptransfer.core.recipe import Recipe
 
 _DECIDING = ("build", "batches", "loss", "validation", "schedule", "base", "optimizer", "optimizer_options")
@@ -22,7 +23,8 @@ def fingerprint(recipe: Recipe, extra: Any = None) -> str:
     """12 hex digits that change when the outcome of a run may.
 
     Covers the whole source file of each of the recipe's functions (with closures, defaults and bound arguments), the
-    optimizer and its options, the base, and the data: all validation batches and the first training batch of seed 0.
+    optimizer and its options, the base, the data (all validation batches and the first training batch of seed 0), and
+    the versions of torch and hptransfer.
     Not covered: the defaults of a check (widths, lrs, seeds), the number of steps (part of a run's own key), and
     modules that the recipe's file imports. extra: further settings that change runs.
     Raises UsageError where the recipe cannot give its data.
@@ -30,7 +32,7 @@ def fingerprint(recipe: Recipe, extra: Any = None) -> str:
     digest = hashlib.sha256()
     for name in _DECIDING:
         _feed(digest, (name, getattr(recipe, name)), [])
-    _feed(digest, (_data(recipe), extra), [])
+    _feed(digest, (_data(recipe), extra, torch.__version__, __version__), [])
     return digest.hexdigest()[:12]
 
 
@@ -39,10 +41,9 @@ def _data(recipe: Recipe) -> tuple[Any, Any]:
         return list(recipe.validation()), next(iter(recipe.batches(recipe.base, 0)), None)
     except UsageError:
         raise
-    except Exception as error:
+    except RECIPE_ERRORS as error:
         raise UsageError(
-            f"Recipe {recipe.name!r} cannot give its data: {type(error).__name__}: {error}. Check batches() and "
-            "validation()."
+            f"Recipe {recipe.name!r} cannot give its data: {described(error)}. Check batches() and validation()."
         ) from error
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 import os
+import tempfile
 from pathlib import Path
 
 from hptransfer.core.errors import UsageError
@@ -29,9 +32,7 @@ class RunLog:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _probe(self.path.parent)
-            self.descriptor = os.open(
-                self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
-            )
+            self.descriptor = opened(self.path)
         except OSError as error:
             raise UsageError(
                 f"Cannot write to {self.path.parent}: {error.strerror or error}. Give a writable directory as out."
@@ -39,7 +40,7 @@ class RunLog:
         try:
             self._lock()
             runs, self.notes = read_runs(self.path)
-            self._drop_cut_off_line()
+            drop_cut_off_line(self.descriptor, self.path)
         except BaseException:
             self.close()
             raise
@@ -85,23 +86,42 @@ class RunLog:
                 f"Another sweep is writing to {self.path}. Wait for it to end, or give another directory as out."
             ) from error
 
-    def _drop_cut_off_line(self) -> None:
-        """Cut what follows the last newline, so that the next run starts on a line of its own."""
-        size = os.fstat(self.descriptor).st_size
-        if not self.notes:
-            return
-        tail = self.path.read_bytes()
-        os.ftruncate(self.descriptor, size - (len(tail) - tail.rfind(b"\n") - 1))
+
+def opened(path: Path) -> int:
+    """A descriptor of the file for reading and appending; it is made where missing.
+
+    Raises UsageError where it is a link, which may lead to somebody else's file, or no regular file.
+    """
+    unix_only = (getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOFOLLOW"))
+    flags = functools.reduce(operator.or_, unix_only, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UsageError(f"{path} is a link or no regular file, and is left alone. Give another directory as out.")
+    return os.open(path, flags, 0o666)
+
+
+def drop_cut_off_line(descriptor: int, path: Path) -> None:
+    """Cut what follows the last newline, so that the next run starts on a line of its own.
+
+    Raises UsageError, and cuts nothing, where that is not the start of a run's line.
+    """
+    whole = path.read_bytes()
+    rest = whole[whole.rfind(b"\n") + 1 :]
+    if not rest:
+        return
+    if not is_start_of_run(rest):
+        raise UsageError(f"{path} ends in text that is no run, and is left alone. Give another directory as out.")
+    os.ftruncate(descriptor, len(whole) - len(rest))
+
+
+def is_start_of_run(text: bytes) -> bool:
+    """Whether a cut-off line is one that Run.to_line began."""
+    head = b'{"schema": %d, "scheme": "' % Run.SCHEMA
+    return text.startswith(head) or head.startswith(text)
 
 
 def _probe(directory: Path) -> None:
     """Raise OSError unless a file with some bytes in it can be made here."""
-    path = directory / f".probe-{os.getpid()}"
-    try:
-        with open(path, "wb") as file:
-            file.write(b"\0" * 65536)
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(b"\0" * 65536)
+        file.flush()
+        os.fsync(file.fileno())

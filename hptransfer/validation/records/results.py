@@ -13,10 +13,14 @@ from typing import Any, Literal
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document, read_json, write_json
 from hptransfer.core.recipe import Axis
-from hptransfer.validation.records.runs import RUNS_FILE, Run, latest, read_runs
+from hptransfer.validation.records.log import RunLog
+from hptransfer.validation.records.runs import RUNS_FILE, Job, Key, Run, latest, read_runs
+from hptransfer.validation.records.tally import NO_RUNS, Tally
 
 VERDICT_FILE = "verdict.json"
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Missing = Literal["", "diverged", "pruned", "failed", "not run"]
+"""Why a size has no optimum: every run diverged, or some failed and so nobody knows; "" where it has one."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Optimum:
 
     log2_lr, low, high: log2 of the optimal base LR with its 90% interval. loss, loss_low, loss_high: the loss
     there. at_edge: the best LR of the grid is its first or its last, so the optimum may lie outside. seeds: how
-    many. All runs diverged: log2_lr and the interval are nan, loss is inf.
+    many. missing: why there is none; log2_lr and the interval are nan then, and loss is inf. blocked: runs next to the
+    best LR failed, so the optimum may lie there. tally: how its runs ended.
     """
 
     scheme: str
@@ -38,6 +43,9 @@ class Optimum:
     loss_high: float
     at_edge: bool
     seeds: int
+    missing: Missing = ""
+    blocked: bool = False
+    tally: Tally = NO_RUNS
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ class TransferResult(Document):
     (scheme, size). optima: of the scheme and of SP, per size.
     plan: Plan.to_json() at the largest size. coord: CoordReport.to_json(), or None. environment: versions,
     machine, device, date. command: the exact command line. against: the control scheme (SP), or None.
-    tolerance: allowed drift, octaves. notes: what the reader should know of how it ran.
+    tolerance: allowed drift, octaves. notes: what the reader should know of how it ran. tally: how all runs ended.
     """
 
     SCHEMA = 2
@@ -142,6 +150,7 @@ class TransferResult(Document):
     tolerance: float = 0.5
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
+    tally: Tally = NO_RUNS
 
     def optimum(self, scheme: str, size: int) -> Optimum:
         """The optimum of one (scheme, size). Raises KeyError where it was not measured."""
@@ -161,10 +170,10 @@ class TransferResult(Document):
         try:
             root.mkdir(parents=True, exist_ok=True)
             known = latest(read_runs(root / RUNS_FILE)[0])
-            missing = [run.to_line() + "\n" for run in self.runs if known.get(run.key) != run]
-            if missing:
-                with open(root / RUNS_FILE, "a", encoding="utf-8") as file:
-                    file.writelines(missing)
+            if missing := [run for run in self.runs if known.get(run.key) != run]:
+                with RunLog(root) as log:
+                    for run in missing:
+                        log.append(run)
             write_json(root / VERDICT_FILE, verdict)
         except OSError as error:
             raise UsageError(f"Cannot write to {root}: {error}. Give a writable directory.") from error
@@ -183,8 +192,16 @@ class TransferResult(Document):
         result = cls.from_json({**data, "runs": []} if isinstance(data, dict) else data)
         runs, notes = read_runs(Path(directory) / RUNS_FILE)
         known, keys = latest(runs), data.get("keys", [])
+        known |= {_twelve_digits(run.job): run for run in runs if _twelve_digits(run.job) not in known}
         lost = sum(key not in known for key in keys)
         if lost:
             notes.append(f"{lost} of the {len(keys)} runs of this result are not in {RUNS_FILE}.")
         kept = tuple(known[key] for key in keys if key in known)
         return dataclasses.replace(result, runs=kept, notes=(*result.notes, *notes))
+
+
+def _twelve_digits(job: Job) -> Key:
+    """The key of a run as versions before 0.2 wrote it: sizes to 6 digits, rates to 12."""
+    scale = {"width": job.width, "depth": job.depth, "batch": job.batch, "tokens": job.tokens}
+    where = " ".join(f"{axis}={value:g}" for axis, value in scale.items() if value is not None)
+    return f"{job.scheme} {where} lr={job.lr:.12g} seed={job.seed} steps={job.steps} {job.fingerprint}".strip()

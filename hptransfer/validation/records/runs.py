@@ -17,6 +17,11 @@ Key = str
 """Names one run: its scheme, scale, learning rate, seed, steps and recipe, in one line of text."""
 
 
+def exact(value: float) -> str:
+    """A number as text that no other number has; a whole one alike as int and float."""
+    return str(int(value)) if float(value).is_integer() and int(value) == value else repr(value)
+
+
 @dataclass(frozen=True)
 class Job:
     """A run that is to be made: everything that decides its outcome, given the recipe.
@@ -36,10 +41,11 @@ class Job:
 
     @property
     def key(self) -> Key:
-        """What makes two runs the same run; learning rates are equal to 12 digits."""
+        """What makes two runs the same run: every number to its last digit."""
         scale = {"width": self.width, "depth": self.depth, "batch": self.batch, "tokens": self.tokens}
-        where = " ".join(f"{axis}={value:g}" for axis, value in scale.items() if value is not None)
-        return f"{self.scheme} {where} lr={self.lr:.12g} seed={self.seed} steps={self.steps} {self.fingerprint}".strip()
+        where = " ".join(f"{axis}={exact(value)}" for axis, value in scale.items() if value is not None)
+        how = f"lr={exact(self.lr)} seed={self.seed} steps={self.steps} {self.fingerprint}"
+        return f"{self.scheme} {where} {how}".strip()
 
     def __str__(self) -> str:
         depth = f" depth {self.depth}" if self.depth is not None else ""
@@ -54,7 +60,7 @@ class Run(Document):
     failed. curve: (step, training loss averaged since the previous point). seconds: wall time of the run.
     state: "complete", "diverged" (non-finite or run-away loss), "pruned" (stopped by the study's pruner) or
     "failed" (an exception, whose text is `error`). engine: "loop", or "lanes" where several runs were trained
-    as one.
+    as one. plan: the fingerprint of the plan it was trained under, "" for none or where an earlier version did not say.
     """
 
     TITLE = "a run"
@@ -77,6 +83,7 @@ class Run(Document):
     tokens: float | None = None
     fingerprint: str = ""
     engine: str = "loop"
+    plan: str = ""
 
     @property
     def job(self) -> Job:

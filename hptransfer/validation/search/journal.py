@@ -30,12 +30,24 @@ def open_journal(path: Path) -> JournalStorage:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
             raise UsageError(f"{path} is a symbolic link, which is not written through. Give another directory.")
-        backend = Journal(path)
-        return JournalStorage(backend)
+        _refuse_foreign(path)
+        return JournalStorage(Journal(path))
     except OSError as error:
         raise UsageError(f"Cannot write to {path}: {error.strerror or error}. Give a writable directory.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is not a journal of trials: {error}. Give another directory.") from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise ValueError where there is a file that is no journal: it would be cut and written to."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with open(path, "rb") as file:
+        line = file.readline()
+    if line.endswith(b"\n") and not (isinstance(log := json.loads(line), dict) and "op_code" in log):
+        raise ValueError("its first line is no entry of one")
+    if not line.endswith(b"\n") and not line.startswith(b'{"op_code"'[: len(line)]):
+        raise ValueError("its only line is no entry of one")
 
 
 class Journal(JournalFileBackend):

@@ -7,13 +7,14 @@ further ones. `GridPlanner` wants every point of a grid; see zoom.py for the one
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from hptransfer.core.recipe import Scale
+from hptransfer.validation.engines.trainer import scale_of
 from hptransfer.validation.grid import Grid, job_at
 from hptransfer.validation.records.runs import Job, Key, Run
 
@@ -45,6 +46,26 @@ class Fixed:
     def chosen(self, runs: Runs) -> list[Job]:
         """All of them."""
         return list(self.jobs)
+
+
+@dataclass(frozen=True)
+class Without:
+    """Wants what another planner wants, but in some (scheme, scale), where no run can be made."""
+
+    planner: Planner
+    broken: Collection[tuple[str, Scale]]
+
+    def wanted(self, runs: Runs) -> list[Job]:
+        """The other's jobs, those of the broken cells left out."""
+        return self.only(self.planner.wanted(runs))
+
+    def chosen(self, runs: Runs) -> list[Job]:
+        """The other's jobs, those of the broken cells left out."""
+        return self.only(self.planner.chosen(runs))
+
+    def only(self, jobs: Iterable[Job]) -> list[Job]:
+        """The jobs of cells that are not broken."""
+        return [job for job in jobs if (job.scheme, scale_of(job)) not in self.broken]
 
 
 @dataclass(frozen=True)
@@ -98,10 +119,10 @@ class GridPlanner:
     extend: float = 0.0
 
     def wanted(self, runs: Runs) -> list[Job]:
-        """The grid's jobs, as long as any is missing; the extensions after."""
-        if missing := Fixed(self.grid.jobs(self.fingerprint)).wanted(runs):
-            return missing
-        return [job for cell in cells_of(self.grid, self.fingerprint) for job in self._beyond(cell, runs)]
+        """The grid's jobs that are missing, and the extensions of the cells that have all of them."""
+        cells = cells_of(self.grid, self.fingerprint)
+        beyond = [job for cell in cells for job in self._beyond(cell, runs)]
+        return [*Fixed(self.grid.jobs(self.fingerprint)).wanted(runs), *beyond]
 
     def chosen(self, runs: Runs) -> list[Job]:
         """The grid's jobs, and those of the extensions."""
@@ -118,7 +139,7 @@ class GridPlanner:
     def _extended(self, cell: Cell, runs: Runs) -> tuple[list[float], list[Job]]:
         """(the rates of a cell as far as it was extended, the jobs that the next extension lacks)."""
         lrs, seeds = list(self.grid.lrs), self.grid.seeds
-        if len(lrs) < 2:
+        if len(lrs) < 2 or cell.missing(lrs, seeds, runs):
             return lrs, []
         ratio = 2.0 ** float(np.median(np.diff(np.log2(lrs))))
         first, last = lrs[0] * 2.0**-self.extend * (1 - 1e-6), lrs[-1] * 2.0**self.extend * (1 + 1e-6)

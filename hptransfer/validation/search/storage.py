@@ -14,7 +14,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
-from hptransfer.core.errors import UsageError
+from hptransfer.core.errors import UsageError, bounded
+from hptransfer.core.secrets import masked
 from hptransfer.validation.search.journal import open_journal
 from hptransfer.validation.search.patience import Patient
 
@@ -65,11 +66,6 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def masked(url: str) -> str:
-    """The URL without its password, for messages and records."""
-    return _parsed(url).render_as_string(hide_password=True)
-
-
 def journal_url(directory: Path) -> str:
     """The URL of the journal that a check keeps in its `out` directory."""
     return f"journal:///{directory.absolute() / 'trials.journal'}"
@@ -107,7 +103,9 @@ def _parsed(url: str) -> URL:
     try:
         target = make_url(url)
     except (ArgumentError, ValueError, AttributeError) as error:
-        raise UsageError(f"storage={url!r} is not a database URL. Use {KINDS}, or the directory of a check.") from error
+        raise UsageError(
+            f"storage={masked(str(url))!r} is not a database URL. Use {KINDS}, or the directory of a check."
+        ) from error
     missing = importlib.util.find_spec("psycopg2") is None and importlib.util.find_spec("psycopg") is not None
     if target.drivername == "postgresql" and missing:
         return target.set(drivername="postgresql+psycopg")  # the driver that the extra "postgres" installs
@@ -147,7 +145,7 @@ def _reason(error: BaseException) -> str:
     """The innermost cause on one line, with what to do where that is known."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__
+    text = bounded(masked(str(getattr(error, "orig", None) or error))) or type(error).__name__
     if isinstance(error, ImportError):
         return f"{text}. Install its driver (pip install 'hptransfer[postgres]' for PostgreSQL, grpcio for gRPC)."
     return f"{text.rstrip('.')}. Check the URL, that the server runs and that you may write to it."

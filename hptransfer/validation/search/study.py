@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document
 from hptransfer.core.recipe import Recipe
+from hptransfer.core.secrets import masked
 from hptransfer.validation.grid import Grid, checked_lrs, grid_of
 from hptransfer.validation.records.identity import fingerprint
 from hptransfer.validation.records.runs import Run
@@ -39,7 +40,10 @@ class Tuned:
 
 @dataclass(frozen=True)
 class StudyResult(Document):
-    """What a study found. complete, pruned, failed: trials by outcome. runs: all of them; best: one per proxy."""
+    """What a study found. complete, diverged, pruned, failed: trials by outcome. runs: all; best: one per proxy.
+
+    storage: its URL without the password. missing: (scheme, width) of the proxies in which no trial was completed.
+    """
 
     TITLE = "a study's result"
 
@@ -50,6 +54,8 @@ class StudyResult(Document):
     pruned: int
     failed: int
     runs: tuple[Run, ...]
+    diverged: int = 0
+    missing: tuple[tuple[str, int | None], ...] = ()
 
 
 def study(
@@ -100,7 +106,7 @@ def study(
             found.append(_tuned(storage, work, min(max(start, low), high), sweep.workers))
             if (best := found[-1][1]) is not None:
                 first, narrow = best.lr, proxy.width
-    return _collected(prefix, storage, found)
+    return _collected(prefix, masked(storage), found, [(s, scale.width) for s in grid.schemes for scale in grid.scales])
 
 
 def tuning_fingerprint(sweep: Sweep, space: Space | None) -> str:
@@ -157,7 +163,12 @@ def _proxies(grid: Grid, scheme: str, lrs: tuple[float, float], pruning: Pruning
     ]
 
 
-def _collected(name: str, url: str, found: Sequence[tuple[TrialQueue, Tuned | None]]) -> StudyResult:
+def _collected(
+    name: str,
+    url: str,
+    found: Sequence[tuple[TrialQueue, Tuned | None]],
+    proxies: Sequence[tuple[str, int | None]],
+) -> StudyResult:
     with quiet():
         trials = [t for queue, _ in found for t in queue.trials()]
         for queue, _ in found:
@@ -168,7 +179,10 @@ def _collected(name: str, url: str, found: Sequence[tuple[TrialQueue, Tuned | No
     if told and counts[TrialState.FAIL] == len(told):
         raise UsageError(f"All {len(told)} trials failed; the first: {runs[0].error if runs else 'no run was made'}")
     best = tuple(b for _, b in found if b is not None)
+    diverged = sum(run.state == "diverged" for run in runs)  # a trial ends with its first run that does
     return StudyResult(
         *(name, url, best),
-        *(counts[TrialState.COMPLETE], counts[TrialState.PRUNED], counts[TrialState.FAIL], runs),
+        *(counts[TrialState.COMPLETE], counts[TrialState.PRUNED] - diverged, counts[TrialState.FAIL], runs),
+        diverged=diverged,
+        missing=tuple(place for place in proxies if place not in {(b.scheme, b.width) for b in best}),
     )

@@ -14,7 +14,8 @@ from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from hptransfer.core.errors import UsageError
+from hptransfer.core.errors import UsageError, bounded
+from hptransfer.core.secrets import masked
 from hptransfer.validation.engines.process import death, ended, process_context, started
 from hptransfer.validation.records.runs import Key, Run
 from hptransfer.validation.search.drain import FIRST_PAUSE, RECOVER_SECONDS, Drain
@@ -169,7 +170,7 @@ def lost_database(url: str) -> Iterator[None]:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
         cause = error.__cause__ or error
-        first = " ".join(str(getattr(cause, "orig", None) or cause).split())
+        first = bounded(masked(str(getattr(cause, "orig", None) or cause)))
         release(open_storage(url))  # says what is wrong, where it cannot be reached at all
         raise UsageError(
             f"The storage failed: {first}. Finished trials are kept; run the same command again."

@@ -59,7 +59,7 @@ class ZoomPlanner:
             missing, best = search.sought(starts)
             if missing or best is None:
                 jobs += missing
-                if not centres:
+                if missing and not centres:
                     break
                 continue
             missing, fine = search.refined(best)

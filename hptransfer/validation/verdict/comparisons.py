@@ -32,7 +32,7 @@ def drift_between(small: Fit, large: Fit, alike: Sequence[Fit]) -> Drift:
 
 def transferred_lr(small: Fit) -> float | None:
     """The learning rate a user would carry over: the small model's optimum, to 4 digits. None where it has none."""
-    return float(f"{2.0**small.log2_lr:.4g}") if small.found and small.edge == 0 else None
+    return float(f"{2.0**small.log2_lr:.4g}") if small.settled else None
 
 
 def regret_of(large: Fit, runs: Iterable[Run], *, lr: float) -> Regret:
@@ -75,8 +75,10 @@ def _strictness(sizes: int, freedom: int) -> float:
 
 def _gap(a: Fit, b: Fit, noise: Sequence[float], strict: float) -> LossGap:
     size, seeds = a.curve.size, a.curve.seeds
+    if {a.missing, b.missing} & {"failed", "pruned", "not run"} or a.missing == b.missing == "diverged":
+        return LossGap(size, math.nan, math.nan, math.nan, math.nan, False)
     if not (a.found and b.found):
-        gap = math.nan if not (a.found or b.found) else math.inf if b.found else -math.inf
+        gap = math.inf if b.found else -math.inf
         return LossGap(size, gap, gap, gap, 0.0, gap == -math.inf)
     if np.array_equal(a.losses, b.losses):
         return LossGap(size, 0.0, 0.0, 0.0, 0.0, True)

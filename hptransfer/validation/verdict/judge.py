@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from hptransfer.core.recipe import Axis
 from hptransfer.validation.records.results import Drift, LossGap, Optimum, Regret, Verdict
 from hptransfer.validation.verdict.comparisons import drift_between
 from hptransfer.validation.verdict.optimum import Fit, optima
+from hptransfer.validation.verdict.phrases import amount, bracket
 
 REGRET_TOLERANCE = 0.01
 MIN_SEEDS = 3
@@ -22,7 +23,8 @@ octaves (half of its 90% interval); no {axis}'s optimum is significantly further
 the transferred learning rate costs at most {regret:.0%} of the largest {axis}'s tuned loss, or no more than seed \
 noise; and at every {axis} from the base on the tuned loss is no worse than that of tuned {control}, within seed \
 noise. FAIL: all runs of {scheme} diverge at some {axis}, or one of these is violated beyond its 90% interval. Else \
-INCONCLUSIVE."""
+INCONCLUSIVE; so is a size whose best learning rate stands beside runs that failed with an error, and a check in \
+which no run learned anything."""
 
 Status = Literal["ok", "bad", "unknown"]
 
@@ -58,6 +60,20 @@ def verdict_of(findings: Sequence[Finding]) -> tuple[Verdict, tuple[str, ...]]:
     return "PASS", tuple(f.text for f in findings)
 
 
+def judge_learning(fits: Sequence[Fit]) -> list[Finding]:
+    """Where not one size of any scheme ended below the loss it started from, there is nothing to compare."""
+    if not fits or not all(fit.at_chance for fit in fits):
+        return []
+    nearest = min(fits, key=lambda fit: fit.loss - fit.curve.initial)
+    return [
+        Finding(
+            "unknown",
+            f"No run learned anything: the best validation loss, {nearest.loss:.4g}, is no lower than the training "
+            f"loss of the first steps, {nearest.curve.initial:.4g}. Train for more steps, or check data and loss.",
+        )
+    ]
+
+
 def judge_seeds(seeds: int) -> list[Finding]:
     """Too few seeds allow no interval worth the name."""
     if seeds >= MIN_SEEDS:
@@ -70,8 +86,13 @@ def judge_optima(optima: Sequence[Optimum], *, axis: Axis = "width") -> list[Fin
     findings = []
     for optimum in optima:
         where = f"{optimum.scheme} at {axis} {optimum.size}"
-        if not math.isfinite(optimum.log2_lr):
+        if optimum.missing in ("diverged", "") and not math.isfinite(optimum.log2_lr):
             findings.append(Finding("bad", f"{where}: every run diverged."))
+        elif optimum.missing:
+            findings.append(Finding("unknown", f"{where}: no optimum; {optimum.tally or 'nothing was run'}."))
+        elif optimum.blocked:
+            text = f"{where}: runs next to the best learning rate, 2^{optimum.log2_lr:.2f}, failed"
+            findings.append(Finding("unknown", f"{text}; {optimum.tally.failures}."))
         elif optimum.at_edge:
             text = f"{where}: the best learning rate, 2^{optimum.log2_lr:.2f}, lies at the edge of the grid."
             findings.append(Finding("unknown", text + " Widen lrs."))
@@ -82,8 +103,8 @@ def judge_drift(drift: Drift, *, sizes: tuple[int, int], tolerance: float, axis:
     """The drift over the whole range of sizes, against the tolerance in octaves."""
     half = drift.high - drift.octaves
     text = (
-        f"{drift.scheme}: the optimal learning rate moves by {drift.octaves:+.2f} octaves "
-        f"[{drift.low:+.2f}, {drift.high:+.2f}] from {axis} {sizes[0]} to {sizes[1]}; {tolerance:g} are allowed"
+        f"{drift.scheme}: the optimal learning rate moves by {drift.octaves:+.2f} octaves"
+        f"{bracket(drift.low, drift.high)} from {axis} {sizes[0]} to {sizes[1]}; {tolerance:g} are allowed"
     )
     if drift.low > tolerance or drift.high < -tolerance:
         return Finding("bad", text + ".")
@@ -114,35 +135,36 @@ def judge_regret(regret: Regret, *, size: int, tuned: float, axis: Axis = "width
         )
     allowed = REGRET_TOLERANCE * abs(tuned)
     text = (
-        f"{regret.scheme}: the transferred learning rate {regret.lr:.4g} costs {regret.loss:+.4f} "
-        f"[{regret.low:+.4f}, {regret.high:+.4f}] at {axis} {size}, whose tuned loss is {tuned:.4f}"
+        f"{regret.scheme}: the transferred learning rate {regret.lr:.4g} costs {regret.loss:+.4f}"
+        f"{bracket(regret.low, regret.high, '+.4f')} at {axis} {size}, whose tuned loss is {tuned:.4f}"
     )
     if regret.low > allowed:
         return Finding("bad", text + ".")
     if regret.loss <= allowed or regret.low <= 0:
         return Finding("ok", text + ".")
     return Finding(
-        "unknown", text + f"; more than {allowed:.4f} is not ruled out." if math.isfinite(regret.low) else text
+        "unknown", text + (f"; more than {allowed:.4f} is not ruled out." if math.isfinite(regret.low) else ".")
     )
 
 
-def judge_gaps(gaps: Sequence[LossGap], control: Sequence[Optimum], *, axis: Axis = "width") -> list[Finding]:
-    """Tuned against tuned control, at every size from the base on."""
-    edges = {optimum.size for optimum in control if optimum.at_edge}
+def judge_gaps(
+    gaps: Sequence[LossGap], control: Sequence[Optimum], *, blocked: Collection[int] = (), axis: Axis = "width"
+) -> list[Finding]:
+    """Tuned against tuned control, at every size from the base on. blocked: sizes where failed runs hide the best."""
+    open_ones = {o.size: "lies beside failed runs" for o in control if o.blocked}
+    open_ones |= {o.size: "lies at the edge of its grid" for o in control if o.at_edge}
     findings = []
     for gap in gaps:
         text = (
             f"{axis.capitalize()} {gap.size}: tuned loss less that of tuned {control[0].scheme} is "
-            f"{gap.mup_minus_sp:+.4f}; seed noise allows {gap.tolerance:.4f}"
+            f"{amount(gap.mup_minus_sp, '+.4f')}; seed noise allows {amount(gap.tolerance, '.4f')}"
         )
-        if not gap.ok and math.isnan(gap.tolerance):
+        if not gap.ok and (math.isnan(gap.tolerance) or gap.size in blocked):
             findings.append(Finding("unknown", text + "."))
         elif not gap.ok:
             findings.append(Finding("bad", text + "."))
-        elif gap.size in edges and math.isfinite(gap.mup_minus_sp):
-            findings.append(
-                Finding("unknown", text + f", but {control[0].scheme}'s optimum lies at the edge of its grid.")
-            )
+        elif gap.size in open_ones and math.isfinite(gap.mup_minus_sp):
+            findings.append(Finding("unknown", text + f", but {control[0].scheme}'s optimum {open_ones[gap.size]}."))
         else:
             findings.append(Finding("ok", text + "."))
     return findings
@@ -158,16 +180,19 @@ def findings(
     gaps: Sequence[LossGap],
 ) -> list[Finding]:
     """Every part of the rule on the checked scheme's fits (by ascending size) and the control's."""
+    if unlearned := judge_learning([*fits, *control]):
+        return unlearned
     best, axis = optima(fits), fits[0].curve.axis
-    found = [*judge_seeds(best[0].seeds), *judge_optima(best, axis=axis)]
-    inside = [fit for fit in fits if fit.edge == 0]
-    if fits[0].edge == 0:
+    found = [*judge_seeds(fits[0].curve.seeds), *judge_optima(best, axis=axis)]
+    inside = [fit for fit in fits if fit.settled]
+    if fits[0].settled:
         for fit in (fit for fit in inside[1:] if fit is not fits[-1]):
             moved = drift_between(fits[0], fit, fits)
             found += judge_between(moved, size=fit.curve.size, tolerance=tolerance, axis=axis)
-    if fits[0].edge == fits[-1].edge == 0:
+    if fits[0].settled and fits[-1].settled:
         ends = fits[0].curve.size, fits[-1].curve.size
         found.append(judge_drift(drift, sizes=ends, tolerance=tolerance, axis=axis))
     if regret is not None and fits[-1].found:
         found.append(judge_regret(regret, size=fits[-1].curve.size, tuned=fits[-1].loss, axis=axis))
-    return [*found, *judge_gaps(gaps, optima(control), axis=axis)]
+    blocked = {optimum.size for optimum in best if optimum.blocked}
+    return [*found, *judge_gaps(gaps, optima(control), blocked=blocked, axis=axis)]

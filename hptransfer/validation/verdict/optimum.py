@@ -14,15 +14,16 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from hptransfer.core.recipe import Axis
 from hptransfer.core.seeding import numpy_generator
 from hptransfer.core.statistics import t_quantile
-from hptransfer.validation.records.results import Optimum
+from hptransfer.validation.records.results import Missing, Optimum
 from hptransfer.validation.records.runs import Run
+from hptransfer.validation.records.tally import NO_RUNS, Tally
 from hptransfer.validation.verdict.smooth import Smoother
 
 CONFIDENCE = 0.90
@@ -30,6 +31,8 @@ CLIFF = 6.0
 RESAMPLES = 400
 SHAPE_BIAS = 0.08
 """Octaves; see tests/validation/test_optimum.py."""
+CHANCE = 0.002
+"""Of the initial loss: what a run must gain to count as having learned anything."""
 Array = np.ndarray
 
 
@@ -37,7 +40,9 @@ Array = np.ndarray
 class Curve:
     """Validation losses of one (scheme, size): ascending log2_lrs [points]; losses [points, seeds], inf = diverged.
 
-    size: the width, or the depth where that is the axis.
+    size: the width, or the depth where that is the axis. failed: log2_lrs [any] at which a run failed, which are no
+    points. tally: how the runs ended. initial: the mean training loss before the first steps took effect, nan where it
+    is not known.
     """
 
     scheme: str
@@ -45,6 +50,9 @@ class Curve:
     log2_lrs: Array
     losses: Array
     axis: Axis = "width"
+    failed: Array = field(default_factory=lambda: np.array([]))
+    tally: Tally = NO_RUNS
+    initial: float = math.nan
 
     @property
     def seeds(self) -> int:
@@ -58,14 +66,29 @@ class Curve:
 
 
 def curve_of(runs: Iterable[Run], *, scheme: str, size: int, seeds: Sequence[int], axis: Axis = "width") -> Curve:
-    """The curve in a set of runs. Points at which a seed is missing or failed are left out."""
+    """The curve in a set of runs. Points at which a seed is missing or failed are left out; failed ones are counted."""
+    here = [run for run in runs if (run.scheme, getattr(run, axis)) == (scheme, size) and run.seed in seeds]
     table: dict[float, dict[int, float]] = {}
-    for run in runs:
-        if (run.scheme, getattr(run, axis)) == (scheme, size) and run.state != "failed":
+    for run in here:
+        if run.state != "failed":
             table.setdefault(run.lr, {})[run.seed] = math.inf if run.state != "complete" else run.val_loss
     whole = sorted(lr for lr, found in table.items() if set(seeds) <= set(found))
     losses = np.array([[table[lr][seed] for seed in seeds] for lr in whole], dtype=float)
-    return Curve(scheme, size, np.log2(np.array(whole, dtype=float)), losses.reshape(len(whole), len(seeds)), axis)
+    failed = sorted({run.lr for run in here if run.state == "failed"} - set(whole))
+    points = np.log2(np.array(whole, dtype=float))
+    return Curve(
+        *(scheme, size, points, losses.reshape(len(whole), len(seeds)), axis),
+        failed=np.log2(np.array(failed, dtype=float)),
+        tally=Tally.of(here),
+        initial=_initial(here),
+    )
+
+
+def _initial(runs: Sequence[Run]) -> float:
+    """The first recorded training loss at the lowest rate, where the first steps change it least; nan without one."""
+    known = [run for run in runs if run.curve]
+    lowest = [run.curve[0][1] for run in known if run.lr == min(r.lr for r in known)]
+    return math.fsum(lowest) / len(lowest) if lowest else math.nan
 
 
 def best_point(x: Array, y: Array) -> tuple[float, float]:
@@ -160,6 +183,39 @@ class Fit:
         return math.isfinite(self.log2_lr)
 
     @property
+    def missing(self) -> Missing:
+        """Why there is no optimum; runs that failed might have had one, so they come first."""
+        if self.found:
+            return ""
+        if len(self.curve.failed):
+            return "failed"
+        tally = self.curve.tally
+        if len(self.curve.log2_lrs) == 0 and not 0 < tally.diverged == tally.total:  # a search may stop at one seed
+            return "not run"
+        return "pruned" if self.curve.tally.pruned else "diverged"
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a run failed at the rate tried next to the best one, on either side: the optimum may lie there."""
+        if not self.found or len(self.curve.failed) == 0:
+            return False
+        best = float(self.curve.log2_lrs[np.argmin(self.curve.means)])
+        tried = sorted([*self.curve.log2_lrs.tolist(), *self.curve.failed.tolist()])
+        place = tried.index(best)
+        return bool(set(tried[max(place - 1, 0) : place + 2]) & set(self.curve.failed.tolist()))
+
+    @property
+    def settled(self) -> bool:
+        """Whether the optimum lies between rates that were measured."""
+        return self.found and self.edge == 0 and not self.blocked
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the best loss is no lower than the training loss was before the first steps: nothing was learned."""
+        initial = self.curve.initial
+        return self.found and math.isfinite(initial) and self.loss >= initial - CHANCE * abs(initial)
+
+    @property
     def edge(self) -> int:
         """-1 or 1 where the best point is the first or last of the grid (-1 where all diverged), else 0."""
         if not self.found:
@@ -207,4 +263,7 @@ def _optimum(fit: Fit, alike: Sequence[Fit]) -> Optimum:
         loss_high=fit.loss + loss,
         at_edge=fit.edge != 0,
         seeds=seeds,
+        missing=fit.missing,
+        blocked=fit.blocked,
+        tally=fit.curve.tally,
     )

@@ -140,5 +140,7 @@ def test_the_key_tells_runs_apart_by_everything_that_decides_them():
     others += [{"tokens": 3.0}, {"fingerprint": "g"}]
     keys = {dataclasses.replace(job, **change).key for change in others}
     assert len(keys) == len(others) and job.key not in keys
-    assert dataclasses.replace(job, lr=0.1 * (1 + 1e-15)).key == job.key
+    near = [{"lr": math.nextafter(0.1, 1)}, {"tokens": 1_000_001.0}, {"tokens": 1_000_002}, {"batch": 2**24 + 1}]
+    assert len({dataclasses.replace(job, **change).key for change in [*near, {"batch": 2**24}, {}]}) == 6
+    assert dataclasses.replace(job, tokens=3).key == dataclasses.replace(job, tokens=3.0).key
     assert RUN.job.key == RUN.key
