@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document, columns
 from hptransfer.core.geometry import OptimizerInfo
+from hptransfer.core.optimizers import HYPERBALL
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.measure import rms
 from hptransfer.parametrization.plan import Plan
@@ -197,6 +198,8 @@ class _Taken:
         """rms of the update before the rate, where it is known without the others: None under an adaptive step."""
         if self.gradient is None:
             return 0.0
+        if self.info.shape_factor == HYPERBALL:  # relative to the weight as it is, whatever its std was
+            return rms(self.before)
         if self.info.geometry == "spectral":
             return self.info.own_factor(tuple(self.before.shape)) * _orthogonal(self.gradient)
         if self.info.geometry == "gradient":
@@ -205,7 +208,7 @@ class _Taken:
 
     def room(self) -> float:
         """How much larger an orthogonalised update is where every singular value is brought to 1."""
-        if self.info.geometry != "spectral" or self.gradient is None:
+        if self.info.geometry != "spectral" or self.gradient is None or self.info.shape_factor == HYPERBALL:
             return 1.0
         rows, columns = self.before.shape[0], math.prod(self.before.shape[1:])
         return (min(rows, columns) / (rows * columns)) ** 0.5 / max(_orthogonal(self.gradient), 1e-30)
