@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +9,11 @@ import torch
 from torch import nn
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.geometry import class_default
 from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.core.seeding import seeded, seeded_model
 from hptransfer.parametrization.apply.groups import param_groups
+from hptransfer.parametrization.apply.optimizers import Optimizers
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.options import Options
@@ -76,14 +77,38 @@ class PlannedModels:
         """Optimizer groups at the base's learning rate; one group of all parameters where there is no plan."""
         if plan is None:
             return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
-        defaults = inspect.signature(self.recipe.optimizer).parameters
-        decay = defaults["weight_decay"].default if "weight_decay" in defaults else 0.0
-        given = self.optimizer_options
-        return param_groups(model, plan, lr=lr, weight_decay=given.get("weight_decay", decay), eps=given.get("eps"))
+        return [
+            group
+            for part, cls in self.recipe.optimizers.items()
+            for group in param_groups(model, plan, optimizer=cls, **self._base_values(part, cls, lr))
+        ]
+
+    def _base_values(self, part: str, cls: type[torch.optim.Optimizer], lr: float) -> dict[str, Any]:
+        """What one optimizer is given at the base. lr: of hidden matrices in a pair, else of all."""
+        given, hidden = self._options(part), self._options("hidden")
+        ratio = given.get("lr", 1.0) / hidden.get("lr", 1.0) if self.pair else 1.0
+        decay = given.get("weight_decay", class_default(cls, "weight_decay") or 0.0)
+        return {"lr": lr * ratio, "weight_decay": decay, "eps": given.get("eps")}
+
+    def _options(self, part: str) -> dict[str, Any]:
+        """The keyword options of one optimizer."""
+        return dict(self.optimizer_options.get(part, {})) if self.pair else self.optimizer_options
+
+    @property
+    def pair(self) -> bool:
+        """Whether two optimizers train."""
+        return len(self.recipe.optimizers) > 1
 
     def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The recipe's optimizer on groups that carry their own lr."""
-        return self.recipe.optimizer(groups, **self.optimizer_options)
+        """The recipe's optimizer, or its pair, on groups that carry their own lr."""
+        if not self.pair:
+            return self.recipe.one_optimizer(groups, **self.optimizer_options)
+        inner: list[torch.optim.Optimizer] = []
+        for part, cls in self.recipe.optimizers.items():
+            own = [group for group in groups if group["hpt_optimizer"] == cls.__name__]
+            options = {key: value for key, value in self._options(part).items() if key != "lr"}
+            inner += [cls(own, **options)] if own else []  # type: ignore[call-arg]
+        return Optimizers(inner)
 
 
 def sketched(build: Callable[[], nn.Module]) -> nn.Module:

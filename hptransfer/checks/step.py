@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document, columns
 from hptransfer.core.geometry import OptimizerInfo
+from hptransfer.core.optimizers import HYPERBALL
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.measure import rms
 from hptransfer.parametrization.plan import Plan
@@ -127,7 +128,7 @@ def audit_step(
             plan.optimizers[plan.rows[name].optimizer],
             before[name],
             parameter.detach() - before[name] * (1 - decays[name]),
-            bool((parameter.detach() == before[name]).all()),
+            rms(parameter.detach() - before[name]) == 0.0,
             _gradient(parameter, gradients[name]),
             groups.get(id(parameter), {}),
             _state(optimizer, parameter),
@@ -197,6 +198,8 @@ class _Taken:
         """rms of the update before the rate, where it is known without the others: None under an adaptive step."""
         if self.gradient is None:
             return 0.0
+        if self.info.shape_factor == HYPERBALL:  # relative to the weight as it is, whatever its std was
+            return rms(self.before)
         if self.info.geometry == "spectral":
             return self.info.own_factor(tuple(self.before.shape)) * _orthogonal(self.gradient)
         if self.info.geometry == "gradient":
@@ -205,7 +208,7 @@ class _Taken:
 
     def room(self) -> float:
         """How much larger an orthogonalised update is where every singular value is brought to 1."""
-        if self.info.geometry != "spectral" or self.gradient is None:
+        if self.info.geometry != "spectral" or self.gradient is None or self.info.shape_factor == HYPERBALL:
             return 1.0
         rows, columns = self.before.shape[0], math.prod(self.before.shape[1:])
         return (min(rows, columns) / (rows * columns)) ** 0.5 / max(_orthogonal(self.gradient), 1e-30)
@@ -264,6 +267,7 @@ def _judged(taken: list[_Taken], base: Mapping[str, float], rates: Mapping[str, 
     for t in taken:
         planned, moved, unit = base[t.info.name] * t.mult, rms(t.change), t.unit()
         implied = planned * (t.scale() * constants[t.info.name] if unit is None else unit)
+        implied = min(max(moved, implied), implied * t.room())  # of an orthogonal step the rank is known up to here
         rate = rates.get(t.row.name)
         why = _wrong(t, rate, planned, moved, implied, LOOSE if unit is None else EXACT)
         if not why and unit is None and not UNIT[0] <= constants[t.info.name] <= UNIT[1]:
@@ -286,7 +290,7 @@ def _wrong(t: _Taken, rate: float | None, planned: float, moved: float, implied:
     if t.still or moved <= 1e-6 * implied:
         return "it did not move" + (": no group holds it" if rate is None else "")
     ratio = moved / implied if implied > 0 else math.inf
-    if 1 / within <= ratio <= within * t.room():
+    if 1 / within <= ratio <= within:
         return ""
     told = f"{ratio:.2g} of what the plan implies"
     hint = ": is its update clipped, or skipped?" if ratio < 1 else ": is it stepped twice, or by another rate?"

@@ -19,7 +19,7 @@ from hptransfer.core.declared import (
     row_of,
 )
 from hptransfer.core.errors import UsageError
-from hptransfer.core.optimizers import SHAPE_FACTORS, Decay, OptimizerRow, torch_row
+from hptransfer.core.optimizers import HYPERBALL, SHAPE_FACTORS, Decay, OptimizerRow, torch_row
 from hptransfer.core.rules import Geometry
 
 Eps = float | tuple[float | None, float]
@@ -197,6 +197,11 @@ class OptimizerInfo:
     def l2_in_step(self) -> bool:
         """Weight decay joins the gradient before a step that does not see the gradient's size (torch.optim.Adam)."""
         return self.geometry != "gradient" and not self.decoupled
+
+    @property
+    def relative(self) -> bool:
+        """Its step is proportional to the weight's own norm."""
+        return self.geometry == "relative" or self.shape_factor == HYPERBALL
 
     @property
     def decay(self) -> Decay:

@@ -31,9 +31,15 @@ SHAPE_FACTORS: dict[str, ShapeFactor] = {
     "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
     "spectral_norm": lambda rows, columns: math.sqrt(rows / columns),
     "sqrt_max": lambda rows, columns: math.sqrt(max(rows, columns)),
+    "hyperball": lambda rows, columns: math.sqrt(rows / min(rows, columns)),
 }
 """original, match_rms_adamw: torch.optim._muon (2502.16982 for the latter). spectral_norm: Scion (2502.07529, its
-spectral ball) and Dion (2504.05295). Declared ones join them."""
+spectral ball) and Dion (2504.05295). hyperball: MuonH's orthogonal step has the Frobenius norm lr |W|_F, hence singular
+values lr |W|_F / min(rows, columns)^1/2, and a hidden W of std columns^-1/2 has |W|_F = rows^1/2; it grows with W, so a
+factor absorbed into W asks for no other rate. Declared ones join them."""
+
+HYPERBALL = "hyperball"
+"""The one shape factor that is relative to the weight's norm."""
 
 _DION_CHOICES = {None: "none", "spectral_norm": "spectral_norm", "rms_norm": "match_rms_adamw"}
 
@@ -131,6 +137,12 @@ _ROWS: tuple[OptimizerRow, ...] = (
     OptimizerRow("Scion", "spectral", (), "decoupled", "spectral_norm", averages=(), options=("momentum", "norm")),
     OptimizerRow("Dion", "spectral", (), "decoupled", "spectral_norm", averages=(), options=("mu", "rank_fraction")),
     OptimizerRow("Shampoo", "spectral", (), averages=(), options=("momentum", "update_freq")),
+    OptimizerRow("NorMuon", "spectral", (), "decoupled", "match_rms_adamw", options=("momentum", "beta2"), averages=()),
+    OptimizerRow("AdamH", "relative", (), "decoupled", averages=("betas",)),
+    OptimizerRow("MuonH", "spectral", (), "decoupled", HYPERBALL, averages=("momentum",), options=("momentum",)),
+    OptimizerRow("AdamWScheduleFree", "sign", ("schedulefree.",), "decoupled"),
+    OptimizerRow("RAdamScheduleFree", "sign", ("schedulefree.",), "decoupled"),
+    OptimizerRow("SGDScheduleFree", "gradient", ("schedulefree.",), averages=()),
     *_torchao(),
     *_bitsandbytes(),
     OptimizerRow(

@@ -21,6 +21,9 @@ from hptransfer.core.units import unit_named
 Axis = Literal["width", "depth", "batch", "tokens"]
 """What a transfer is checked over, the others staying fixed."""
 
+PAIR = ("hidden", "rest")
+"""The parts of a model that two optimizers train: its hidden matrices, and everything else."""
+
 Batch = Any
 """Whatever the recipe's own `batches` yields and its `loss` takes: a tensor or a (nested) tuple/dict of tensors."""
 
@@ -71,6 +74,8 @@ class Recipe:
     example_inputs: () -> the positional arguments of one forward call, used to trace the model's graph.
     base: the scale at which the user's hyperparameters keep their meaning (the plan is the identity there).
     optimizer: the class; optimizer_options: its keyword options other than lr (betas, weight_decay, momentum...).
+    Or a pair, {"hidden": Muon, "rest": AdamW}, with options under the same keys: what is swept is then the rate of
+    "hidden", and that of "rest" keeps the ratio of the two `lr` among the options (1 where they have none).
     steps: optimizer steps of one run; schedule: progress -> factor on the LR, where step t of T
     has progress (t + 1/2) / T, so that it lies strictly between 0 and 1.
     widths, lrs, seeds: the defaults of `hptransfer check`; quick: fields to replace under `--quick`
@@ -86,7 +91,7 @@ class Recipe:
     example_inputs: Callable[[], tuple[Any, ...]]
     base: Scale
     name: str = "recipe"
-    optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
+    optimizer: type[torch.optim.Optimizer] | Mapping[str, type[torch.optim.Optimizer]] = torch.optim.AdamW
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 300
     schedule: Callable[[float], float] = warmup_linear
@@ -106,6 +111,32 @@ class Recipe:
         unknown = set(self.quick) - {f.name for f in dataclasses.fields(self)}
         if unknown:
             raise UsageError(f"Recipe {self.name!r}: quick names unknown fields {sorted(unknown)}.")
+        if isinstance(self.optimizer, Mapping) and (
+            set(self.optimizer) != set(PAIR) or not set(self.optimizer_options) <= set(PAIR)
+        ):
+            raise UsageError(
+                f"Recipe {self.name!r}: a pair of optimizers stands under 'hidden' and 'rest', and so do its options; "
+                f"got {sorted(self.optimizer)} and {sorted(self.optimizer_options)}."
+            )
+
+    @property
+    def optimizer_name(self) -> str:
+        """The class's name; of a pair "Muon + AdamW"."""
+        return " + ".join(dict.fromkeys(cls.__name__ for cls in self.optimizers.values()))
+
+    @property
+    def optimizers(self) -> dict[str, type[torch.optim.Optimizer]]:
+        """ "rest", and of a pair "hidden" before it -> class."""
+        if isinstance(self.optimizer, Mapping):
+            return {part: self.optimizer[part] for part in PAIR}
+        return {"rest": self.optimizer}
+
+    @property
+    def one_optimizer(self) -> type[torch.optim.Optimizer]:
+        """The optimizer's class. Raises UsageError of a pair, for what can be done with one only."""
+        if isinstance(self.optimizer, Mapping):
+            raise UsageError(f"Recipe {self.name!r} trains with {self.optimizer_name}; this needs one optimizer.")
+        return self.optimizer
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed."""

@@ -262,10 +262,10 @@ def _in_examples(found: Prediction, batch: float | None) -> Prediction:
 
 
 def _settings(recipe: Recipe, base: Scale) -> Settings:
-    defaults = {name: p.default for name, p in inspect.signature(recipe.optimizer).parameters.items()}
+    defaults = {name: p.default for name, p in inspect.signature(recipe.one_optimizer).parameters.items()}
     options = defaults | dict(recipe.optimizer_options)
     return Settings(
-        recipe.optimizer.__name__,
+        recipe.optimizer_name,
         float(options.get("weight_decay", 0.0)),
         tuple(options["betas"]) if "betas" in options else None,
         schedule_of(recipe.schedule, recipe.steps),

@@ -211,6 +211,19 @@ def resume(folder: str) -> tuple[bool, str]:
     return same, ""
 
 
+def audited(**options) -> list[str]:
+    """What audit_step says of three steps on shards, each of two accumulated micro-batches."""
+    made, model = plan(**options), shard(fresh())
+    hpt.parametrize_(model, made)
+    opt, said = optimizer(model, made), []
+    for _ in range(STEPS):
+        opt.zero_grad()
+        for x, y in zip(X.chunk(2), Y.chunk(2), strict=True):
+            (nn.functional.mse_loss(model(x), y) / 2).backward()
+        said.append(str(hpt.audit_step(model, made, opt)))
+    return said
+
+
 CASES: dict[str, Callable[[], Result]] = {
     "ddp, plan first": lambda: run(ddp, "plan", True),
     "ddp, wrap first": lambda: run(ddp, "wrap", True),
@@ -232,6 +245,7 @@ def main(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results: dict[str, object] = {name: case() for name, case in CASES.items()}
     results["muon"] = muon_steps(sharded=True) if MUON is not None else {}
+    results["audits"] = audited() + (audited(optimizer=MIXED) if MUON is not None else [])
     results["resume"] = resume(f"{folder}/checkpoint")
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")

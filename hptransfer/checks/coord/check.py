@@ -72,7 +72,7 @@ def coord_check(
         "seeds": 0,
         "steps": steps,
         "lr": lr,
-        "optimizer": recipe.optimizer.__name__,
+        "optimizer": recipe.optimizer_name,
         "device": str(device),
         "options": {} if options is None else dict(vars(options)),
     }

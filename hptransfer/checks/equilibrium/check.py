@@ -107,7 +107,7 @@ def equilibrium_check(
         "lr": lr,
         "weight_decay": decay,
         "base_timescale": timescale(lr, decay),
-        "optimizer": recipe.optimizer.__name__,
+        "optimizer": recipe.optimizer_name,
         "device": str(device),
     }
     return report_of(records, tuple(makers), tolerance, settings)

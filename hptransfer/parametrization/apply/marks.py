@@ -38,14 +38,19 @@ def marks(model: nn.Module) -> set[str]:
 
 def plan_of_parameter(parameter: Tensor) -> str | None:
     """The plan that a parameter's model was scaled for; None where that asks nothing of the optimizer."""
-    fingerprint, _, asks = _planned.get(parameter, ("", "", False))
+    fingerprint, _, asks = _known(parameter)
     return fingerprint if asks else None
 
 
 def name_of_parameter(parameter: Tensor, plan: Plan) -> str | None:
     """The name under which a plan knows a parameter of a model that was scaled for it; None for others."""
-    fingerprint, name, _ = _planned.get(parameter, ("", "", False))
+    fingerprint, name, _ = _known(parameter)
     return name if fingerprint == plan.fingerprint else None
+
+
+def _known(parameter: Tensor) -> tuple[str, str, bool]:
+    known = _planned.get(parameter, None)
+    return ("", "", False) if known is None else known
 
 
 def unscaled(model: nn.Module, plan: Plan) -> str | None:

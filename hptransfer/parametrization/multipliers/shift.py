@@ -57,7 +57,7 @@ def shift(row: Row, theta: float, optimizer: OptimizerInfo) -> Row:
 
 def _lr_degree(optimizer: OptimizerInfo) -> float:
     """d, where W -> theta W asks for lr -> theta^d lr. A step proportional to a power of eps shrinks along with it."""
-    own = {"gradient": 2.0, "relative": 0.0}.get(optimizer.geometry, 1.0)
+    own = 0.0 if optimizer.relative else 2.0 if optimizer.geometry == "gradient" else 1.0
     return own + optimizer.eps_power * optimizer.step_per_eps
 
 

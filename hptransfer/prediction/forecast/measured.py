@@ -29,9 +29,9 @@ def stability_limit(recipe: Recipe, scale: Scale, *, batches: int = 4, seed: int
         model, data = recipe.build(scale), list(itertools.islice(recipe.batches(scale, seed), batches))
     space = ParameterSpace.of(model)
     rows = gradients(model, recipe.loss, data, space=space, seed=seed)
-    preconditioner = preconditioner_at_init(recipe.optimizer, recipe.optimizer_options, space, rows)
+    preconditioner = preconditioner_at_init(recipe.one_optimizer, recipe.optimizer_options, space, rows)
     top = sharpness(model, recipe.loss, data, preconditioner=preconditioner, seed=seed)
-    factor = limit(rule_for(recipe.optimizer, recipe.optimizer_options))
+    factor = limit(rule_for(recipe.one_optimizer, recipe.optimizer_options))
     low, high = (factor / end if end > 0 else None for end in reversed(top.interval))
     return Prediction(
         "stability limit",

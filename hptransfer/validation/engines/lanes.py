@@ -41,8 +41,8 @@ def train_lanes(trainer: Trainer, jobs: Sequence[Job]) -> list[Run]:
     Raises LanesUnsupported where the optimizer is not elementwise, an operation has no batching rule, or the model
     draws random numbers as it trains (dropout: each lane would see other draws than the loop).
     """
-    if trainer.recipe.optimizer not in ELEMENTWISE:
-        raise LanesUnsupported(f"{trainer.recipe.optimizer.__name__} is not known to step elementwise")
+    if not set(trainer.recipe.optimizers.values()) <= ELEMENTWISE or trainer.pair:
+        raise LanesUnsupported(f"{trainer.recipe.optimizer_name} is not known to step elementwise")
     if len({(j.scheme, scale_of(j), j.steps) for j in jobs}) != 1:
         raise LanesUnsupported("lanes must share scheme, scale and steps")
     try:

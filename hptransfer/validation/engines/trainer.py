@@ -68,7 +68,7 @@ class Trainer(PlannedModels):
         options: Options = self.plan_options.get("options") or Options()
         if scheme != CONTROL:
             return self.plan_options
-        if options.readout_init == "own":
+        if options.readout_init == "own" and not self.pair:  # a pair's plan says which parameter each one trains
             return None
         kept = {name: self.plan_options[name] for name in CONTROL_TAKES if name in self.plan_options}
         return {**kept, "options": replace(options, forward="own")}

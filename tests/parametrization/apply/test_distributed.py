@@ -50,3 +50,8 @@ def test_a_sharded_checkpoint_resumes_and_refuses_another_plan(results):
     same, error = results["resume"]
     assert same
     assert "going on would change learning rates silently" in error
+
+
+def test_steps_on_shards_with_accumulated_gradients_pass_the_audit(results):
+    assert len(results["audits"]) >= worker.STEPS
+    assert all(said.startswith("PASS") for said in results["audits"]), results["audits"]
