@@ -55,6 +55,7 @@ def _measured(samples: int, seed: int) -> float:
         x = rng.normal(size=(samples, MODES))
         y = x @ np.sqrt(power) + np.sqrt(NOISE) * rng.normal(size=samples)
         features = x * np.sqrt(values)
-        dual: Array = np.linalg.solve(features @ features.T + RIDGE * np.eye(samples), y)
+        gram: Array = features @ features.T + RIDGE * np.eye(samples)
+        dual: Array = np.asarray(np.linalg.solve(gram, y), dtype=np.float64)
         errors.append(float(np.sum((np.sqrt(values) * (features.T @ dual) - np.sqrt(power)) ** 2)) + NOISE)
     return float(np.mean(errors))
