@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     groups = found["group"].tolist() if "group" in found else None
     if off_line(np.log(n), np.log(d)) < APART and len(n) >= 5:
         return _line(args, n, d, loss, groups)
-    fits = {form: _fit(form, args, n, d, loss, groups) for form in FREE}
+    fits: dict[Form, LossLawFit | str] = {form: _fit(form, args, n, d, loss, groups) for form in FREE}
     if all(isinstance(fit, str) for fit in fits.values()):
         raise UsageError(f"{args.runs}: no law could be fitted. " + "; ".join(f"{k}: {v}" for k, v in fits.items()))
     if args.json:
@@ -69,7 +69,9 @@ def refuse_far(budget: float | None, compute: float, *, far: bool) -> None:
         )
 
 
-def _fit(form: Form, args: argparse.Namespace, n: Array, d: Array, loss: Array, groups: Sequence[object] | None):
+def _fit(
+    form: Form, args: argparse.Namespace, n: Array, d: Array, loss: Array, groups: Sequence[object] | None
+) -> LossLawFit | str:
     options = {"resamples": 100, "groups": groups, "tie": args.tie and form != "kaplan", "undertuned": args.undertuned}
     try:
         return fit_loss_law(n, d, loss, form=form, starts=20, **options)

@@ -71,7 +71,8 @@ def entry_of(made: Forecast, *, number: int = 0, now: datetime | None = None) ->
     """The forecast as an entry dated now; number: of the entries before it, so that equal forecasts differ in key."""
     laws = [s.prediction.law for s in made.steps if s.prediction is not None and s.title.startswith("Factor for")]
     start = made.steps[0].prediction
-    named = tuple(dict.fromkeys([*([start.law] if start else []), *laws]))
+    every: list[str] = [*([start.law] if start else []), *laws]
+    named = tuple(dict.fromkeys(every))
     rate, date = made.learning_rate, _stamp(now)
     told = f"{number} {date} {made.recipe} {made.base} {made.target} {float(rate.value)!r} {named}"
     key = hashlib.sha256(told.encode()).hexdigest()[:10]

@@ -49,3 +49,12 @@ def test_a_score_is_shown():
 def test_an_unwritable_path_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="cannot be written"):
         write_forecast_page(made(), tmp_path / "missing" / "prediction.html")
+
+
+def test_a_forecast_that_cannot_decide_says_so_at_the_top_of_its_page():
+    from hptransfer.core.recipe import Scale
+
+    base, target = Scale(width=64, batch=16384, tokens=2e8), Scale(width=64, batch=4e6, tokens=1e9)
+    page = render_forecast(made(base=base, target=target, lean=None))
+    assert "<h1>INCONCLUSIVE" in page and "Sweep at a batch and tokens nearer" in page
+    assert "<h1>Train the target" in render_forecast(made())

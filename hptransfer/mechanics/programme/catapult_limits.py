@@ -6,6 +6,8 @@ f = v.u / sqrt(n): above 2/lambda the loss first rises and curvature falls, abov
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from hptransfer.mechanics.catapult import simulate_catapult
@@ -30,8 +32,8 @@ def theory(*, constant: float = 1.0) -> dict[str, float]:
 
 def simulate(*, seed: int = 0) -> dict[str, float]:
     """Gradient descent on the weights: bisection on whether curvature dropped by 1%, and on whether it diverged."""
-    leaves = _bisect(1.2, 3.0, lambda x: _trained(x, seed)[1] < 0.99)
-    diverges = _bisect(3.0, 5.0, lambda x: not np.isfinite(_trained(x, seed)[0]))
+    leaves = _bisect(1.2, 3.0, lambda x: bool(_trained(x, seed)[1] < 0.99))
+    diverges = _bisect(3.0, 5.0, lambda x: not bool(np.isfinite(_trained(x, seed)[0])))
     return dict(zip(TOLERANCE, (leaves, diverges, _trained(3.0, seed)[1]), strict=True))
 
 
@@ -43,7 +45,7 @@ def curve(*, seed: int = 0) -> Curve:
     return Curve(rates, np.array(predicted), measured, "rate x initial curvature", "curvature at the end")
 
 
-def _bisect(low: float, high: float, beyond) -> float:  # type: ignore[no-untyped-def]
+def _bisect(low: float, high: float, beyond: Callable[[float], bool]) -> float:
     for _ in range(12):
         middle = (low + high) / 2
         low, high = (low, middle) if beyond(middle) else (middle, high)

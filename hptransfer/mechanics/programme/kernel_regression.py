@@ -5,6 +5,8 @@ Eigenlearning (eigenlearning.py) against ridge regression with Gaussian features
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from hptransfer.mechanics.eigenlearning import eigenlearning
@@ -40,18 +42,20 @@ def _spectrum() -> tuple[Array, Array]:
     return index**-DECAY, index**-POWER
 
 
-def _forecast(samples) -> list[float]:  # type: ignore[no-untyped-def]
+def _forecast(samples: Iterable[float]) -> list[float]:
     values, power = _spectrum()
     return [eigenlearning(values, float(n), ridge=RIDGE).test_error(power, noise=NOISE) for n in samples]
 
 
 def _measured(samples: int, seed: int) -> float:
     values, power = _spectrum()
-    rng, errors = np.random.default_rng(seed + samples), []
+    rng = np.random.default_rng(seed + samples)
+    errors: list[float] = []
     for _ in range(DRAWS):
         x = rng.normal(size=(samples, MODES))
         y = x @ np.sqrt(power) + np.sqrt(NOISE) * rng.normal(size=samples)
         features = x * np.sqrt(values)
-        dual = np.linalg.solve(features @ features.T + RIDGE * np.eye(samples), y)
+        gram: Array = features @ features.T + RIDGE * np.eye(samples)
+        dual: Array = np.asarray(np.linalg.solve(gram, y), dtype=np.float64)
         errors.append(float(np.sum((np.sqrt(values) * (features.T @ dual) - np.sqrt(power)) ** 2)) + NOISE)
     return float(np.mean(errors))

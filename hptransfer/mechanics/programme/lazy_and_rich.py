@@ -8,6 +8,7 @@ the rate divided by alpha^2, moves its kernel by an amount that falls as 1/alpha
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hptransfer.mechanics.programme.check import Array, Curve
 
@@ -86,5 +87,5 @@ def _kernel(u: Array, v: Array, x: Array) -> Array:
     return (np.maximum(hidden, 0) @ np.maximum(hidden, 0).T + (on @ on.T) * (x @ x.T)) / len(v)
 
 
-def _slope(x, y) -> float:  # type: ignore[no-untyped-def]
+def _slope(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.polyfit(np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float)), 1)[0])

@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hptransfer.mechanics.programme.check import Array, Curve
 
@@ -76,18 +77,18 @@ def _best_rates(name: str, width: int, seed: int) -> Array:
 def _cubic(name: str, n: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
     """Coefficients of f - 1 after a step, in the rate h, of one network."""
     u, v = rng.normal(size=(2, n))
-    W = rng.normal(size=(n, n))
+    w = rng.normal(size=(n, n))
     scale, rates = 1.0 / n, (1.0, 1.0, 1.0)
     if name == "sp":
-        v, W, scale = v / n**0.5, W / n**0.5, 1.0
+        v, w, scale = v / n**0.5, w / n**0.5, 1.0
     if name == "mup":
-        W, rates = W / n**0.5, (float(n), 1.0, float(n))
-    Wu, Wv = W @ u, W.T @ v
-    f0 = scale * float(v @ Wu)
+        w, rates = w / n**0.5, (float(n), 1.0, float(n))
+    wu, wv = w @ u, w.T @ v
+    f0 = scale * float(v @ wu)
     r = scale * (1 - f0)
-    du, dv = rates[0] * r * Wv, rates[2] * r * Wu  # dW = rates[1] r v u'
-    middle, moved = rates[1] * r, W @ du
-    one = float(v @ moved) + middle * float(v @ v) * float(u @ u) + float(dv @ Wu)
+    du, dv = rates[0] * r * wv, rates[2] * r * wu  # dW = rates[1] r v u'
+    middle, moved = rates[1] * r, w @ du
+    one = float(v @ moved) + middle * float(v @ v) * float(u @ u) + float(dv @ wu)
     two = float(dv @ moved) + middle * (float(v @ v) * float(u @ du) + float(dv @ v) * float(u @ u))
     return scale * middle * float(dv @ v) * float(u @ du), scale * two, scale * one, f0 - 1
 
@@ -98,5 +99,5 @@ def _spread(rates: Array) -> float:
     return float(high - low) / 2
 
 
-def _slope(x, y) -> float:  # type: ignore[no-untyped-def]
+def _slope(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.polyfit(np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float)), 1)[0])

@@ -7,6 +7,10 @@ the flow: tau ds/dt = sqrt(gap^2 + 4 s^2) (S - s), from d(w1 w2)/dt = (w1^2 + w2
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from scipy.integrate import solve_ivp
 
@@ -26,10 +30,9 @@ REASON = "gradient descent of step .001 against its flow: steps enter to first o
 
 def theory(*, constant: float = 1.0) -> dict[str, float]:
     """Times at which modes reach half of S; constant: of the speed of learning."""
-    half = [_flow_time(lambda s, S=S: 2 * s * (S - s), SMALL, S / 2) / constant for S in MODES]
-    deep = _flow_time(lambda s: 3 * s ** (4 / 3) * (MODES[1] - s), SMALL, MODES[1] / 2) / constant
-    start = _product(GAP)
-    uneven = _flow_time(lambda s: (GAP**2 + 4 * s**2) ** 0.5 * (MODES[1] - s), start, MODES[1] / 2) / constant
+    half = [_flow_time(partial(_balanced, 2, S), SMALL, S / 2) / constant for S in MODES]
+    deep = _flow_time(partial(_balanced, 3, MODES[1]), SMALL, MODES[1] / 2) / constant
+    uneven = _flow_time(partial(_unbalanced, MODES[1]), _product(GAP), MODES[1] / 2) / constant
     return dict(zip(TOLERANCE, [*half, deep, uneven], strict=True))
 
 
@@ -57,9 +60,21 @@ def _product(gap: float) -> float:
     return (low * (low + gap)) ** 0.5
 
 
-def _flow_time(speed, start: float, end: float) -> float:  # type: ignore[no-untyped-def]
+def _balanced(depth: int, S: float, s: float) -> float:
+    return depth * s ** (2 - 2 / depth) * (S - s)
+
+
+def _unbalanced(S: float, s: float) -> float:
+    return (GAP**2 + 4 * s**2) ** 0.5 * (S - s)
+
+
+def _flow_time(speed: Callable[[float], float], start: float, end: float) -> float:
     """Time that ds/dt = speed(s) takes from start to end: dt/ds integrated in ln s."""
-    flow = solve_ivp(lambda x, t: np.exp(x) / speed(np.exp(x)), (np.log(start), np.log(end)), [0.0], rtol=1e-9)
+
+    def slowness(x: float, _t: Array) -> float:
+        return math.exp(x) / speed(math.exp(x))
+
+    flow = solve_ivp(slowness, (math.log(start), math.log(end)), [0.0], rtol=1e-9)
     return float(flow.y[0, -1])
 
 
@@ -75,7 +90,7 @@ def _train_matrices(seed: int) -> tuple[Array, Array]:
         strengths.append(np.diag(left.T @ product @ right)[:2].copy())
         error = target - product
         first, second = first + STEP * second.T @ error, second + STEP * error @ first.T
-    return STEP * np.arange(4000), np.array(strengths)
+    return STEP * np.arange(4000, dtype=np.float64), np.array(strengths)
 
 
 def _train_chain(weights: Array, target: float) -> float:

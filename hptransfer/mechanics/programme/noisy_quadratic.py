@@ -7,6 +7,9 @@ is where both meet: found here from the exact sums, and from the runs themselves
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 
@@ -33,14 +36,14 @@ def theory(*, constant: float = 1.0) -> dict[str, float]:
 
 def simulate(*, seed: int = 0) -> dict[str, float]:
     """Runs of SGD with drawn noise; the best rate from a cubic in ln lr through their mean losses."""
-    best = []
+    best: list[float] = []
     for steps in STEPS:
         middle = 0.6 if steps == min(STEPS) else 0.26  # of a grid, found by eye; the answer is not on it
         rates = middle * 2.0 ** np.linspace(-0.6, 0.6, 6)
         losses = np.log([_drawn(float(lr), steps, seed) for lr in rates])
-        cubic = np.polynomial.Polynomial.fit(np.log(rates), losses, 3)
-        fine = np.linspace(np.log(rates[0]), np.log(rates[-1]), 2001)
-        best.append(float(np.exp(fine[np.argmin(cubic(fine))])))
+        cubic = np.polyfit(np.log(rates), losses, 3)
+        fine: Array = np.linspace(math.log(rates[0]), math.log(rates[-1]), 2001)
+        best.append(math.exp(fine[int(np.argmin(np.polyval(cubic, fine)))]))
     return dict(zip(TOLERANCE, [_drawn(0.5, 120, seed), *best], strict=True))
 
 
@@ -59,8 +62,11 @@ def _loss(lr: float, steps: int, *, noise: float = NOISE) -> float:
 
 
 def _best(steps: int) -> float:
-    found = minimize_scalar(lambda x: _loss(float(np.exp(x)), steps), bounds=(-5, 0.6), method="bounded")
-    return float(np.exp(found.x))  # type: ignore[attr-defined]
+    def loss(x: float) -> float:
+        return _loss(math.exp(x), steps)
+
+    found: Any = minimize_scalar(loss, bounds=(-5, 0.6), method="bounded")
+    return math.exp(float(found.x))
 
 
 def _drawn(lr: float, steps: int, seed: int) -> float:

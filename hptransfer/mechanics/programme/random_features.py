@@ -7,7 +7,11 @@ Where a run of T steps of N features costs N T, loss p N^-(b-1) + q T^-(b-1)/a i
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
 from hptransfer.mechanics.power_law import sample_exponent, step_exponent
@@ -61,7 +65,7 @@ def _tail(count: float) -> float:
 def _features_loss(width: int, seed: int) -> float:
     """What the best combination of `width` random features misses, on average over targets of random signs."""
     values, power = _modes()
-    losses = []
+    losses: list[float] = []
     for draw in range(4):
         rng = np.random.default_rng(seed + 1000 * draw + width)
         basis = np.linalg.qr(np.sqrt(values)[:, None] * rng.normal(size=(len(values), width)))[0]
@@ -72,7 +76,7 @@ def _features_loss(width: int, seed: int) -> float:
 def _samples_loss(samples: int, seed: int) -> float:
     """Test error of the interpolator of least norm, on average over targets of random signs."""
     values, power = _modes()
-    losses = []
+    losses: list[float] = []
     for draw in range(3):
         rng = np.random.default_rng(seed + 1000 * draw + samples)
         x = rng.normal(size=(samples, len(values)))
@@ -92,12 +96,15 @@ def _steps_loss(steps: float, rate: float = 1.0) -> float:
 def _best_split() -> float:
     """Exponent of the N that is best at each compute N T, for a learner of the first N modes: exact sums."""
     computes = np.geomspace(1e5, 1e8, 7)
-    best = [float(np.exp(_lowest(lambda x, c=c: _learner_loss(np.exp(x), c / np.exp(x))))) for c in computes]
-    return _slope(computes, best)
+    return _slope(computes, [_best_width(float(compute)) for compute in computes])
 
 
-def _lowest(function) -> float:  # type: ignore[no-untyped-def]
-    return float(minimize_scalar(function, bounds=(2.0, 9.0), method="bounded").x)  # type: ignore[attr-defined]
+def _best_width(compute: float) -> float:
+    def loss(x: float) -> float:
+        return _learner_loss(math.exp(x), compute / math.exp(x))
+
+    found: Any = minimize_scalar(loss, bounds=(2.0, 9.0), method="bounded")
+    return math.exp(float(found.x))
 
 
 def _learner_loss(width: float, steps: float) -> float:
@@ -107,5 +114,5 @@ def _learner_loss(width: float, steps: float) -> float:
     return float(index**-POWER @ (1 - index**-DECAY) ** (2 * steps)) + _tail(width)
 
 
-def _slope(x, y) -> float:  # type: ignore[no-untyped-def]
+def _slope(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.polyfit(np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float)), 1)[0])
