@@ -58,7 +58,17 @@ def facts(result: TransferResult) -> tuple[Fact, ...]:
         if math.isfinite(largest.tolerance):
             context += f"; seed noise allows {number(largest.tolerance)}"
         found.append(Fact(label, signed(largest.mup_minus_sp), interval(largest.low, largest.high, "+.3g"), context))
-    return tuple(found)
+    return (*found, *_band(result))
+
+
+def _band(result: TransferResult) -> list[Fact]:
+    """The rates that are as good as the best at the largest size, where they span an octave or more."""
+    largest = [o for o in result.optima if o.scheme == result.scheme and o.size == max(result.sizes, default=0)]
+    low, high = largest[0].band if largest else (math.nan, math.nan)
+    if not high - low >= 1:
+        return []
+    label = f"{short_name(result.scheme)}: within 1% of the best loss lie"
+    return [Fact(label, f"2^{low:.1f} to 2^{high:.1f}", "", f"at {result.axis} {largest[0].size}")]
 
 
 def _drift(drift: Drift, result: TransferResult) -> Fact:
