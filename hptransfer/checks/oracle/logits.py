@@ -89,7 +89,7 @@ def _replaced(node: Any, seed: int) -> Iterator[None]:
     signs = (signs - signs.sum(dim, keepdim=True) / count) * (result > 0) / result.numel()
 
     def hook(passed: tuple[Tensor | None, ...], arrived: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-        return (signs, *passed[1:])
+        return (None if passed[0] is None else signs, *passed[1:])  # none passes where nothing before is trained
 
     handle = node.register_hook(hook)
     try:
