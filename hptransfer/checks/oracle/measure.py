@@ -33,6 +33,9 @@ FEW = 8
 _BETWEEN = 1.3
 """The entries of a matrix between two growing axes grow faster than this power of the width."""
 
+SHORTER, JUMPS, JUMP_SEEDS = 1 / 8, 2.0, 4
+"""A step so much shorter changes a smooth output by that share of the change, give or take this factor."""
+
 
 @dataclass
 class Measurements:
@@ -80,6 +83,23 @@ class Measurements:
         assert self.trained is not None
         smallest = min(self.plans)
         return chosen_lr(self.subject, self.plans[smallest], self.trained, smallest)
+
+    @cached_property
+    def jumping(self) -> frozenset[str]:
+        """Modules whose output is no smooth function of the weights, as behind routing or sorting.
+
+        At the smallest or the largest width a step SHORTER times as long changes it by much more than that share.
+        """
+        assert self.trained is not None
+        jumps = set[str]()
+        for size in (min(self.plans), max(self.plans)):
+            for seed in range(JUMP_SEEDS):
+                whole, short = (
+                    walk(self.subject, self.plans[size], self.trained, size, seed, lr=lr).change
+                    for lr in (self.lr, self.lr * SHORTER)
+                )
+                jumps |= {name for name, change in whole.items() if _jumps(change, short.get(name, 0.0))}
+        return frozenset(jumps)
 
     def _logits(self, model: nn.Module, plan: Plan, run: Callable[[], Tensor], seed: int) -> list[Site]:
         """Of the matrices between two growing axes, in a model that is parametrized already."""
@@ -147,3 +167,8 @@ def _drop_vanishing(found: dict[str, Reading]) -> None:
         for name, size in sizes.items():
             if size < floor:
                 found[name] = found[name].without(quantity)
+
+
+def _jumps(whole: float, short: float) -> bool:
+    """Whether a change is not in proportion to the step; a jump may happen on the longer step alone, or on both."""
+    return whole > 0 and not SHORTER / JUMPS <= short / whole <= SHORTER * JUMPS

@@ -7,7 +7,7 @@ never above it. Attention logits are judged from both sides: their instrument (l
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -29,10 +29,17 @@ Walks = Sequence[Mapping[int, Walk]]
 """Per seed: size -> walk."""
 
 
-def output_rows(walks: Walks, promise: Promise, held: Callable[[str], float], tolerance: float) -> list[OracleRow]:
+def output_rows(
+    walks: Walks,
+    promise: Promise,
+    held: Callable[[str], float],
+    tolerance: float,
+    jumping: Collection[str] = (),
+) -> list[OracleRow]:
     """A row per module (layer indices taken out): the size of its output, and how much two steps change it.
 
-    held: module -> exponent of a factor > 1 that the plan put on its output.
+    held: module -> exponent of a factor > 1 that the plan put on its output. jumping: modules whose change says nothing
+    of the step that made it (see Measurements.jumping); their size is judged only.
     """
     widths = tuple(walks[0])
     everywhere = [n for n in walks[0][widths[0]].size if all(n in walk.size for run in walks for walk in run.values())]
@@ -44,7 +51,8 @@ def output_rows(walks: Walks, promise: Promise, held: Callable[[str], float], to
         sizes = _runs(walks, names, lambda walk: walk.size)
         changes = _runs(walks, names, lambda w: {n: v for n, v in w.change.items() if v > NOISE * w.size[n]})
         judge = partial(_at_most, widths, tolerance)
-        checks = [judge("size", above, sizes), judge("change", allowed + above, changes)]
+        smooth = changes if not set(names) & set(jumping) else None
+        checks = [judge("size", above, sizes), judge("change", allowed + above, smooth)]
         rows.append(row_of(_shown(names), names, "output", checks))
     return rows
 

@@ -168,9 +168,12 @@ def _beside(found: Measurements, promise: Promise, tolerance: float) -> list[Ora
     quadratic = all(info.geometry == "gradient" for info in plan.optimizers.values())
     above = {owner_of(name): max(found.exponent(name, "held"), 0.0) for name in plan.rows}
     logits = logit_rows(found.sites, promise, tolerance, quadratic=quadratic)
-    return (
-        [*output_rows(found.walks, promise, lambda m: above.get(m, 0.0), tolerance), *logits] if found.walks else logits
-    )
+    if not found.walks:
+        return logits
+    rows = output_rows(found.walks, promise, lambda m: above.get(m, 0.0), tolerance)
+    if any((change := row.check("change")) is not None and not change.ok for row in rows):
+        rows = output_rows(found.walks, promise, lambda m: above.get(m, 0.0), tolerance, found.jumping)
+    return [*rows, *logits]
 
 
 def _depths(
