@@ -11,7 +11,8 @@ from hptransfer.cli.arguments import add_json, no_more
 from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import columns, encode, json_text
-from hptransfer.mechanics.programme.check import STRANDS, Strand, run_strand
+from hptransfer.mechanics.programme.check import Strand
+from hptransfer.mechanics.programme.run import STRANDS, run_strand
 from hptransfer.reporting.mechanics_page import write_mechanics_page
 
 HELP = "hold learning mechanics' theories against simulations"

@@ -19,6 +19,7 @@ from hptransfer.prediction.laws.decay import run_timescale as run_timescale
 from hptransfer.prediction.laws.decay import steps_timescale as steps_timescale
 from hptransfer.prediction.laws.decay import weight_decay_at as weight_decay_at
 from hptransfer.prediction.laws.lr_fit import LrFit as LrFit
+from hptransfer.prediction.laws.lr_fit import effective_rates as effective_rates
 from hptransfer.prediction.laws.lr_fit import fit_optima as fit_optima
 from hptransfer.prediction.laws.lr_fit import fit_sweep as fit_sweep
 from hptransfer.prediction.laws.lr_laws import LR_LAWS as LR_LAWS

@@ -12,9 +12,9 @@ from hptransfer.mechanics.eigenlearning import spectrum_of as spectrum_of
 from hptransfer.mechanics.power_law import loss_after as loss_after
 from hptransfer.mechanics.power_law import sample_exponent as sample_exponent
 from hptransfer.mechanics.power_law import step_exponent as step_exponent
-from hptransfer.mechanics.programme.check import STRANDS as STRANDS
 from hptransfer.mechanics.programme.check import Strand as Strand
-from hptransfer.mechanics.programme.check import run_strand as run_strand
+from hptransfer.mechanics.programme.run import STRANDS as STRANDS
+from hptransfer.mechanics.programme.run import run_strand as run_strand
 from hptransfer.mechanics.saxe import LinearModes as LinearModes
 from hptransfer.mechanics.saxe import deep_strength as deep_strength
 from hptransfer.mechanics.saxe import learning_time as learning_time

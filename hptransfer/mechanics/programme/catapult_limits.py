@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hptransfer.mechanics.catapult import simulate_catapult
-from hptransfer.mechanics.programme.check import Curve
+from hptransfer.mechanics.programme.check import Curve, World
 
 QUESTION = "From which learning rate on does a wide network leave its kernel, and from which does it diverge?"
 SOURCE = "Lewkowycz et al. 2003.02218, eqs. 8-9"
@@ -65,3 +65,7 @@ def _trained(product: float, seed: int) -> tuple[float, float]:
             return np.inf, np.inf
         u, v = u - lr * f * v / WIDTH**0.5, v - lr * f * u / WIDTH**0.5
     return float(v @ u / WIDTH**0.5), float((u @ u + v @ v) / WIDTH) / first
+
+
+WORLD = World("catapult_limits", QUESTION, SOURCE, TOLERANCE, REASON, theory, simulate, curve)
+"""This strand, for `hptransfer mechanics`."""

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import ModuleType
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-STRANDS = (
-    "linear_networks",
-    "kernel_regression",
-    "random_features",
-    "noisy_quadratic",
-    "catapult_limits",
-    "lazy_and_rich",
-    "limiting_rate",
-)
-"""Modules of this folder. Each has QUESTION, SOURCE, TOLERANCE (name -> relative error allowed), REASON (of it),
-`theory(constant=1)` and `simulate(seed=0)`, both name -> number, and `curve(seed=0)`, one picture of it. `constant`
-scales the theory's own constant: a check that a factor of 1.1 does not fail would show nothing."""
+Made_co = TypeVar("Made_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -74,20 +61,31 @@ class Strand:
         return all(check.ok for check in self.checks)
 
 
-def strand_named(name: str) -> ModuleType:
-    """The module of a strand."""
-    return importlib.import_module(f"hptransfer.mechanics.programme.{name}")
+class Theory(Protocol):
+    """name -> predicted number; constant scales the theory's own constant."""
+
+    def __call__(self, *, constant: float = 1.0) -> dict[str, float]: ...
 
 
-def compared(name: str, predicted: Mapping[str, float], measured: Mapping[str, float]) -> tuple[Check, ...]:
-    """The checks of a strand from its theory's numbers and its simulation's."""
-    allowed = strand_named(name).TOLERANCE
-    return tuple(Check(name, q, predicted[q], measured[q], allowed[q]) for q in predicted)
+class Seeded(Protocol[Made_co]):
+    """A simulation, or a picture of one, from a seed."""
+
+    def __call__(self, *, seed: int = 0) -> Made_co: ...
 
 
-def run_strand(name: str, *, seed: int = 0) -> Strand:
-    """Simulate one strand and hold its theory against it."""
-    module, began = strand_named(name), time.perf_counter()
-    checks = compared(name, module.theory(), module.simulate(seed=seed))
-    curve = module.curve(seed=seed)
-    return Strand(name, module.QUESTION, module.SOURCE, module.REASON, checks, curve, time.perf_counter() - began)
+@dataclass(frozen=True)
+class World:
+    """A strand: its question, whose theory answers, the relative error allowed by number, and the reason for it.
+
+    theory, simulate: the same numbers, predicted and measured; curve: one picture of both. A check that a constant off
+    by a tenth does not fail would show nothing (tested).
+    """
+
+    name: str
+    question: str
+    source: str
+    tolerance: Mapping[str, float]
+    reason: str
+    theory: Theory
+    simulate: Seeded[dict[str, float]]
+    curve: Seeded[Curve]

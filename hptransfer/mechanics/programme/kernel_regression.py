@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from hptransfer.mechanics.eigenlearning import eigenlearning
-from hptransfer.mechanics.programme.check import Array, Curve
+from hptransfer.mechanics.programme.check import Array, Curve, World
 
 QUESTION = "How does the test error of a kernel method fall with the number of samples?"
 SOURCE = "Simon et al. 2110.03922; features Gaussian, for which it is exact in the limit"
@@ -59,3 +59,7 @@ def _measured(samples: int, seed: int) -> float:
         dual: Array = np.asarray(np.linalg.solve(gram, y), dtype=np.float64)
         errors.append(float(np.sum((np.sqrt(values) * (features.T @ dual) - np.sqrt(power)) ** 2)) + NOISE)
     return float(np.mean(errors))
+
+
+WORLD = World("kernel_regression", QUESTION, SOURCE, TOLERANCE, REASON, theory, simulate, curve)
+"""This strand, for `hptransfer mechanics`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hptransfer.mechanics.programme.check import Array, Curve
+from hptransfer.mechanics.programme.check import Array, Curve, World
 
 QUESTION = "How fast does a network's kernel settle with width, and what turns lazy learning into rich?"
 SOURCE = "Jacot et al. 1806.07572; Chizat et al. 1812.07956; Hanin & Nica 1909.05989 for the rate in width"
@@ -89,3 +89,7 @@ def _kernel(u: Array, v: Array, x: Array) -> Array:
 
 def _slope(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.polyfit(np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float)), 1)[0])
+
+
+WORLD = World("lazy_and_rich", QUESTION, SOURCE, TOLERANCE, REASON, theory, simulate, curve)
+"""This strand, for `hptransfer mechanics`."""

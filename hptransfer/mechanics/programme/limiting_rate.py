@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hptransfer.mechanics.programme.check import Array, Curve
+from hptransfer.mechanics.programme.check import Array, Curve, World
 
 QUESTION = "Where does the best learning rate go as width grows, and how fast, under muP, SP and NTP?"
 SOURCE = "Hayou 2511.01734 for the existence of muP's limit; the one-step limits of three layers derived here"
@@ -101,3 +101,7 @@ def _spread(rates: Array) -> float:
 
 def _slope(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.polyfit(np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float)), 1)[0])
+
+
+WORLD = World("limiting_rate", QUESTION, SOURCE, TOLERANCE, REASON, theory, simulate, curve)
+"""This strand, for `hptransfer mechanics`."""

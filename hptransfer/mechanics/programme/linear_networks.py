@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from hptransfer.mechanics.programme.check import Array, Curve
+from hptransfer.mechanics.programme.check import Array, Curve, World
 
 QUESTION = "When is each mode of a task learnt, and do unbalanced layers change it?"
 SOURCE = "Saxe et al. 1312.6120, eqs. 12 and 17; the unbalanced flow derived here from its conserved quantity"
@@ -102,3 +102,7 @@ def _train_chain(weights: Array, target: float) -> float:
             return STEP * (step - (product - target / 2) / (product - before))
         before, w = product, w + STEP * (target - product) * product / w
     raise RuntimeError(f"The product stayed below {target / 2}.")
+
+
+WORLD = World("linear_networks", QUESTION, SOURCE, TOLERANCE, REASON, theory, simulate, curve)
+"""This strand, for `hptransfer mechanics`."""

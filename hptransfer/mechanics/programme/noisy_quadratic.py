@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from hptransfer.mechanics.programme.check import Array, Curve
+from hptransfer.mechanics.programme.check import Array, Curve, World
 
 QUESTION = "What loss does SGD settle at under a constant rate, and which rate is best after T steps?"
 SOURCE = "Zhang et al. 2019, 1907.04164, sec. 2; exact second moments, derived there"
@@ -75,3 +75,7 @@ def _drawn(lr: float, steps: int, seed: int) -> float:
     for _ in range(steps):
         x = x - lr * (VALUES * x + NOISE**0.5 * rng.normal(size=x.shape))
     return float(0.5 * (x**2 @ VALUES).mean())
+
+
+WORLD = World("noisy_quadratic", QUESTION, SOURCE, TOLERANCE, REASON, theory, simulate, curve)
+"""This strand, for `hptransfer mechanics`."""

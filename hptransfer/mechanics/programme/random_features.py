@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
 from hptransfer.mechanics.power_law import sample_exponent, step_exponent
-from hptransfer.mechanics.programme.check import Array, Curve
+from hptransfer.mechanics.programme.check import Array, Curve, World
 
 QUESTION = "How does loss fall with parameters, data and steps, and how is compute best split between them?"
 SOURCE = "Bordelon et al. 2402.01092, Maloney et al. 2210.16859; step law 2105.00507, sample law 1905.10843"
@@ -116,3 +116,7 @@ def _learner_loss(width: float, steps: float) -> float:
 
 def _slope(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.polyfit(np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float)), 1)[0])
+
+
+WORLD = World("random_features", QUESTION, SOURCE, TOLERANCE, REASON, theory, simulate, curve)
+"""This strand, for `hptransfer mechanics`."""
