@@ -64,7 +64,7 @@ def facts(result: TransferResult) -> tuple[Fact, ...]:
 def _band(result: TransferResult) -> list[Fact]:
     """The rates that are as good as the best at the largest size, where they span an octave or more."""
     largest = [o for o in result.optima if o.scheme == result.scheme and o.size == max(result.sizes, default=0)]
-    low, high = largest[0].band if largest else (math.nan, math.nan)
+    low, high = (largest[0].band if largest else None) or (math.nan, math.nan)
     if not high - low >= 1:
         return []
     label = f"{short_name(result.scheme)}: within 1% of the best loss lie"

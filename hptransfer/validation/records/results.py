@@ -31,7 +31,7 @@ class Optimum:
     there. at_edge: the best LR of the grid is its first or its last, so the optimum may lie outside. seeds: how
     many. missing: why there is none; log2_lr and the interval are nan then, and loss is inf. blocked: runs next to the
     best LR failed, so the optimum may lie there. tally: how its runs ended. band: log2 (lowest, highest) of the LRs
-    that cost at most a hundredth of the best loss, nan where it is not known.
+    that cost at most a hundredth of the best loss, None where it is not known.
     """
 
     scheme: str
@@ -47,7 +47,7 @@ class Optimum:
     missing: Missing = ""
     blocked: bool = False
     tally: Tally = NO_RUNS
-    band: tuple[float, float] = (math.nan, math.nan)
+    band: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Regret:
     """The loss at the largest size at the smallest size's optimal LR, less that size's own best loss.
 
     low, high: 90% interval. loss is inf where the transferred LR diverges. lr: the transferred LR. shift: what a rate
-    off by 1.5 tolerances costs at that size, nan where it is not known.
+    off by 1.5 tolerances costs at that size, None where it is not known.
     """
 
     scheme: str
@@ -73,7 +73,7 @@ class Regret:
     low: float
     high: float
     lr: float = 0.0
-    shift: float = math.nan
+    shift: float | None = None
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,15 @@ class TrialQueue:
         """The trials as they are now."""
         return self.study.get_trials(deepcopy=False, states=tuple(states) if states else None)
 
-    def add(self, items: Iterable[Item]) -> None:
-        """Enqueue every item whose key is not waiting, running or done; failed ones once more."""
-        taken = {t.user_attrs.get(KEY) for t in self.trials((*OPEN, *DONE))}
+    def add(self, items: Iterable[Item], *, since: int | None = None) -> None:
+        """Enqueue every item whose key is not waiting, running or done; failed ones once more.
+
+        since: trials from this number on whose own run failed are done, too: whoever asks may not know of it yet.
+        """
+        trials = self.trials()
+        taken = {t.user_attrs.get(KEY) for t in trials if t.state in (*OPEN, *DONE)}
+        if since is not None:
+            taken |= {t.user_attrs.get(KEY) for t in trials if t.number >= since and RUNS in t.user_attrs}
         for item in items:
             if item.key not in taken:
                 self._enqueue(item)
@@ -185,7 +191,7 @@ class TrialQueue:
         if KEY in attributes and deaths < MAX_DEATHS and not again:
             self._ask_again(trial, {**attributes, RETRY: deaths})
         if how and DIED not in trial.user_attrs:
-            self.storage.set_trial_user_attr(trial._trial_id, DIED, f"died each time, at last with {how}")
+            self.storage.set_trial_user_attr(trial._trial_id, DIED, _LAST.format(how))
         self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _ask_again(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
@@ -197,11 +203,14 @@ class TrialQueue:
         state, attributes = TrialState.WAITING, dict(attributes)
         self.study.add_trial(create_trial(state=state, params=params, distributions=spaces, user_attrs=attributes))
 
-    def lost(self, *, since: int = 0) -> dict[Key, str]:
-        """The keys whose process died each of MAX_DEATHS times, and how at the last. since: a trial's number."""
-        failed = [t for t in self.trials((TrialState.FAIL,)) if t.number >= since]
+    def lost(self, *, since: int = 0, died: Mapping[int, str] | None = None) -> dict[Key, str]:
+        """The keys whose process died each of MAX_DEATHS times, and how at the last.
+
+        since: a trial's number. died: as in recover; a trial may have been settled by a process that did not know.
+        """
+        failed = [t for t in self.trials((TrialState.FAIL,)) if t.number >= since and RUNS not in t.user_attrs]
         gone = [t for t in failed if int(t.user_attrs.get(RETRY, 0)) >= MAX_DEATHS - 1]
-        return {t.user_attrs[KEY]: t.user_attrs.get(DIED, "died each time") for t in gone if RUNS not in t.user_attrs}
+        return {t.user_attrs[KEY]: _death(t, died or {}) for t in gone}
 
     def _tell(self, number: int, runs: Sequence[Run]) -> None:
         states = {run.state for run in runs}
@@ -236,6 +245,16 @@ class TrialQueue:
 def runs_of(trial: FrozenTrial) -> list[Run]:
     """The runs a trial carries."""
     return [Run.from_line(line) for line in trial.user_attrs.get(RUNS, [])]
+
+
+_LAST = "died each time, at last with {}"
+
+
+def _death(trial: FrozenTrial, died: Mapping[int, str]) -> str:
+    """How the process of a lost trial ended, as far as it is known."""
+    held = trial.user_attrs.get(HOLDER)
+    how = died.get(int(held["pid"])) if isinstance(held, dict) else None
+    return trial.user_attrs.get(DIED, _LAST.format(how) if how else "died each time")
 
 
 def _goes_before(other: FrozenTrial, trial: FrozenTrial) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from hptransfer.validation.search.patience import Patient
 
 BUSY_SECONDS = 120
 """How long a process waits for another one's write to a SQLite file before it gives up."""
+ATTEMPTS = 6
+"""Two processes may make the tables of a fresh database at the same moment: one of them fails, and looks again."""
 KINDS = "sqlite:///FILE.db, journal:///FILE, grpc://HOST:PORT or postgresql://USER@HOST/NAME"
 
 
@@ -35,14 +38,18 @@ def open_storage(url: str) -> BaseStorage:
     Raises UsageError, on one line, where the URL is none or the storage cannot be reached or is no Optuna storage.
     """
     target = _parsed(url)
-    try:
-        with quiet():
-            storage = _opened(target)
-            storage.get_all_studies()
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"Cannot use storage {target.render_as_string()}: {_reason(error)}") from error
+    for attempt in range(ATTEMPTS):
+        try:
+            with quiet():
+                storage = _opened(target)
+                storage.get_all_studies()
+            break
+        except UsageError:
+            raise
+        except Exception as error:
+            if attempt == ATTEMPTS - 1 or not _made_by_another(error):
+                raise UsageError(f"Cannot use storage {target.render_as_string()}: {_reason(error)}") from error
+            time.sleep(0.2 * (attempt + 1))
     if target.get_backend_name() in ("sqlite", "journal"):
         return storage
     return Patient(storage)  # pyright: ignore[reportAbstractUsage]
@@ -143,6 +150,14 @@ def _serialise(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()  # connections made before know nothing of this
+
+
+def _made_by_another(error: BaseException) -> bool:
+    """Whether an exception says that another process made the same tables at the same moment."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(getattr(error, "orig", None) or error).lower()
+    return any(part in text for part in ("already exists", "unique constraint", "duplicate key", "no such table"))
 
 
 def _reason(error: BaseException) -> str:

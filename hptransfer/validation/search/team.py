@@ -74,6 +74,9 @@ class Team:
     label: str = ""
     total: int | None = None
     processes: list[Any] = field(default_factory=list)
+    died: dict[int, str] = field(default_factory=dict)
+    given_up: set[Key] = field(default_factory=set)
+    first: int = 0
 
     def run(self, wanted: Wanted, told: Told) -> None:
         """Go on until nothing is wanted, and no trial waits or runs here or elsewhere.
@@ -93,12 +96,19 @@ class Team:
         """Enqueue what is wanted now; whether there is anything."""
         items = wanted()
         if items:
-            self.queue.add(items[: max(AHEAD, 4 * self.workers)])
+            self.queue.add(items[: max(AHEAD, 4 * self.workers)], since=self.first)
         return bool(items)
 
     def _news(self) -> Mapping[Key, Sequence[Run]]:
-        given_up = {key: self.lost(key, how) for key, how in self.queue.lost(since=self.first).items()}
-        return {**given_up, **self.queue.news()}
+        lost = self.queue.lost(since=self.first, died=self.died)
+        return {
+            **{key: self.lost(key, how) for key, how in lost.items() if key not in self.given_up},
+            **self._told(lost),
+        }
+
+    def _told(self, lost: Mapping[Key, str]) -> Mapping[Key, Sequence[Run]]:
+        self.given_up |= set(lost)
+        return self.queue.news()
 
     def _alone(self, wanted: Wanted) -> Iterator[Mapping[Key, Sequence[Run]]]:
         """Do everything in this process; what others do with the queue counts too."""
@@ -128,7 +138,8 @@ class Team:
             while True:
                 died = self._dead()
                 if died or time.monotonic() - recovered > RECOVER_SECONDS:
-                    self.queue.recover({process.pid: death(process.exitcode) for process in died})
+                    self.died |= {process.pid: death(process.exitcode) for process in died}
+                    self.queue.recover(self.died)
                     recovered = time.monotonic()
                 runs = self._news()
                 yield runs

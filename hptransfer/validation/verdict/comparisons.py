@@ -47,7 +47,7 @@ def regret_of(small: Fit, large: Fit, *, lr: float, tolerance: float) -> Regret:
     """
     scheme, seeds, at = large.curve.scheme, large.curve.seeds, math.log2(lr)
     shifted = [large.height(large.log2_lr + side * SHIFT * tolerance) for side in (-1, 1)]
-    shift = max((height for height in shifted if math.isfinite(height)), default=math.nan)
+    shift = max((height for height in shifted if math.isfinite(height)), default=None)
     if _diverges(large, at):
         return Regret(scheme, math.inf, math.inf, math.inf, lr, shift)
     loss = large.height(at)

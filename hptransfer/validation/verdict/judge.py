@@ -159,7 +159,7 @@ def judge_regret(regret: Regret, *, size: int, tuned: float, axis: Axis = "width
     )
     if regret.low > allowed:
         return Finding("bad", text + ".")
-    if regret.high - regret.loss > max(allowed, regret.shift if math.isfinite(regret.shift) else math.inf):
+    if regret.high - regret.loss > max(allowed, math.inf if regret.shift is None else regret.shift):
         return Finding("unknown", text + ", but the interval is too wide to tell: give more seeds or steps.")
     if regret.loss <= allowed or regret.low <= 0:
         return Finding("ok", text + ".")

@@ -277,7 +277,7 @@ def _optimum(fit: Fit, alike: Sequence[Fit]) -> Optimum:
         missing=fit.missing,
         blocked=fit.blocked,
         tally=fit.curve.tally,
-        band=fit.band if fit.found else (math.nan, math.nan),
+        band=fit.band if fit.found else None,
     )
 
 
