@@ -38,21 +38,27 @@ def open_storage(url: str) -> BaseStorage:
     Raises UsageError, on one line, where the URL is none or the storage cannot be reached or is no Optuna storage.
     """
     target = _parsed(url)
+    storage = _ready(target)
+    if target.get_backend_name() in ("sqlite", "journal"):
+        return storage
+    return Patient(storage)  # pyright: ignore[reportAbstractUsage]
+
+
+def _ready(target: URL) -> BaseStorage:
+    """The storage, once it has answered."""
     for attempt in range(ATTEMPTS):
         try:
             with quiet():
                 storage = _opened(target)
                 storage.get_all_studies()
-            break
+            return storage
         except UsageError:
             raise
         except Exception as error:
             if attempt == ATTEMPTS - 1 or not _made_by_another(error):
                 raise UsageError(f"Cannot use storage {target.render_as_string()}: {_reason(error)}") from error
             time.sleep(0.2 * (attempt + 1))
-    if target.get_backend_name() in ("sqlite", "journal"):
-        return storage
-    return Patient(storage)  # pyright: ignore[reportAbstractUsage]
+    raise AssertionError("unreachable")
 
 
 def release(storage: BaseStorage) -> None:
