@@ -16,7 +16,7 @@ from hptransfer.validation.verdict.optimum import Fit, curve_of
 
 Make = Callable[[Sequence[Job]], list[Run]]
 """Jobs to their runs, however they are made; a job made before is not made again."""
-Search = Callable[[Collection[Cell]], Iterable[Run]]
+SearchRuns = Callable[[Collection[Cell]], Iterable[Run]]
 """Makes all runs of a search but those of some cells, in which none can be made."""
 
 
@@ -40,7 +40,7 @@ class Measurement:
         return [fit for fit in self.fits if fit.curve.scheme == scheme]
 
 
-def measure(grid: Grid, search: Search, make: Make, *, fingerprint: str, axis: Axis = "width") -> Measurement:
+def measure(grid: Grid, search: SearchRuns, make: Make, *, fingerprint: str, axis: Axis = "width") -> Measurement:
     """Search every optimum, then train the largest size at the smallest one's.
 
     search: makes the runs of the search, all of them. axis: what the grid's scales differ in.

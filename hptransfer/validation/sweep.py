@@ -197,9 +197,9 @@ class Sweep:
         for scheme, scale in dict.fromkeys((job.scheme, scale_of(job)) for job in jobs):
             if self.trainer.prepare(scheme, scale) is None:
                 self.trainer.sketch(scale)
-        unknown = [job for job in jobs if scale_of(job) not in self.lanes.at]
+        unknown = [job for job in jobs if scale_of(job) not in self.lanes.decided]
         chosen = chosen_lanes(self.trainer, unknown, engine=self.engine, workers=self.workers)
-        self.lanes = Lanes({**self.lanes.at, **chosen.at}, chosen.notes)
+        self.lanes = Lanes({**self.lanes.at, **chosen.at}, chosen.notes, self.lanes.decided | chosen.decided)
         self.notes += [note for note in chosen.notes if note not in self.notes]
 
     def _refuse_other_plans(self, planner: Planner) -> None:

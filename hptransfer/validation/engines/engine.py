@@ -25,10 +25,14 @@ AGREEMENT = 1e-3
 
 @dataclass(frozen=True)
 class Lanes:
-    """How many alike jobs are trained as one at each scale (1 where a scale is not named), and what is to be said."""
+    """How many alike jobs are trained as one at each scale (1 where it is not named), and what is to be said.
+
+    decided: the scales that were measured, whatever came of it.
+    """
 
     at: Mapping[Scale, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    decided: frozenset[Scale] = frozenset()
 
 
 def chosen_lanes(trainer: Trainer, jobs: Sequence[Job], *, engine: EngineName, workers: int) -> Lanes:
@@ -41,14 +45,18 @@ def chosen_lanes(trainer: Trainer, jobs: Sequence[Job], *, engine: EngineName, w
     if engine == "loop" or (engine == "auto" and trainer.device == "cpu"):
         return Lanes()
     at: dict[Scale, int] = {}
+    decided: set[Scale] = set()
     notes: list[str] = []
     for scale in dict.fromkeys(scale_of(job) for job in jobs):
         alike = [job for job in jobs if scale_of(job) == scale]
+        if len({job.scheme for job in alike}) == len(alike):
+            continue  # no two that could be trained as one: nothing to choose, nor to remember
         probe = measure(trainer, alike)
+        decided.add(scale)
         if probe.reason is None and (engine == "lanes" or probe.lanes_seconds < probe.loop_seconds):
             at[scale] = min(probe.lanes, math.ceil(len(alike) / workers))
         notes += [_note(scale, probe)] if probe.reason is not None else []
-    return Lanes(at, tuple(notes))
+    return Lanes(at, tuple(notes), frozenset(decided))
 
 
 def train_jobs(trainer: Trainer, jobs: Sequence[Job]) -> list[Run]:

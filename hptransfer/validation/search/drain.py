@@ -13,8 +13,6 @@ from hptransfer.validation.records.runs import Run
 from hptransfer.validation.search.queue import Do, TrialQueue
 from hptransfer.validation.search.storage import quiet
 
-RECOVER_SECONDS = 2.0
-"""How often the trials of dead processes are looked for."""
 FIRST_PAUSE = 0.01
 """Seconds until a process that waits for trials looks again, doubled up to the queue's own pause."""
 
@@ -47,12 +45,10 @@ class Drain:
 
     def all(self) -> int:
         """Work until nothing waits and nothing runs elsewhere (whose process might yet die); how many tasks it did."""
-        done, idle_since, recovered, pause = 0, time.monotonic(), -math.inf, FIRST_PAUSE
+        done, idle_since, pause = 0, time.monotonic(), FIRST_PAUSE
         while done < self.limit:
             with quiet():
-                if time.monotonic() - recovered > RECOVER_SECONDS:
-                    self.queue.recover()
-                    recovered = time.monotonic()
+                self.queue.look_after()
                 if self.one() is not None:
                     done, idle_since, pause = done + 1, time.monotonic(), FIRST_PAUSE
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from hptransfer.validation.search.storage import release
 KEY, RUNS, KIND = "key", "runs", "kind"
 OPEN = (TrialState.WAITING, TrialState.RUNNING)
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+RECOVER_SECONDS = 2.0
+"""How often the trials of dead processes are looked for."""
 
 Do = Callable[[Sequence[Trial]], Sequence[Sequence[Run]]]
 """Makes the runs of trials that are alike: for each its runs."""
@@ -51,6 +54,7 @@ class TrialQueue:
         self.study, self.storage, self.watch = study, storage, watch or Watch()
         self._waiting: deque[FrozenTrial] = deque()
         self._read: set[int] = set()
+        self._recovered = -math.inf
 
     @property
     def pause(self) -> float:
@@ -72,16 +76,18 @@ class TrialQueue:
             taken |= {t.user_attrs.get(KEY) for t in trials if t.number >= since and RUNS in t.user_attrs}
         for item in items:
             if item.key not in taken:
-                self._enqueue(item)
+                attributes = {**item.attributes, KEY: item.key, KIND: item.kind}
+                self._enqueue(item.params, item.distributions, attributes)
 
-    def _enqueue(self, item: Item) -> None:
-        attributes = {**item.attributes, KEY: item.key, KIND: item.kind}
-        if not item.distributions:
-            self.study.enqueue_trial(dict(item.params), user_attrs=attributes)
+    def _enqueue(
+        self, params: Mapping[str, Any], spaces: Mapping[str, BaseDistribution], attributes: Mapping[str, Any]
+    ) -> None:
+        """A trial that waits; parameters without a distribution are what the sampler will be asked to suggest."""
+        if not spaces:
+            self.study.enqueue_trial(dict(params), user_attrs=dict(attributes))
             return
-        params, spaces = dict(item.params), dict(item.distributions)
-        trial = create_trial(state=TrialState.WAITING, params=params, distributions=spaces, user_attrs=attributes)
-        self.study.add_trial(trial)
+        known = {"params": dict(params), "distributions": dict(spaces), "user_attrs": dict(attributes)}
+        self.study.add_trial(create_trial(state=TrialState.WAITING, **known))
 
     def withdraw(self) -> None:
         """Tell every trial that still waits as failed: those of an earlier search that wanted other ones."""
@@ -141,7 +147,7 @@ class TrialQueue:
                 kept.append(trial)
             elif self._take(trial):
                 self.study.tell(trial.number, state=TrialState.FAIL)
-        return sorted(kept, key=lambda t: (-int(t.user_attrs.get(RETRY, 0)), t.number))
+        return sorted(kept, key=lambda t: (-_deaths(t), t.number))
 
     def _propose(self, new: int) -> Trial | None:
         """A further trial from the sampler; None where other processes have proposed enough meanwhile."""
@@ -165,6 +171,12 @@ class TrialQueue:
                 self._tell(trial.number, runs)
         return [run for runs in results for run in runs]
 
+    def look_after(self, died: Mapping[int, str] | None = None, *, now: bool = False) -> None:
+        """Recover every RECOVER_SECONDS, however often this is called, and where it is asked for now."""
+        if now or time.monotonic() - self._recovered > RECOVER_SECONDS:
+            self.recover(died)
+            self._recovered = time.monotonic()
+
     def recover(self, died: Mapping[int, str] | None = None) -> None:
         """Settle the running trials whose process is gone: tell those that had finished, ask again for the others.
 
@@ -183,25 +195,17 @@ class TrialQueue:
             self._tell(trial.number, runs_of(trial))
             return
         attributes = {k: v for k, v in trial.user_attrs.items() if k not in (HOLDER, BEAT, DIED)}
-        deaths = int(attributes.get(RETRY, 0)) + 1
+        deaths = _deaths(trial) + 1
         again = any(
-            t.user_attrs.get(KEY) == attributes.get(KEY) and int(t.user_attrs.get(RETRY, 0)) >= deaths
-            for t in self.trials((*OPEN, *DONE))
+            t.user_attrs.get(KEY) == attributes.get(KEY) and _deaths(t) >= deaths for t in self.trials((*OPEN, *DONE))
         )
         if KEY in attributes and deaths < MAX_DEATHS and not again:
-            self._ask_again(trial, {**attributes, RETRY: deaths})
+            params = trial.system_attrs.get("fixed_params")  # what it was enqueued with, where nothing is suggested yet
+            spaces = trial.distributions if params is None else {}
+            self._enqueue(trial.params if params is None else params, spaces, {**attributes, RETRY: deaths})
         if how and DIED not in trial.user_attrs:
             self.storage.set_trial_user_attr(trial._trial_id, DIED, _LAST.format(how))
         self.study.tell(trial.number, state=TrialState.FAIL)
-
-    def _ask_again(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
-        if "fixed_params" in trial.system_attrs or not trial.params:
-            params = trial.system_attrs.get("fixed_params", {})
-            self.study.enqueue_trial(dict(params), user_attrs=dict(attributes))
-            return
-        params, spaces = dict(trial.params), dict(trial.distributions)
-        state, attributes = TrialState.WAITING, dict(attributes)
-        self.study.add_trial(create_trial(state=state, params=params, distributions=spaces, user_attrs=attributes))
 
     def lost(self, *, since: int = 0, died: Mapping[int, str] | None = None) -> dict[Key, str]:
         """The keys whose process died each of MAX_DEATHS times, and how at the last.
@@ -209,7 +213,7 @@ class TrialQueue:
         since: a trial's number. died: as in recover; a trial may have been settled by a process that did not know.
         """
         failed = [t for t in self.trials((TrialState.FAIL,)) if t.number >= since and RUNS not in t.user_attrs]
-        gone = [t for t in failed if int(t.user_attrs.get(RETRY, 0)) >= MAX_DEATHS - 1]
+        gone = [t for t in failed if _deaths(t) >= MAX_DEATHS - 1]
         return {t.user_attrs[KEY]: _death(t, died or {}) for t in gone}
 
     def _tell(self, number: int, runs: Sequence[Run]) -> None:
@@ -247,6 +251,11 @@ def runs_of(trial: FrozenTrial) -> list[Run]:
     return [Run.from_line(line) for line in trial.user_attrs.get(RUNS, [])]
 
 
+def _deaths(trial: FrozenTrial) -> int:
+    """How many processes had died at a trial's key when it was enqueued."""
+    return int(trial.user_attrs.get(RETRY, 0))
+
+
 _LAST = "died each time, at last with {}"
 
 
@@ -263,8 +272,7 @@ def _goes_before(other: FrozenTrial, trial: FrozenTrial) -> bool:
         return False
     if other.state in DONE:
         return True
-    deaths = [int(t.user_attrs.get(RETRY, 0)) for t in (other, trial)]
-    return deaths[0] > deaths[1] or (deaths[0] == deaths[1] and other.number < trial.number)
+    return (-_deaths(other), other.number) < (-_deaths(trial), trial.number)
 
 
 def _live(trials: Iterable[FrozenTrial]) -> dict[Key, int]:

@@ -18,7 +18,7 @@ from hptransfer.core.errors import UsageError, bounded
 from hptransfer.core.secrets import masked
 from hptransfer.validation.engines.process import death, ended, process_context, started
 from hptransfer.validation.records.runs import Key, Run
-from hptransfer.validation.search.drain import FIRST_PAUSE, RECOVER_SECONDS, Drain
+from hptransfer.validation.search.drain import FIRST_PAUSE, Drain
 from hptransfer.validation.search.queue import Item, TrialQueue
 from hptransfer.validation.search.storage import open_storage, quiet, release
 
@@ -100,29 +100,32 @@ class Team:
         return bool(items)
 
     def _news(self) -> Mapping[Key, Sequence[Run]]:
+        """The runs told since this was last asked, those of trials given up among them."""
         lost = self.queue.lost(since=self.first, died=self.died)
-        return {
-            **{key: self.lost(key, how) for key, how in lost.items() if key not in self.given_up},
-            **self._told(lost),
-        }
+        given_up = {key: self.lost(key, how) for key, how in lost.items() if key not in self.given_up}
+        self.given_up |= set(given_up)
+        return {**given_up, **self.queue.news()}
 
-    def _told(self, lost: Mapping[Key, str]) -> Mapping[Key, Sequence[Run]]:
-        self.given_up |= set(lost)
-        return self.queue.news()
+    def _is_over(self, wanted: Wanted, runs: Mapping[Key, Sequence[Run]]) -> bool:
+        """Hand out what is wanted, where that may have changed; whether nothing is left, wanted, waiting or running.
+
+        What is wanted follows from the runs there are, so it is worked out again only where some were told.
+        """
+        busy = self.queue.is_busy(new=self.work.new)
+        more = self._handed_out(wanted) if runs or not busy else True
+        return not more and not busy
 
     def _alone(self, wanted: Wanted) -> Iterator[Mapping[Key, Sequence[Run]]]:
         """Do everything in this process; what others do with the queue counts too."""
-        drain, pause, recovered = drain_of(self.queue, self.work), FIRST_PAUSE, 0.0
+        drain, pause = drain_of(self.queue, self.work), FIRST_PAUSE
         while True:
-            if time.monotonic() - recovered > RECOVER_SECONDS:
-                self.queue.recover()
-                recovered = time.monotonic()
+            self.queue.look_after()
             runs = self._news()
             yield runs
-            more = self._handed_out(wanted)
+            over = self._is_over(wanted, runs)
             if drain.one() is not None or runs:
                 pause = FIRST_PAUSE
-            elif not more and not self.queue.is_busy(new=self.work.new):
+            elif over:
                 return
             else:
                 time.sleep(pause)
@@ -131,16 +134,14 @@ class Team:
     def _together(self, wanted: Wanted) -> Iterator[Mapping[Key, Sequence[Run]]]:
         """Hand out, and keep the workers alive."""
         self._handed_out(wanted)
-        context, fruitless, pause, recovered = process_context(self.work.device), 0, FIRST_PAUSE, time.monotonic()
+        context, fruitless, pause = process_context(self.work.device), 0, FIRST_PAUSE
         self.queue.disconnect()
         self.processes = [self._start(context) for _ in range(self.workers)]
         try:
             while True:
                 died = self._dead()
-                if died or time.monotonic() - recovered > RECOVER_SECONDS:
-                    self.died |= {process.pid: death(process.exitcode) for process in died}
-                    self.queue.recover(self.died)
-                    recovered = time.monotonic()
+                self.died |= {process.pid: death(process.exitcode) for process in died}
+                self.queue.look_after(self.died, now=bool(died))
                 runs = self._news()
                 yield runs
                 fruitless = 0 if runs else fruitless + len(died)
@@ -149,7 +150,7 @@ class Team:
                         f"{fruitless} worker processes died in a row (the last with {death(died[-1].exitcode)}) "
                         "without a trial finished; finished trials are kept. Use workers=1 to see why."
                     )
-                if not self._handed_out(wanted) and not self.queue.is_busy(new=self.work.new):
+                if self._is_over(wanted, runs):
                     return
                 if died:
                     self.queue.disconnect()
