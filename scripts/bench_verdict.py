@@ -35,34 +35,11 @@ from hptransfer.validation.search.zoom import ZoomPlanner
 from hptransfer.validation.verdict.comparisons import transferred_lr
 from hptransfer.validation.verdict.judged import judged
 from hptransfer.validation.verdict.optimum import Fit, curve_of
+from tests.cases.curves import broad, cliff, convex, digits, language, wall
 
 Array = np.ndarray
 WIDTHS, SEEDS, TOLERANCE = (64, 128, 256), (0, 1, 2), 0.5
 NOISES, DRIFTS = (0.1, 0.4, 1.0), (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-def digits(u: Array) -> Array:
-    return np.exp(-2.25 + np.where(u < 0, 0.33 * u**2 / (1 + 0.06 * u**2), 0.22 * u**2))
-
-
-def language(u: Array) -> Array:
-    return 2.0 + 0.4 * (1 - np.exp(-0.12 * u**2)) + 0.02 * np.clip(u, 0, None) ** 2
-
-
-def convex(u: Array) -> Array:
-    return 2.0 + 0.03 * (2.0**u + 2.0**-u - 2)
-
-
-def cliff(u: Array) -> Array:
-    return np.where(u > 0.9, np.inf, 2.0 + 0.04 * u**2)
-
-
-def wall(u: Array) -> Array:
-    return 2.0 + 0.04 * u**2 + 1.5 * np.clip(u - 0.8, 0, None)
-
-
-def broad(u: Array) -> Array:
-    return np.exp(-2.45 + np.where(u < 0, 0.30 * u**2 / (1 + 0.05 * u**2), 0.05 * u**2))
 
 
 def steep(u: Array) -> Array:

@@ -176,6 +176,27 @@ def finish(losses: Sequence[float], *, val_loss: float, diverged: bool, seconds:
     )
 
 
+def training_step(
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    initial: Sequence[float],
+    batches: Iterator[Batch],
+    step: int,
+    device: torch.device | str,
+) -> Tensor:
+    """One optimizer step on the next batch at the schedule's rate; the loss before it, on the device.
+
+    initial: the groups' rates at schedule factor 1; step: from 0. Raises UsageError where the batches end.
+    """
+    set_lrs(optimizer, initial, schedule_factor(recipe, step))
+    loss = recipe.loss(model, to_device(next_batch(recipe, batches, step), device))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
 def _steps(
     recipe: Recipe,
     model: nn.Module,
@@ -192,12 +213,7 @@ def _steps(
     every = 1 if torch.device(device).type == "cpu" or on_step else 16
     diverged, losses, waiting = Divergence(recipe.steps), [], []
     for step in range(recipe.steps):
-        set_lrs(optimizer, initial, schedule_factor(recipe, step))
-        loss = recipe.loss(model, to_device(next_batch(recipe, batches, step), device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        waiting.append(loss.detach())
+        waiting.append(training_step(recipe, model, optimizer, initial, batches, step, device))
         if len(waiting) == every or step == recipe.steps - 1:
             for value in torch.stack(waiting).tolist() if every > 1 else [waiting[0].item()]:
                 losses.append(value)

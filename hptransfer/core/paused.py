@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from hptransfer.core.loop import Divergence, evaluate, next_batch, schedule_factor, set_lrs, tail_length, to_device
+from hptransfer.core.loop import Divergence, evaluate, tail_length, training_step
 from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.core.seeding import seeded
 
@@ -50,13 +50,8 @@ class PausedRun:
         return self
 
     def _step(self) -> None:
-        step = len(self.losses)
-        set_lrs(self.optimizer, self._initial, schedule_factor(self.recipe, step))
-        loss = self.recipe.loss(self.model, to_device(next_batch(self.recipe, self._batches, step), self.device))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.losses.append(float(loss.detach()))
+        where = self._initial, self._batches, len(self.losses), self.device
+        self.losses.append(float(training_step(self.recipe, self.model, self.optimizer, *where)))
         self.diverged = self._told(self.losses[-1])
 
     def recent_loss(self) -> float:
