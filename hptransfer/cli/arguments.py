@@ -150,7 +150,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     A recipe file may have `options`, a dict of name -> help; `--name VALUE` then reaches it as the environment variable
     HPTRANSFER_NAME, also in worker processes. Raises UsageError on options that neither we nor the recipe know.
     """
-    chosen = _pairs(args.rest, args.parser)
+    chosen = _recipe_options(args.rest, args.parser)
     for name, value in chosen.items():
         os.environ[f"HPTRANSFER_{name.upper().replace('-', '_')}"] = value
     recipe = load_recipe(args.recipe)
@@ -173,7 +173,15 @@ def no_more(args: argparse.Namespace) -> None:
         raise UsageError(_unknown(args.rest[0].lstrip("-"), args.parser, {}, None))
 
 
-def _pairs(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
+def pairs(text: str) -> dict[str, str]:
+    """ "size=width,loss=final" -> {"size": "width", "loss": "final"}, for options that take names with values."""
+    parts = [part.partition("=") for part in text.split(",")]
+    if not all(middle and ours.strip() and theirs.strip() for ours, middle, theirs in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=VALUE,..., as size=width,loss=val_loss")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in parts}
+
+
+def _recipe_options(rest: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, str]:
     """["--text", "FILE", "--n=3"] -> {"text": "FILE", "n": "3"}."""
     left, found = list(rest), {}
     while left:

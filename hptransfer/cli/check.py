@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     out = output_directory(args, recipe)
     result = _checked(args, recipe, out)
     written = write_all(result, out)
-    show(json_text({k: v for k, v in result.to_json().items() if k != "runs"}) if args.json else table(result))
+    show(json_text(result.without_runs()) if args.json else table(result))
     if made is not None:
         score = score_forecast(made, result)
         scored = record_score(score, out)

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hptransfer.cli.arguments import add_json, command_line, no_more, output_folder
+from hptransfer.cli.arguments import add_json, command_line, no_more, output_folder, pairs
 from hptransfer.cli.exits import OF_VERDICT
 from hptransfer.cli.output import show
 from hptransfer.core.files import json_text
@@ -58,17 +58,9 @@ def run(args: argparse.Namespace) -> int:
     out = output_folder(args.out, Path(args.table).stem)
     result.save(out)
     page = write_report(result, out / "report.html")
-    show(json_text({k: v for k, v in result.to_json().items() if k != "runs"}) if args.json else table(result))
+    show(json_text(result.without_runs()) if args.json else table(result))
     print(f"Wrote {out / VERDICT_FILE}, {out / RUNS_FILE}, {page}", file=sys.stderr)
     return OF_VERDICT[result.verdict]
-
-
-def pairs(text: str) -> dict[str, str]:
-    """ "size=width,loss=final" -> {"size": "width", "loss": "final"}."""
-    parts = [part.partition("=") for part in text.split(",")]
-    if not all(middle and ours.strip() and theirs.strip() for ours, middle, theirs in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=VALUE,..., as size=width,loss=val_loss")
-    return {ours.strip(): theirs.strip() for ours, _, theirs in parts}
 
 
 def names(text: str) -> tuple[str, ...]:

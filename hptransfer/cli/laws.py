@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hptransfer.cli.arguments import add_json, no_more
+from hptransfer.cli.arguments import add_json, no_more, pairs
 from hptransfer.cli.output import show
-from hptransfer.cli.score import pairs
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import columns, encode, json_text
 from hptransfer.prediction.laws.scaling import FREE, Form

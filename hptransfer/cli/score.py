@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
-from hptransfer.cli.arguments import Parser
+from hptransfer.cli.arguments import Parser, pairs
 from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import encode, json_text
@@ -63,14 +63,6 @@ def _own_fit(table: SweepTable, own: OwnLaw) -> str:
         return str(fit_sweep(table, over=own.over, fixed=own.fixed, curved=own.curved))
     except UsageError as error:
         return f"none. {error}"
-
-
-def pairs(text: str) -> dict[str, str]:
-    """ "loss=val_loss,params=N" -> {"loss": "val_loss", "params": "N"}."""
-    found = [part.partition("=") for part in text.split(",")]
-    if not all(middle and ours and theirs for ours, middle, theirs in found):
-        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=VALUE,..., as loss=val_loss,params=N")
-    return {ours.strip(): theirs.strip() for ours, _, theirs in found}
 
 
 def exponents(text: str) -> Mapping[str, float]:

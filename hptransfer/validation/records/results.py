@@ -163,13 +163,17 @@ class TransferResult(Document):
                 return found
         raise KeyError((scheme, size))
 
+    def without_runs(self) -> dict[str, Any]:
+        """The result as JSON but for its runs, which runs.jsonl holds: verdict.json, and what --json prints."""
+        return {name: value for name, value in self.to_json().items() if name != "runs"}
+
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write verdict.json, and add to runs.jsonl the runs it does not hold yet. Returns the directory.
 
         Raises UsageError where the directory cannot be written.
         """
         root = Path(directory)
-        verdict = {k: v for k, v in self.to_json().items() if k != "runs"}
+        verdict = self.without_runs()
         verdict["keys"] = [run.key for run in self.runs]
         try:
             root.mkdir(parents=True, exist_ok=True)
