@@ -11,8 +11,8 @@ from hptransfer._version import __version__
 from hptransfer.checks.verified import make_plan
 from hptransfer.core.declared import register_optimizer
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe, Scale, load_recipe
 from hptransfer.core.roles import Role
+from hptransfer.core.training.recipe import Recipe, Scale, load_recipe
 from hptransfer.graph.ops import register_op
 from hptransfer.parametrization.apply.existing import apply_plan
 from hptransfer.parametrization.apply.groups import max_lrs, param_groups, set_lr
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from hptransfer.prediction.forecast.forecast import Forecast, Rules
     from hptransfer.prediction.provenance import Prediction
     from hptransfer.reporting.html import write_figure, write_report
-    from hptransfer.validation.judge_table import judge_table
-    from hptransfer.validation.predict import predict
+    from hptransfer.validation.forecasts.predict import predict
     from hptransfer.validation.records.results import TransferResult
     from hptransfer.validation.search.study import StudyResult, study
     from hptransfer.validation.sweep import run_sweep
+    from hptransfer.validation.tables.judge import judge_table
     from hptransfer.validation.transfer import transfer_check
 
 _LAZY = {
@@ -65,8 +65,8 @@ _LAZY = {
     "Prediction": "prediction.provenance",
     "write_figure": "reporting.html",
     "write_report": "reporting.html",
-    "judge_table": "validation.judge_table",
-    "predict": "validation.predict",
+    "judge_table": "validation.tables.judge",
+    "predict": "validation.forecasts.predict",
     "TransferResult": "validation.records.results",
     "StudyResult": "validation.search.study",
     "study": "validation.search.study",

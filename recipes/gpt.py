@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.training.recipe import Recipe, Scale
 
 BASE = Scale(width=32, depth=2)
 CONTEXT, BATCH, HEADS, BYTES = 64, 16, 4, 256
@@ -152,7 +152,7 @@ recipe = Recipe(
 )
 
 if __name__ == "__main__":
-    from hptransfer.core.loop import train
+    from hptransfer.core.training.loop import train
 
     if sys.argv[1:2] == ["--text"] and len(sys.argv) == 3:
         os.environ["HPTRANSFER_TEXT"] = sys.argv[2]

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.training.recipe import Recipe, Scale
 
 BASE = Scale(width=64)
 BATCH = 64
@@ -76,7 +76,7 @@ recipe = Recipe(
 )
 
 if __name__ == "__main__":
-    from hptransfer.core.loop import train
+    from hptransfer.core.training.loop import train
 
     torch.manual_seed(0)
     model = build(BASE)

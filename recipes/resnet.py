@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.training.recipe import Recipe, Scale
 
 BASE = Scale(width=16, depth=2)
 BATCH, GROUPS = 64, 4
@@ -102,7 +102,7 @@ recipe = Recipe(
 )
 
 if __name__ == "__main__":
-    from hptransfer.core.loop import train
+    from hptransfer.core.training.loop import train
 
     torch.manual_seed(0)
     model = build(BASE)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from hptransfer.core.recipe import load_recipe
+from hptransfer.core.training.recipe import load_recipe
 from hptransfer.prediction.curvature.curvature import sharpness
 from hptransfer.prediction.curvature.operators import ggn_operator, gradients, hessian_operator
 from hptransfer.prediction.curvature.parameters import ParameterSpace

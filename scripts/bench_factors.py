@@ -5,8 +5,9 @@
 Tables: benchmarks/grids/*.csv (measure_grids.py), the public 124M runs where the data folder is there (public_data.py),
 and any given (columns params, tokens, batch, lr, loss). From every cell to every other of the same params whose optima
 lie inside their rates: the base's best rate times the rule's factor, scored by the regret at the target relative to its
-best loss. The joint rule is made without the table's own data set (a row of core/evidence.py says which). Rules are
-ranked by their regret as a share of that of keeping the rate, averaged over data sets, each of which counts once.
+best loss. The joint rule is made without the table's own data set (a row of core/horizon/evidence.py says which).
+Rules are ranked by their regret as a share of that of keeping the rate, averaged over data sets, each of which counts
+once.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.core.evidence import EVIDENCE, joint_rule
-from hptransfer.core.horizon import JOINT
+from hptransfer.core.horizon.carried import JOINT
+from hptransfer.core.horizon.evidence import EVIDENCE, joint_rule
 from hptransfer.prediction.forecast.batch_and_tokens import ALTERNATIVES
 from hptransfer.prediction.laws.cell import Cell
 from hptransfer.prediction.laws.lr_fit import fit_sweep

@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 import hptransfer as hpt
 from hptransfer.core.files import encode
-from hptransfer.core.loop import train
-from hptransfer.core.recipe import Recipe, Scale, load_recipe
 from hptransfer.core.roles import Kind, Role
+from hptransfer.core.training.loop import train
+from hptransfer.core.training.recipe import Recipe, Scale, load_recipe
 from hptransfer.parametrization.apply.groups import param_groups
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.validation.engines.trainer import run_of

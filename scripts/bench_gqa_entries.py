@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import hptransfer as hpt
-from hptransfer.core.recipe import Recipe, Scale, load_recipe
+from hptransfer.core.training.recipe import Recipe, Scale, load_recipe
 from hptransfer.parametrization.apply.optimizers import build_optimizers
 
 ROOT = Path(__file__).parents[1]

@@ -32,7 +32,7 @@ from hptransfer.prediction.forecast.measured import stability_limit
 from hptransfer.prediction.laws.cell import Cell
 from hptransfer.prediction.laws.lr_laws import LR_LAWS
 from hptransfer.prediction.quadratic.stability import limit, rule_for
-from hptransfer.validation.predict import predict
+from hptransfer.validation.forecasts.predict import predict
 from hptransfer.validation.sweep import run_sweep
 
 RECIPES = Path(__file__).parent.parent / "recipes"

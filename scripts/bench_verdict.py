@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hptransfer.core.recipe import Scale
+from hptransfer.core.training.recipe import Scale
 from hptransfer.validation.grid import Grid, job_at
 from hptransfer.validation.records.runs import Job, Key, Run
 from hptransfer.validation.search.planner import GridPlanner, Planner

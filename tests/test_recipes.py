@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.loop import train
-from hptransfer.core.recipe import Recipe, load_recipe
+from hptransfer.core.training.loop import train
+from hptransfer.core.training.recipe import Recipe, load_recipe
 from hptransfer.parametrization.make import make_plan
 
 RECIPES = Path(__file__).parent.parent / "recipes"

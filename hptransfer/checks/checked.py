@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numbers import Integral
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe
+from hptransfer.core.training.recipe import Recipe
 
 
 def checked_widths(widths: Sequence[int], *, least: int = 3) -> tuple[int, ...]:

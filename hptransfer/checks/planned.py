@@ -10,8 +10,8 @@ from torch import nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import class_default
-from hptransfer.core.recipe import Recipe, Scale
-from hptransfer.core.seeding import seeded, seeded_model
+from hptransfer.core.training.recipe import Recipe, Scale
+from hptransfer.core.training.seeding import seeded, seeded_model
 from hptransfer.parametrization.apply.groups import param_groups
 from hptransfer.parametrization.apply.optimizers import Optimizers
 from hptransfer.parametrization.apply.rewrite import parametrize_

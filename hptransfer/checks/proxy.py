@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hptransfer.checks.planned import PlannedModels
-from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.training.recipe import Recipe, Scale
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
 

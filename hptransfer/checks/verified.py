@@ -18,7 +18,7 @@ from hptransfer.checks.oracle.subject import Inputs, Subject, subject_of
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.checks.planned import inputs_for, sketched
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.training.recipe import Recipe, Scale
 from hptransfer.parametrization import make
 from hptransfer.parametrization.interop.mup import BaseShapes
 from hptransfer.parametrization.matching.compare import HEADS

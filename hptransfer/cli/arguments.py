@@ -21,8 +21,8 @@ from hptransfer.cli.exits import OF_VERDICT
 from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text
-from hptransfer.core.recipe import Recipe, load_recipe
 from hptransfer.core.secrets import masked_arguments
+from hptransfer.core.training.recipe import Recipe, load_recipe
 
 MAX_LRS = 200
 _POWER = re.compile(r"2(?:\^|\*\*)([+-]?\d+(?:\.\d*)?)")

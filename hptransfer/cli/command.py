@@ -11,24 +11,12 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from hptransfer.cli import (
-    check,
-    coord_check,
-    equilibrium,
-    judge,
-    laws,
-    ledger,
-    mechanics,
-    plan,
-    predict,
-    report,
-    study,
-    sweep,
-    worker,
-)
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
+from hptransfer.cli.checks import check, judge, report, study, sweep, worker
 from hptransfer.cli.exits import INTERRUPTED, REFUSED, no_silent_exit
+from hptransfer.cli.forecasts import laws, ledger, mechanics, predict
 from hptransfer.cli.output import results_alone, settled
+from hptransfer.cli.plans import coord_check, equilibrium, plan
 from hptransfer.core.errors import UsageError, bounded
 from hptransfer.core.secrets import masked
 

@@ -13,10 +13,10 @@ from torch import nn
 from hptransfer.core.declared import Optimizer, check_options, known_options
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
-from hptransfer.core.horizon import Horizon, carried, horizon
-from hptransfer.core.recipe import Scale
+from hptransfer.core.horizon.carried import Horizon, carried, horizon
 from hptransfer.core.roles import Role
 from hptransfer.core.rules import Scheme, scheme_named
+from hptransfer.core.training.recipe import Scale
 from hptransfer.graph.evaluate import Program
 from hptransfer.parametrization.build import Builder
 from hptransfer.parametrization.init.unit import base_program, unit_forward, with_unit

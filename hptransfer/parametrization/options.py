@@ -43,7 +43,7 @@ class Options:
     unplaced: "error" refuses a plan of which a forward multiplier has no place; "note" goes on without it.
     depth: "error" refuses a plan under a scheme with a depth rule of which a layer that the base lacks stands in no
     residual branch; "note" leaves such layers without one.
-    batch, duration, decay_horizon: rules for batch size and tokens, see hptransfer.core.horizon.
+    batch, duration, decay_horizon: rules for batch size and tokens, see hptransfer.core.horizon.carried.
     """
 
     readout_init: Literal["own", "zero"] = "own"

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from hptransfer.core.recipe import Axis
+from hptransfer.core.training.recipe import Axis
 from hptransfer.reporting import svg
 from hptransfer.reporting.info import CurvesInfo, GapInfo, LossAxis, OptimaInfo, curves_info, loss_axis, superscript
 from hptransfer.reporting.words import short_name

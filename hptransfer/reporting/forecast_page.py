@@ -16,7 +16,7 @@ from hptransfer.prediction.forecast.forecast import Forecast
 from hptransfer.prediction.provenance import Prediction
 from hptransfer.reporting import svg, words
 from hptransfer.reporting.info import superscript
-from hptransfer.validation.against import Score
+from hptransfer.validation.forecasts.against import Score
 
 PAGE_FILE = "prediction.html"
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from hptransfer.core.recipe import Axis
+from hptransfer.core.training.recipe import Axis
 from hptransfer.validation.records.results import LossGap, Optimum, TransferResult
 from hptransfer.validation.records.runs import Run
 

@@ -1,10 +1,10 @@
 """Published and fitted laws for the learning rate, batch, weight decay and final loss
 (docs/theory/lr_laws.md, batch.md, decay.md, loss_laws.md)."""
 
-from hptransfer.core.evidence import EVIDENCE as EVIDENCE
-from hptransfer.core.evidence import Evidence as Evidence
-from hptransfer.core.evidence import JointRule as JointRule
-from hptransfer.core.evidence import joint_rule as joint_rule
+from hptransfer.core.horizon.evidence import EVIDENCE as EVIDENCE
+from hptransfer.core.horizon.evidence import Evidence as Evidence
+from hptransfer.core.horizon.evidence import JointRule as JointRule
+from hptransfer.core.horizon.evidence import joint_rule as joint_rule
 from hptransfer.prediction.laws.batch_laws import BATCH_LAWS as BATCH_LAWS
 from hptransfer.prediction.laws.batch_rules import AdamSettings as AdamSettings
 from hptransfer.prediction.laws.batch_rules import TradeOff as TradeOff
@@ -25,14 +25,6 @@ from hptransfer.prediction.laws.lr_fit import fit_sweep as fit_sweep
 from hptransfer.prediction.laws.lr_laws import LR_LAWS as LR_LAWS
 from hptransfer.prediction.laws.lr_laws import Law as Law
 from hptransfer.prediction.laws.own_law import OwnLaw as OwnLaw
-from hptransfer.prediction.laws.scaling import LOSS_LAWS as LOSS_LAWS
-from hptransfer.prediction.laws.scaling import LossLaw as LossLaw
-from hptransfer.prediction.laws.scaling import PublishedLaw as PublishedLaw
-from hptransfer.prediction.laws.scaling import kaplan as kaplan
-from hptransfer.prediction.laws.scaling_fit import LossLawFit as LossLawFit
-from hptransfer.prediction.laws.scaling_fit import fit_loss_law as fit_loss_law
-from hptransfer.prediction.laws.scaling_line import LossLine as LossLine
-from hptransfer.prediction.laws.scaling_line import fit_loss_line as fit_loss_line
 from hptransfer.prediction.laws.score import LawScore as LawScore
 from hptransfer.prediction.laws.score import Scoreboard as Scoreboard
 from hptransfer.prediction.laws.score import score_joint as score_joint
@@ -41,3 +33,11 @@ from hptransfer.prediction.laws.sweep_table import Cell as Cell
 from hptransfer.prediction.laws.sweep_table import SweepTable as SweepTable
 from hptransfer.prediction.laws.sweep_table import make_table as make_table
 from hptransfer.prediction.laws.sweep_table import read_table as read_table
+from hptransfer.prediction.scaling.fit import LossLawFit as LossLawFit
+from hptransfer.prediction.scaling.fit import fit_loss_law as fit_loss_law
+from hptransfer.prediction.scaling.law import LOSS_LAWS as LOSS_LAWS
+from hptransfer.prediction.scaling.law import LossLaw as LossLaw
+from hptransfer.prediction.scaling.law import PublishedLaw as PublishedLaw
+from hptransfer.prediction.scaling.law import kaplan as kaplan
+from hptransfer.prediction.scaling.line import LossLine as LossLine
+from hptransfer.prediction.scaling.line import fit_loss_line as fit_loss_line

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.core.rules import SCHEMES
+from hptransfer.core.training.recipe import Recipe, Scale
 from hptransfer.validation.records.runs import Job
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from hptransfer.core.recipe import Axis
+from hptransfer.core.training.recipe import Axis
 from hptransfer.validation.grid import Grid, job_at
 from hptransfer.validation.probe import Cell, probe
 from hptransfer.validation.records.runs import Job, Run

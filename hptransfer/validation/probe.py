@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hptransfer.core.recipe import Scale
+from hptransfer.core.training.recipe import Scale
 from hptransfer.validation.engines.trainer import scale_of
 from hptransfer.validation.grid import Grid, job_at
 from hptransfer.validation.records.runs import Job, Run

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe, Scale, load_recipe
+from hptransfer.core.training.recipe import Recipe, Scale, load_recipe
 from hptransfer.validation.engines.engine import EngineName, Lanes, chosen_lanes
 from hptransfer.validation.engines.process import usable_cores
 from hptransfer.validation.engines.trainer import Trainer, failed, scale_of
 from hptransfer.validation.grid import Grid, checked_device, grid_of
+from hptransfer.validation.queue.jobs import JobWork
+from hptransfer.validation.queue.queue import Item, TrialQueue
+from hptransfer.validation.queue.storage import journal_url
+from hptransfer.validation.queue.team import Team
 from hptransfer.validation.records.identity import fingerprint
 from hptransfer.validation.records.log import RunLog
 from hptransfer.validation.records.mixing import refuse_other_plans
 from hptransfer.validation.records.runs import Job, Key, Run
-from hptransfer.validation.search.jobs import JobWork
 from hptransfer.validation.search.planner import Fixed, Planner
-from hptransfer.validation.search.queue import Item, TrialQueue
-from hptransfer.validation.search.storage import journal_url
-from hptransfer.validation.search.team import Team
 
 
 def run_sweep(

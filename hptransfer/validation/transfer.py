@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Axis, Recipe
 from hptransfer.core.secrets import masked
+from hptransfer.core.training.recipe import Axis, Recipe
 from hptransfer.validation.engines.engine import EngineName
 from hptransfer.validation.engines.trainer import CONTROL
 from hptransfer.validation.environment import command_line, environment

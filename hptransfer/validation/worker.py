@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe
-from hptransfer.validation.search.jobs import ABOUT, JobWork
-from hptransfer.validation.search.storage import open_storage, release
+from hptransfer.core.training.recipe import Recipe
+from hptransfer.validation.queue.jobs import ABOUT, JobWork
+from hptransfer.validation.queue.storage import open_storage, release
+from hptransfer.validation.queue.team import Work, drain_of, lost_database
 from hptransfer.validation.search.study import tuning_fingerprint
-from hptransfer.validation.search.team import Work, drain_of, lost_database
 from hptransfer.validation.search.tune import TRIALS, Proxy, Space, TuneWork
 from hptransfer.validation.sweep import Sweep
 

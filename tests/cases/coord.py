@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.training.recipe import Recipe, Scale
 
 FEATURES, CLASSES, TOKENS, LENGTH, HEADS = 24, 4, 12, 12, 2
 WIDTHS = (32, 64, 128, 256)

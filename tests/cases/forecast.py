@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from hptransfer.core.recipe import Scale
+from hptransfer.core.training.recipe import Scale
 from hptransfer.prediction.forecast.forecast import Forecast, Settings, forecast
 from hptransfer.prediction.forecast.lean import lean
 from hptransfer.prediction.provenance import Kind, Prediction

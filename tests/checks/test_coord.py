@@ -17,9 +17,9 @@ from hptransfer.checks.coord.rows import NATURAL, Module, Row, judge
 from hptransfer.checks.coord.verdict import verdict_of
 from hptransfer.checks.proxy import Proxies
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import load_recipe
 from hptransfer.core.rules import SCHEMES
 from hptransfer.core.statistics import Slope
+from hptransfer.core.training.recipe import load_recipe
 from hptransfer.parametrization.options import Options
 from tests.cases.coord import WIDTHS, build_mlp, conv, mlp, mlp_decayed, mlp_sgd, tied, transformer
 

@@ -21,7 +21,7 @@ from hptransfer.checks.equilibrium.check import (
 )
 from hptransfer.checks.equilibrium.report import EquilibriumReport
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Scale, load_recipe
+from hptransfer.core.training.recipe import Scale, load_recipe
 from tests.cases.coord import WIDTHS, build_mlp, conv, loss, mlp, mlp_decayed, mlp_sgd, rows
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hptransfer.checks.oracle.report import OracleReport
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.core import rules
-from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.training.recipe import Recipe, Scale
 
 HALF = Fraction(1, 2)
 

@@ -18,8 +18,8 @@ from hptransfer.checks.oracle.report import Check, OracleReport
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
-from hptransfer.core.recipe import Recipe, Scale
 from hptransfer.core.roles import Role
+from hptransfer.core.training.recipe import Recipe, Scale
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.plan import Plan
 

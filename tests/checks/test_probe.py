@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from hptransfer.checks.coord.logits import LogitWatch
 from hptransfer.checks.coord.probe import OUTPUT, Probe, difference, rms
 from hptransfer.checks.coord.update_size import spectral_norm
-from hptransfer.core.recipe import Scale
+from hptransfer.core.training.recipe import Scale
 from hptransfer.parametrization.row import Row
 from tests.cases.coord import ConvNet, Transformer, build_mlp, labelled, sentences, token_loss
 

@@ -8,7 +8,7 @@ import pytest
 
 from hptransfer.core.errors import UsageError
 from hptransfer.reporting.forecast_page import limits, rate_info, render_forecast, step_rows, write_forecast_page
-from hptransfer.validation.against import Score
+from hptransfer.validation.forecasts.against import Score
 from tests.cases.forecast import START, made
 
 
@@ -52,7 +52,7 @@ def test_an_unwritable_path_is_a_usage_error(tmp_path):
 
 
 def test_a_forecast_that_cannot_decide_says_so_at_the_top_of_its_page():
-    from hptransfer.core.recipe import Scale
+    from hptransfer.core.training.recipe import Scale
 
     base, target = Scale(width=64, batch=16384, tokens=2e8), Scale(width=64, batch=4e6, tokens=1e9)
     page = render_forecast(made(base=base, target=target, lean=None))

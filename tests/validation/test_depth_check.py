@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Scale
+from hptransfer.core.training.recipe import Scale
 from hptransfer.reporting.html import render_report
 from hptransfer.reporting.words import table
-from hptransfer.validation.against import score_forecast
-from hptransfer.validation.predict import predict
+from hptransfer.validation.forecasts.against import score_forecast
+from hptransfer.validation.forecasts.predict import predict
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.sweep import run_sweep
 from hptransfer.validation.transfer import transfer_check

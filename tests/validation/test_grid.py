@@ -7,7 +7,7 @@ import math
 import pytest
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Scale
+from hptransfer.core.training.recipe import Scale
 from hptransfer.validation.grid import checked_device, grid_of
 from tests.cases.validation import recipe
 

@@ -18,13 +18,13 @@ import torch
 
 from hptransfer.checks.proxy import Proxies
 from hptransfer.core.errors import UsageError
-from hptransfer.core.loop import train
-from hptransfer.core.recipe import Scale, load_recipe
+from hptransfer.core.training.loop import train
+from hptransfer.core.training.recipe import Scale, load_recipe
 from hptransfer.parametrization.options import Options
 from hptransfer.validation.engines.process import process_context, usable_cores
 from hptransfer.validation.engines.trainer import Trainer
+from hptransfer.validation.queue import team
 from hptransfer.validation.records.runs import read_runs
-from hptransfer.validation.search import team
 from hptransfer.validation.sweep import run_sweep
 from tests.cases import validation as cases
 from tests.cases.validation import recipe

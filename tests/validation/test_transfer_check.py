@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Scale
+from hptransfer.core.training.recipe import Scale
 from hptransfer.parametrization.options import Options, Tuned
 from hptransfer.validation.engines.trainer import Trainer
 from hptransfer.validation.records.results import TransferResult

@@ -26,9 +26,9 @@ from hptransfer.checks.coord.update_size import Moved, initial_weights, moved
 from hptransfer.checks.coord.verdict import verdict_of
 from hptransfer.checks.proxy import Proxies, Proxy
 from hptransfer.core.errors import UsageError
-from hptransfer.core.loop import next_batch, to_device
-from hptransfer.core.recipe import Batch, Recipe
-from hptransfer.core.seeding import seeded
+from hptransfer.core.training.loop import next_batch, to_device
+from hptransfer.core.training.recipe import Batch, Recipe
+from hptransfer.core.training.seeding import seeded
 from hptransfer.parametrization.options import Options
 
 

@@ -23,8 +23,8 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from hptransfer.checks.coord.logits import LogitWatch
-from hptransfer.core.buffers import buffers_kept
-from hptransfer.core.seeding import seeded
+from hptransfer.core.training.buffers import buffers_kept
+from hptransfer.core.training.seeding import seeded
 
 OUTPUT = "(output)"
 """The name of the whole model's output, where no module within it made that very tensor."""

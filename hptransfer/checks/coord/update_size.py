@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hptransfer.core.seeding import seeded
+from hptransfer.core.training.seeding import seeded
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.measure import rms
 from hptransfer.parametrization.plan import Plan

@@ -30,9 +30,9 @@ from hptransfer.checks.coord.rows import TOLERANCE
 from hptransfer.checks.equilibrium.report import DecayRecord, EquilibriumReport, report_of
 from hptransfer.checks.proxy import Proxies, Proxy
 from hptransfer.core.errors import UsageError
-from hptransfer.core.loop import next_batch, to_device
-from hptransfer.core.recipe import Recipe
-from hptransfer.core.seeding import seeded
+from hptransfer.core.training.loop import next_batch, to_device
+from hptransfer.core.training.recipe import Recipe
+from hptransfer.core.training.seeding import seeded
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.options import DecayRule, Options
 from hptransfer.parametrization.plan import Plan

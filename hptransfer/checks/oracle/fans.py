@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hptransfer.core.seeding import torch_generator
+from hptransfer.core.training.seeding import torch_generator
 
 _BENT = 1e-2
 """A response whose two halves differ by more than this fraction is not linear."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hptransfer.core.geometry import OptimizerInfo
-from hptransfer.core.seeding import torch_generator
+from hptransfer.core.training.seeding import torch_generator
 
 Outputs = dict[str, list[Tensor]]
 """Module -> the differentiable tensors that its calls returned; "" is the whole model."""

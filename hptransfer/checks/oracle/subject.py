@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from hptransfer.checks.oracle.gradients import sign_average, tensors_of
 from hptransfer.checks.planned import inputs_for
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe
-from hptransfer.core.seeding import seeded
+from hptransfer.core.training.recipe import Recipe
+from hptransfer.core.training.seeding import seeded
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.measure import measure_rms
 from hptransfer.parametrization.options import Options

@@ -36,8 +36,8 @@ from hptransfer.checks.oracle.steps import logit_rows, output_rows
 from hptransfer.checks.oracle.subject import Builder, Inputs, Subject, plans_by_depth, plans_by_width, subject_of
 from hptransfer.checks.oracle.walk import Trained, chosen_lr, walk
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe
 from hptransfer.core.roles import Role
+from hptransfer.core.training.recipe import Recipe
 from hptransfer.graph.graph import template
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan

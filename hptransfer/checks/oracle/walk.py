@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from hptransfer.checks.coord.probe import OUTPUT, difference, first_tensor, rms
 from hptransfer.checks.oracle.subject import Subject
-from hptransfer.core.buffers import buffers_kept
 from hptransfer.core.errors import UsageError
+from hptransfer.core.training.buffers import buffers_kept
 from hptransfer.parametrization.apply.optimizers import build_optimizers
 from hptransfer.parametrization.apply.rewrite import parametrize_
 from hptransfer.parametrization.apply.wrappers import plain_names

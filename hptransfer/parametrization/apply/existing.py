@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.declared import optimizer_name
 from hptransfer.core.errors import UsageError
-from hptransfer.core.horizon import refuse_twice
+from hptransfer.core.horizon.carried import refuse_twice
 from hptransfer.parametrization.apply.checkpoint import GROUP_KEY, attach
 from hptransfer.parametrization.apply.groups import rounded, settings_of
 from hptransfer.parametrization.apply.guard import guard

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.declared import optimizer_name
 from hptransfer.core.errors import UsageError
-from hptransfer.core.horizon import refuse_forgetful, refuse_twice
+from hptransfer.core.horizon.carried import refuse_forgetful, refuse_twice
 from hptransfer.parametrization.apply.guard import guard
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.plan import Plan

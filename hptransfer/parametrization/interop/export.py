@@ -8,7 +8,7 @@ from typing import Any
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text
-from hptransfer.core.horizon import refuse_twice
+from hptransfer.core.horizon.carried import refuse_twice
 from hptransfer.parametrization.apply.groups import rounded, settings_of
 from hptransfer.parametrization.interop.patterns import globs, regexes
 from hptransfer.parametrization.plan import Plan

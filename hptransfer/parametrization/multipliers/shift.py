@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hptransfer.core.geometry import OptimizerInfo
-from hptransfer.core.horizon import Horizon
+from hptransfer.core.horizon.carried import Horizon
 from hptransfer.parametrization.options import DecayRule, Tuned
 from hptransfer.parametrization.row import Row
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from hptransfer.core.buffers import buffers_kept
 from hptransfer.core.errors import UsageError
-from hptransfer.core.seeding import seeded, torch_generator
+from hptransfer.core.training.buffers import buffers_kept
+from hptransfer.core.training.seeding import seeded, torch_generator
 from hptransfer.prediction.curvature.parameters import ParameterSpace
 from hptransfer.prediction.typed import grad, norm, submodules
 

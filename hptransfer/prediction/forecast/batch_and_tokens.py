@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.evidence import SCATTER
-from hptransfer.core.horizon import BATCH_RULES, DURATION_RULES, JOINT, measured_exponent
-from hptransfer.core.recipe import Scale
+from hptransfer.core.horizon.carried import BATCH_RULES, DURATION_RULES, JOINT, measured_exponent
+from hptransfer.core.horizon.evidence import SCATTER
+from hptransfer.core.training.recipe import Scale
 from hptransfer.prediction.forecast.transfer import NORMAL_90, Factor
 from hptransfer.prediction.laws.batch_rules import lr_at_batch
 from hptransfer.prediction.provenance import Kind
@@ -23,8 +23,9 @@ def batch_and_tokens(
 ) -> list[Factor]:
     """The rate's factors for another batch and other tokens; one factor for both where both rules are "joint".
 
-    batch: a rule of core/horizon.py. duration: one of its duration rules ("bound" is left to `schedule_factor`). Either
-    may be "power:E", an exponent that the user measured. noise_scale: in the unit of the batches.
+    batch: a rule of core/horizon/rules.py. duration: one of its duration rules ("bound" is left to
+    `schedule_factor`). Either may be "power:E", an exponent that the user measured. noise_scale: in the unit of the
+    batches.
     Raises UsageError for an unknown rule, or one taken further than it holds without a measured noise scale.
     """
     k, r = ratio(target.batch, base.batch), ratio(target.tokens, base.tokens)
@@ -48,7 +49,7 @@ def _joint(k: float, r: float) -> list[Factor]:
     axes = {axis for axis, moved in (("batch", k), ("tokens", r)) if moved != 1}
     value, half = JOINT.factor(k, r), JOINT.reach(k, r)
     law = f"joint rule batch^{JOINT.batch:.2f} tokens^{JOINT.tokens:.2f}"
-    source = f"{max(JOINT.sources)} data sets (core/evidence.py); interval for a new one"
+    source = f"{max(JOINT.sources)} data sets (core/horizon/evidence.py); interval for a new one"
     ends = value, value * math.exp(-half), value * math.exp(half)
     assumptions = ("this data set is one like those", "the same schedule over the run")
     return [Factor("learning rate", frozenset(axes), *ends, law, source, assumptions, Kind("published", "none"))]

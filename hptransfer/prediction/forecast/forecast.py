@@ -9,10 +9,10 @@ from typing import Any
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document
-from hptransfer.core.horizon import Carried, moved_betas
+from hptransfer.core.horizon.carried import Carried, moved_betas
 from hptransfer.core.optimizers import torch_row
-from hptransfer.core.recipe import Scale
 from hptransfer.core.rules import scheme_named
+from hptransfer.core.training.recipe import Scale
 from hptransfer.prediction.forecast.batch_and_tokens import (
     alternatives,
     batch_and_tokens,
@@ -60,10 +60,11 @@ class Settings:
 class Rules:
     """Which law carries which axis.
 
-    scheme: for width and depth. batch: a rule of core/horizon.py, or "auto" (sqrt-capped with a known noise scale and
-    joint without, for sign-like optimizers; mccandlish or linear for gradient steps). decay: a rule of decay.py.
-    schedule: "transfer" applies the convex bound with measured shrinkage where the shape changes; "keep" leaves the
-    rate. duration: a rule of core/horizon.py or "power:E"; "auto" is "joint", and "none" where the schedule is "keep".
+    scheme: for width and depth. batch: a rule of core/horizon/rules.py, or "auto" (sqrt-capped with a known noise
+    scale and joint without, for sign-like optimizers; mccandlish or linear for gradient steps). decay: a rule of
+    decay.py. schedule: "transfer" applies the convex bound with measured shrinkage where the shape changes; "keep"
+    leaves the rate. duration: a rule of core/horizon/rules.py or "power:E"; "auto" is "joint", and "none" where the
+    schedule is "keep".
     """
 
     scheme: str = "completep"

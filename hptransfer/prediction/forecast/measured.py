@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from hptransfer.core.recipe import Recipe, Scale
-from hptransfer.core.seeding import seeded
+from hptransfer.core.training.recipe import Recipe, Scale
+from hptransfer.core.training.seeding import seeded
 from hptransfer.prediction.curvature.curvature import sharpness
 from hptransfer.prediction.curvature.operators import gradients
 from hptransfer.prediction.curvature.parameters import ParameterSpace

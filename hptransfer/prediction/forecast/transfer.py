@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.horizon import DECAY_RULES
-from hptransfer.core.recipe import Scale
+from hptransfer.core.horizon.carried import DECAY_RULES
 from hptransfer.core.rules import Scheme
+from hptransfer.core.training.recipe import Scale
 from hptransfer.prediction.laws.decay import DecaySettings, weight_decay_at
 from hptransfer.prediction.provenance import Basis, Kind, Prediction
 

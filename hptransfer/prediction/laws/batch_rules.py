@@ -1,6 +1,6 @@
 """What the batch size does: to the best learning rate under each rule, and to the time and cost of a run.
 
-The rules for lr(B) are rows of core/horizon.py, where plans read them too.
+The rules for lr(B) are rows of core/horizon/rules.py, where plans read them too.
 
 Checked: `mccandlish` against the minimiser of the exact expected loss after one step on a noisy quadratic; `surge`
 against that of one signSGD step with E sign = erf; `sde_adam` by simulating Adam at both batch sizes. Measured slope
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.evidence import reach_about
-from hptransfer.core.horizon import BATCH_RULES as BATCH_RULES
+from hptransfer.core.horizon.carried import BATCH_RULES as BATCH_RULES
+from hptransfer.core.horizon.evidence import reach_about
 from hptransfer.prediction.provenance import Basis, Kind, Prediction
 
 Array = np.ndarray

@@ -2,7 +2,7 @@
 
 AdamW multiplies a weight by 1 - lr wd at every step, so its weights are an exponential average of past updates with
 the timescale 1/(lr wd) in steps, and tau = B/(lr wd D) in passes over the run's own data (Wang & Aitchison 2024,
-arXiv:2405.13698). The rules are rows of core/horizon.py, where plans read them too: exponents of the ratios
+arXiv:2405.13698). The rules are rows of core/horizon/rules.py, where plans read them too: exponents of the ratios
 target/base, and what is kept. `power-lines` alone is absolute: tau = 1.084 (D/N)^-.527 (arXiv:2505.13738). `timescale`
 takes any rate; `sqrt-batch` is it with lr ~ sqrt(B) already inside, so that lr must be scaled by exactly that.
 All rules are for decoupled decay (AdamW's lr wd w).
@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.horizon import DECAY_RULES, DecayRule, refuse_other_rate
+from hptransfer.core.horizon.carried import DECAY_RULES, DecayRule, refuse_other_rate
 from hptransfer.prediction.provenance import Basis, Kind, Prediction
 
 

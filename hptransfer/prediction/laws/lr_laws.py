@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.horizon import BATCH_RULES, JOINT
+from hptransfer.core.horizon.carried import BATCH_RULES, JOINT
 from hptransfer.prediction.provenance import Kind, Prediction
 
 Variable = Literal["params", "tokens", "batch", "flop", "loss"]
@@ -103,7 +103,7 @@ def _kaplan_lr(params: float) -> float:
 
 def _batch_law(rule: str, formula: str, exponent: float, recipe: str) -> Law:
     row = BATCH_RULES[rule]
-    law, checked = power(1.0, batch=exponent), "derived where noise dominates; see core/horizon.py"
+    law, checked = power(1.0, batch=exponent), "derived where noise dominates; see core/horizon/rules.py"
     return Law(f"{rule}-batch", "lr", formula, ("batch",), law, row.source, checked, recipe, has_constant=False)
 
 
@@ -206,7 +206,7 @@ LR_LAWS: dict[str, Law] = {
             f"k B^{JOINT.batch:.2f} D^{JOINT.tokens:.2f}",
             ("batch", "tokens"),
             power(1.0, batch=JOINT.batch, tokens=JOINT.tokens),
-            f"{max(JOINT.sources)} data sets, core/evidence.py",
+            f"{max(JOINT.sources)} data sets, core/horizon/evidence.py",
             "mean over data sets; scored leaving each out by scripts/bench_factors.py",
             "any; the forecast's default",
             has_constant=False,

@@ -20,7 +20,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 import numpy as np
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.seeding import numpy_generator
+from hptransfer.core.training.seeding import numpy_generator
 from hptransfer.prediction.laws.batch_laws import BATCH_LAWS
 from hptransfer.prediction.laws.lr_laws import LR_LAWS, Law
 from hptransfer.prediction.laws.own_law import OWN, OwnLaw, own_choices

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.seeding import numpy_generator
+from hptransfer.core.training.seeding import numpy_generator
 from hptransfer.prediction.provenance import Kind, Prediction
 
 Array = np.ndarray

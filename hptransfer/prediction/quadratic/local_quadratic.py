@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.seeding import torch_generator
+from hptransfer.core.training.seeding import torch_generator
 from hptransfer.prediction.curvature.curvature import curvature_operator
 from hptransfer.prediction.curvature.lanczos import EigenPair, Quadrature, extreme_eigenpair, lanczos_quadrature
 from hptransfer.prediction.curvature.operators import LossFn, check_deterministic, gradients

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.seeding import numpy_generator
+from hptransfer.core.training.seeding import numpy_generator
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.multi_power import (
     CurveSums,

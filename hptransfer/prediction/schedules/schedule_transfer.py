@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.horizon import DURATION_RULES
-from hptransfer.core.seeding import numpy_generator
+from hptransfer.core.horizon.carried import DURATION_RULES
+from hptransfer.core.training.seeding import numpy_generator
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.convex_bound import convex_bound
 from hptransfer.prediction.schedules.schedule import Schedule

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from hptransfer.core.recipe import Scale
+from hptransfer.core.training.recipe import Scale
 from hptransfer.validation.engines.lanes import LanesUnsupported, train_lanes
 from hptransfer.validation.engines.trainer import Trainer, scale_of
 from hptransfer.validation.records.runs import Job, Run

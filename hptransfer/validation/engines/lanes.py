@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from hptransfer.core.loop import Divergence, finish, next_batch, schedule_factor, set_lrs, to_device
 from hptransfer.core.optimizers import torch_rows
-from hptransfer.core.recipe import Batch, Recipe
-from hptransfer.core.seeding import seeded
+from hptransfer.core.training.loop import Divergence, finish, next_batch, schedule_factor, set_lrs, to_device
+from hptransfer.core.training.recipe import Batch, Recipe
+from hptransfer.core.training.seeding import seeded
 from hptransfer.validation.engines.trainer import Trainer, run_of, scale_of
 from hptransfer.validation.records.runs import Job, Run
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from hptransfer.checks.planned import PlannedModels
 from hptransfer.core.errors import UsageError, described
-from hptransfer.core.loop import TrainResult, thin, train
-from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.training.loop import TrainResult, thin, train
+from hptransfer.core.training.recipe import Recipe, Scale
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
 from hptransfer.validation.records.portable import Portable

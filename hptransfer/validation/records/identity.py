@@ -14,7 +14,7 @@ import torch
 
 from hptransfer._version import __version__
 from hptransfer.core.errors import RECIPE_ERRORS, UsageError, described
-from hptransfer.core.recipe import Recipe
+from hptransfer.core.training.recipe import Recipe
 
 _DECIDING = ("build", "batches", "loss", "validation", "schedule", "base", "optimizer", "optimizer_options")
 

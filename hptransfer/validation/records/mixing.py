@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Axis
+from hptransfer.core.training.recipe import Axis
 from hptransfer.parametrization.plan import Plan
 from hptransfer.validation.records.runs import Job, Run
 

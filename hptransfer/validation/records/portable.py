@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Recipe, load_recipe
+from hptransfer.core.training.recipe import Recipe, load_recipe
 
 _PREFIX = "hptransfer_recipe_"  # the names that load_recipe gives the modules it loads
 

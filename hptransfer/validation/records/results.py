@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document, read_json, write_json
-from hptransfer.core.recipe import Axis
+from hptransfer.core.training.recipe import Axis
 from hptransfer.validation.records.log import RunLog
 from hptransfer.validation.records.runs import RUNS_FILE, Job, Key, Run, latest, read_runs
 from hptransfer.validation.records.tally import NO_RUNS, Tally

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hptransfer.core.recipe import Scale
+from hptransfer.core.training.recipe import Scale
 from hptransfer.validation.engines.trainer import scale_of
 from hptransfer.validation.grid import Grid, job_at
 from hptransfer.validation.records.runs import Job, Key, Run

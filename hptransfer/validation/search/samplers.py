@@ -14,11 +14,11 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import TrialState
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Axis
+from hptransfer.core.training.recipe import Axis
 from hptransfer.validation.grid import Grid
+from hptransfer.validation.queue.storage import quiet
 from hptransfer.validation.records.runs import Job
 from hptransfer.validation.search.planner import Cell, GridPlanner, Planner, Runs, cells_of
-from hptransfer.validation.search.storage import quiet
 from hptransfer.validation.search.zoom import ZoomPlanner
 
 SamplerName = Literal["zoom", "grid", "tpe", "gp"]

@@ -12,14 +12,14 @@ from optuna.trial import TrialState
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document
-from hptransfer.core.recipe import Recipe
 from hptransfer.core.secrets import masked
+from hptransfer.core.training.recipe import Recipe
 from hptransfer.validation.grid import Grid, checked_lrs, grid_of
+from hptransfer.validation.queue.queue import RUNS, Item, TrialQueue, runs_of
+from hptransfer.validation.queue.storage import quiet
+from hptransfer.validation.queue.team import Team
 from hptransfer.validation.records.identity import fingerprint
 from hptransfer.validation.records.runs import Run
-from hptransfer.validation.search.queue import RUNS, Item, TrialQueue, runs_of
-from hptransfer.validation.search.storage import quiet
-from hptransfer.validation.search.team import Team
 from hptransfer.validation.search.tune import Proxy, Pruning, Space, TuneWork, transferred_guess
 from hptransfer.validation.sweep import Sweep
 

@@ -16,11 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hptransfer.core.errors import described
 from hptransfer.core.files import encode
-from hptransfer.core.recipe import Recipe
+from hptransfer.core.training.recipe import Recipe
 from hptransfer.validation.engines.trainer import CONTROL, Pruned, Trainer, failed
+from hptransfer.validation.queue.jobs import open_queue
+from hptransfer.validation.queue.queue import TrialQueue
 from hptransfer.validation.records.runs import Job, Run
-from hptransfer.validation.search.jobs import open_queue
-from hptransfer.validation.search.queue import TrialQueue
 
 Space = Callable[[Trial, Recipe], Recipe]
 """The user's search space: suggests what it likes from the trial and returns the recipe with it put in."""

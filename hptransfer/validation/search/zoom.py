@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hptransfer.core.recipe import Axis
+from hptransfer.core.training.recipe import Axis
 from hptransfer.validation.engines.trainer import CONTROL
 from hptransfer.validation.grid import Grid
 from hptransfer.validation.records.runs import Job

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from hptransfer.core.recipe import Axis
+from hptransfer.core.training.recipe import Axis
 from hptransfer.validation.records.results import Drift, LossGap, Optimum, Regret, Verdict
 from hptransfer.validation.verdict.comparisons import drift_between
 from hptransfer.validation.verdict.optimum import Fit, optima

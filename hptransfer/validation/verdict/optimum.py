@@ -18,9 +18,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from hptransfer.core.recipe import Axis
-from hptransfer.core.seeding import numpy_generator
 from hptransfer.core.statistics import t_quantile
+from hptransfer.core.training.recipe import Axis
+from hptransfer.core.training.seeding import numpy_generator
 from hptransfer.validation.records.results import Missing, Optimum
 from hptransfer.validation.records.runs import Run
 from hptransfer.validation.records.tally import NO_RUNS, Tally

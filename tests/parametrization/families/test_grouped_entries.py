@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hptransfer.core.recipe import load_recipe
+from hptransfer.core.training.recipe import load_recipe
 from scripts.bench_gqa_entries import Rule, entries
 
 WIDTHS = (64, 256)

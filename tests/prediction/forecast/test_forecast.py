@@ -8,7 +8,7 @@ import re
 import pytest
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Scale
+from hptransfer.core.training.recipe import Scale
 from hptransfer.prediction.forecast.forecast import Forecast, Rules, schedule_of
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.schedule import constant, linear

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.recipe import Scale, load_recipe
+from hptransfer.core.training.recipe import Scale, load_recipe
 from hptransfer.validation.records.identity import fingerprint
 from tests.cases import validation as cases
 from tests.cases.validation import recipe
 
 FILE = """
 import torch
-from hptransfer.core.recipe import Recipe, Scale
+from hptransfer.core.training.recipe import Recipe, Scale
 
 CONSTANT = 1
 

@@ -15,10 +15,10 @@ import pytest
 from optuna.trial import TrialState
 
 from hptransfer.core.errors import UsageError
+from hptransfer.validation.queue.jobs import JOB
+from hptransfer.validation.queue.queue import KEY, RUNS
+from hptransfer.validation.queue.storage import open_storage
 from hptransfer.validation.records.runs import Run
-from hptransfer.validation.search.jobs import JOB
-from hptransfer.validation.search.queue import KEY, RUNS
-from hptransfer.validation.search.storage import open_storage
 from hptransfer.validation.search.study import study
 from hptransfer.validation.search.tune import transferred_guess
 from hptransfer.validation.transfer import transfer_check

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from hptransfer.core.recipe import Scale
+from hptransfer.core.training.recipe import Scale
 from hptransfer.validation.grid import Grid
 from hptransfer.validation.records.runs import Job, Run
 from hptransfer.validation.search.planner import Fixed, GridPlanner, Planner

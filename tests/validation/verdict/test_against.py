@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hptransfer.core.errors import UsageError
-from hptransfer.validation.against import calibration, record_score, score_curve, score_forecast
+from hptransfer.validation.forecasts.against import calibration, record_score, score_curve, score_forecast
 from hptransfer.validation.verdict.optimum import Curve
 from tests.cases.forecast import at_width
 from tests.cases.reporting import result

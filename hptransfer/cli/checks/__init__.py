@@ -1,0 +1,1 @@
+"""Subcommands that train proxies, or judge trained ones."""

@@ -1,0 +1,143 @@
+"""Sweep the learning rate at every width or depth, find each optimum, and judge whether the smallest's transfers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+from pathlib import Path
+from typing import get_args
+
+from hptransfer.checks.coord.check import coord_check
+from hptransfer.checks.coord.report import CoordReport
+from hptransfer.cli.arguments import (
+    add_depths,
+    add_grid,
+    add_json,
+    add_lrs,
+    add_recipe,
+    command_line,
+    given,
+    grid_options,
+    output_directory,
+    recipe_of,
+    refuse_two_axes,
+)
+from hptransfer.cli.exits import OF_VERDICT
+from hptransfer.cli.output import show
+from hptransfer.core.errors import UsageError
+from hptransfer.core.files import json_text, write_json
+from hptransfer.core.training.recipe import Recipe
+from hptransfer.prediction.forecast.forecast import Forecast
+from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
+from hptransfer.reporting.html import write_report
+from hptransfer.reporting.words import table
+from hptransfer.validation.forecasts.against import record_score, refuse_other_run, score_forecast
+from hptransfer.validation.grid import checked_device
+from hptransfer.validation.queue.slurm import sbatch_script
+from hptransfer.validation.records.results import VERDICT_FILE, TransferResult
+from hptransfer.validation.records.runs import RUNS_FILE
+from hptransfer.validation.search.samplers import SamplerName
+from hptransfer.validation.transfer import transfer_check
+
+HELP = "the main job: does the learning rate transfer over width, or depth?"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_recipe(parser)
+    add_grid(parser)
+    add_depths(parser)
+    add_lrs(parser)
+    parser.add_argument("--tolerance", type=float, default=0.5, help="allowed drift in octaves; default: 0.5")
+    parser.add_argument(
+        "--extend", type=float, default=4.0, metavar="OCTAVES", help="grow a grid that ends at its best; default: 4"
+    )
+    parser.add_argument(
+        "--sampler",
+        choices=get_args(SamplerName),
+        default="zoom",
+        help="how rates are chosen; default: zoom, see below",
+    )
+    parser.add_argument(
+        "--precision", type=float, metavar="OCTAVES", help="stop adding seeds once the drift is known so well"
+    )
+    parser.add_argument(
+        "--run-timeout", type=float, metavar="SECONDS", help="a run that takes longer is killed and counts as failed"
+    )
+    parser.add_argument(
+        "--print-sbatch",
+        type=int,
+        metavar="N",
+        help="train nothing: print a Slurm script whose N tasks join this check",
+    )
+    parser.add_argument("--no-coord", action="store_true", help="leave out the coordinate check")
+    parser.add_argument("--scheme", help="the scheme to check, against SP; default: mup, over depths completep")
+    parser.add_argument("--storage", metavar="URL", help="Optuna storage, as sqlite:///study.db; default: in DIR")
+    parser.add_argument("--against", metavar="FILE", help="score this prediction.json, made before the sweep")
+    parser.add_argument("--out", metavar="DIR", help="where the results go; default: hptransfer-out/<recipe>")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    refuse_two_axes(args)
+    recipe = recipe_of(args)
+    if args.print_sbatch is not None:
+        show(sbatch_script(args.recipe, args.print_sbatch, storage=args.storage, device=args.device))
+        return 0
+    made = _forecast(args, recipe)  # before anything is trained
+    out = output_directory(args, recipe)
+    result = _checked(args, recipe, out)
+    written = write_all(result, out)
+    show(json_text(result.without_runs()) if args.json else table(result))
+    if made is not None:
+        score = score_forecast(made, result)
+        scored = record_score(score, out)
+        print(scored, file=sys.stderr) if args.json else show(scored)
+        written.append(write_forecast_page(made, out / PAGE_FILE, score))
+    print("Wrote " + ", ".join(map(str, written)), file=sys.stderr)
+    return OF_VERDICT[result.verdict]
+
+
+def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:
+    """The forecast to score. Raises UsageError where this check would not train what it is for."""
+    if not args.against:
+        return None
+    if args.depths:
+        raise UsageError("--against scores a check over widths; leave out --depths.")
+    made = Forecast.load(args.against)
+    refuse_other_run(made, recipe=recipe.name, steps=args.steps or recipe.steps, widths=args.widths or recipe.widths)
+    return made
+
+
+def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferResult:
+    """The transfer check, and over three widths or more the coordinate check beside it."""
+    result = transfer_check(
+        recipe,
+        tolerance=args.tolerance,
+        extend=args.extend,
+        device=args.device,
+        out=out,
+        command=command_line(args),
+        **grid_options(args),
+        sampler=args.sampler,
+        **given(scheme=args.scheme, storage=args.storage, precision=args.precision, timeout=args.run_timeout),
+    )
+    if not args.no_coord and result.axis == "width" and len(result.sizes) >= 3:
+        return dataclasses.replace(result, coord=_coordinates(recipe, result, args.device).to_json())
+    return result
+
+
+def _coordinates(recipe: Recipe, result: TransferResult, device: str) -> CoordReport:
+    """The coordinate check at the same widths, at the learning rate that was found best at the smallest."""
+    best = result.optimum(result.scheme, min(result.sizes)).log2_lr
+    lr = 2.0**best if math.isfinite(best) else None
+    return coord_check(recipe, widths=result.sizes, scheme=result.scheme, lr=lr, device=checked_device(device))
+
+
+def write_all(result: TransferResult, out: Path) -> list[Path]:
+    """verdict.json, runs.jsonl, plan.json and report.html; returns their paths."""
+    result.save(out)
+    plan = out / "plan.json"
+    write_json(plan, result.plan)
+    return [out / VERDICT_FILE, out / RUNS_FILE, plan, write_report(result, out / "report.html")]

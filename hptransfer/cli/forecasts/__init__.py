@@ -1,0 +1,1 @@
+"""Subcommands that predict, and that say how well predictions held."""

@@ -1,0 +1,1 @@
+"""Subcommands about a plan: print it, and check it numerically."""

@@ -1,0 +1,1 @@
+"""Batch size and duration: rules, what they rest on, and how they are carried."""

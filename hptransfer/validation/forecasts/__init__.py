@@ -1,0 +1,1 @@
+"""Forecasts: made at the base, held against a sweep, and scored later."""

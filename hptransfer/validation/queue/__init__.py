@@ -1,0 +1,1 @@
+"""Runs handed out once each: trials in a storage, leases, worker processes."""

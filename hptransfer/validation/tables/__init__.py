@@ -1,0 +1,1 @@
+"""Sweeps made elsewhere: read from their exports, and judged."""
