@@ -12,15 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hptransfer.checks.oracle.depth import OverDepth, gained
 from hptransfer.checks.oracle.fans import fan_in_responses
 from hptransfer.checks.oracle.gradients import readings, recorded, sign_average
+from hptransfer.checks.oracle.promises import promise_of
 from hptransfer.checks.oracle.report import Check, OracleReport, OracleRow
+from hptransfer.checks.oracle.subject import plans_by_depth, subject_of
 from hptransfer.checks.oracle.verify import verify_plan
+from hptransfer.checks.oracle.walk import walk
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.roles import Role
 from hptransfer.core.training.recipe import Recipe, Scale
 from hptransfer.parametrization.make import make_plan
+from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
 
 WIDTHS = (32, 64, 128)
@@ -399,6 +404,41 @@ def test_a_norm_behind_a_readout_is_noted():
     report = verify_plan(build, widths=(32, 64, 128), example_inputs=(torch.randn(64, 3),), base=32)
     loss = check(report, "2.weight", "loss")
     assert loss.ok is False and loss.measured == pytest.approx(0.5, abs=0.2)
+
+
+@pytest.mark.parametrize("forward", ["own", "unit"])
+def test_a_step_over_depth_counts_where_the_branch_factor_stands(forward):
+    """u-muP's branches are x L^-1/2: in a weight, whose steps shrink with it, or in the forward."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.down(F.gelu(self.up(F.layer_norm(x, (16,)))))
+
+    class Stack(nn.Module):
+        def __init__(self, depth: int) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 16), nn.Linear(16, 3)
+            self.blocks = nn.Sequential(*(Block() for _ in range(depth)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(F.layer_norm(self.blocks(self.first(x)), (16,)))
+
+    x, depths, options = (
+        (torch.randn(8, 4, generator=torch.Generator().manual_seed(0)),),
+        (2, 4, 8),
+        Options(forward=forward),
+    )
+    adam: dict[type[torch.optim.Optimizer], dict[str, Any]] = {torch.optim.AdamW: {}}
+    subject = dataclasses.replace(subject_of(Stack, x, options), base=2)
+    plans = plans_by_depth(subject, depths, scheme="umup", optimizer=torch.optim.AdamW, options=options)
+    walks = [{d: walk(subject, p, adam, d, seed, lr=1e-3) for d, p in plans.items()} for seed in range(2)]
+    rows = OverDepth(walks, plans, gained(plans), promise_of("umup", plans[2].options), 0.25).rows()
+    step = next(c for r in rows if r.name == "blocks.*.down.weight" for c in r.checks if c.quantity == "lr")
+    assert step.ok and step.measured == pytest.approx(-1 if forward == "own" else -0.5, abs=0.1)
 
 
 def row(name: str, role: str, *checks: Check) -> OracleRow:

@@ -57,7 +57,9 @@ class OverDepth:
         if steps is None or gradients is None or row.role == "unused" or self.vanishes(gradients):
             return None
         info = plan.optimizers[row.optimizer]
-        claim = (self.promise.branch or 0.0 if within else 0.0) + self.exponent(names[0], "held")
+        # a factor on this weight's output shrinks its steps, unless the forward multiplies by it (a unit forward's)
+        factor = self.exponent(names[0], "held") - self.exponent(names[0], "fwd_mult")
+        claim = (self.promise.branch or 0.0 if within else 0.0) + factor
         checks: list[Check] = []
         if within or info.geometry != "gradient":
             checks.append(self.check("lr", claim, steps, self.drift if info.geometry == "gradient" else 0.0))

@@ -128,7 +128,7 @@ class OracleReport(Document):
 
 def _table(first: str, rows: Sequence[OracleRow], quantities: Sequence[Quantity]) -> list[str]:
     """The rows in columns, those quantities left out that no row has; nothing without rows."""
-    shown = [q for q in quantities if any(row.check(q) for row in rows)]
+    shown: list[Quantity] = [q for q in quantities if any(row.check(q) for row in rows)]
     header = (first, "role", *(f"{q} plan / measured" for q in shown), "")
     return columns([header, *(_line(row, shown) for row in rows)]) if rows else []
 
