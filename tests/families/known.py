@@ -63,7 +63,7 @@ _LISTED: tuple[tuple[str, tuple[Heads, ...], str, str], ...] = (
         "INCONCLUSIVE",
         "two key-value heads of a few features leave noise behind the norm on keys",
     ),
-    ("minimax", _FIXED, "FAIL", "linear attention's own norm is changed by n^.36 by real steps; not understood"),
+    ("minimax", _FIXED, "FAIL", "q.k over growing heads under a norm: m^1/2 at the start, m once trained; noted"),
     ("jetmoe", _KV, "FAIL", "not understood: attention 4: change +0.51 where +0.00 is promised"),
     ("llama4", _FIXED, "REFUSED", "queries and keys leave norms without gains, in a module that is called twice"),
     (
@@ -76,11 +76,10 @@ _LISTED: tuple[tuple[str, tuple[Heads, ...], str, str], ...] = (
     (
         "deberta",
         _FIXED,
-        "FAIL",
-        "planned since constants are counted, with logits that grow as d^.5: WRONG, and the check says so",
+        "REFUSED",
+        "q, k and v are made by one weight and v has a bias of its own, so attention's factor cannot go into it",
     ),
     ("albert-bottleneck", _BOTH, "FAIL", "a norm behind a fixed-size readout undoes its 1/n: noted"),
-    ("fnet", _BOTH, "FAIL", "an FFT over the width adds n entries: its output grows as n^.5, and no rule scales it"),
     ("xlnet", _GROWING, "FAIL", "a weight reads constant sinusoids of positions, no data to the oracle"),
     ("funnel", _GROWING, "FAIL", "as xlnet, and one bias of the position logits at n^.6, not understood"),
     ("switch", _FIXED, "INCONCLUSIVE", "experts see few tokens, and which ones changes from width to width"),
@@ -108,7 +107,6 @@ _LISTED: tuple[tuple[str, tuple[Heads, ...], str, str], ...] = (
     ("wav2vec2-bert", _FIXED, "FAIL", "the oracle takes a table of keys for a readout: it is contracted with queries"),
     ("parakeet", _GROWING, "FAIL", _SINUSOIDS),
     ("swinv2", _FIXED, "FAIL", "cosines of random vectors fade as d^-1/2 at the start; the norm behind amplifies it"),
-    ("bit", _FIXED, "FAIL", "a downsampling branch grows as n^.5 behind standardised weights; not understood"),
     (
         "levit",
         _FIXED,
