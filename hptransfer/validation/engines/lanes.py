@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +65,15 @@ class _Loss(nn.Module):
         return self.recipe.loss(self.model, batch)
 
 
+def _clip(weights: Sequence[Tensor], bound: float) -> None:
+    """What clip_grad_norm_ does, for each lane's gradient by itself; the first axis is the lanes'."""
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+    factors = (bound / (norms + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factors.to(gradient).view(-1, *[1] * (gradient.dim() - 1)))
+
+
 class _Lanes:
     def __init__(self, trainer: Trainer, jobs: Sequence[Job]) -> None:
         self.jobs, self.device = list(jobs), trainer.device
@@ -104,8 +113,7 @@ class _Lanes:
         self.loss.train()
         for step in range(self.recipe.steps):
             set_lrs(self.optimizer, initial, schedule_factor(self.recipe, step))
-            drawn = {seed: next_batch(self.recipe, stream, step) for seed, stream in streams.items()}
-            waiting.append(self._step(self._batch(drawn)))
+            waiting.append(self._step(streams, step))
             if len(waiting) == 16 or step == self.recipe.steps - 1:
                 for values in torch.stack(waiting).tolist():
                     for lane, value in enumerate(values):
@@ -128,19 +136,32 @@ class _Lanes:
             dims.append(0 if stacks else None)
         return tree_unflatten(leaves, spec), tree_unflatten(dims, spec)
 
-    def _step(self, stacked: tuple[Batch, Any]) -> Tensor:
+    def _step(self, streams: Mapping[int, Iterator[Batch]], step: int) -> Tensor:
         """One optimizer step of every lane; the losses before it, one per lane."""
-        batch, dims = stacked
-        losses = vmap(self._lane, in_dims=(0, 0, dims), randomness="error")(self.weights, self.buffers, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()
+        mean = torch.zeros(len(self.jobs), device=self.device)
+        for _ in range(self.recipe.accumulate):
+            drawn = {seed: next_batch(self.recipe, stream, step) for seed, stream in streams.items()}
+            batch, dims = self._batch(drawn)
+            losses = self._losses(dims)(self.weights, self.buffers, batch) / self.recipe.accumulate
+            losses.sum().backward()
+            mean = mean + losses.detach()
+        if self.recipe.clip_norm is not None:
+            _clip(tuple(self.weights.values()), self.recipe.clip_norm)
         before = [weight.detach().clone() for weight in self.weights.values()]
         self.optimizer.step()
         with torch.no_grad():
             for weight, old in zip(self.weights.values(), before, strict=True):
                 share = self.share.to(weight).view(-1, *[1] * (weight.dim() - 1))
                 weight.copy_(torch.lerp(old, weight, share))
-        return losses.detach()
+        return mean
+
+    def _losses(self, dims: Any) -> Callable[..., Tensor]:
+        """(weights, buffers, batch) -> each lane's loss, in the recipe's autocast dtype. dims: the batch's in_dims."""
+        batched = vmap(self._lane, in_dims=(0, 0, dims), randomness="error")
+        if self.recipe.autocast is None:
+            return batched
+        return torch.autocast(torch.device(self.device).type, self.recipe.autocast)(batched)
 
     def _lane(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
         return functional_call(self.loss, (weights, buffers), (batch,))
@@ -150,9 +171,7 @@ class _Lanes:
         """Validation loss per lane."""
         self.loss.eval()
         totals = [
-            vmap(self._lane, in_dims=(0, 0, None), randomness="error")(
-                self.weights, self.buffers, to_device(batch, self.device)
-            ).tolist()
+            self._losses(None)(self.weights, self.buffers, to_device(batch, self.device)).tolist()
             for batch in self.recipe.validation()
         ]
         return [math.fsum(lane) / len(totals) for lane in zip(*totals, strict=True)] or [math.nan] * len(self.jobs)

@@ -54,6 +54,20 @@ def test_every_elementwise_optimizer_is_the_loops_run_in_float64(name):
     assert_same(*both(given), rel=1e-10)
 
 
+def test_clipping_accumulation_and_decay_filters_are_the_loops():
+    given = double.replace(
+        optimizer=torch.optim.AdamW,
+        optimizer_options={"weight_decay": 0.1},
+        accumulate=2,
+        clip_norm=0.02,
+        decays=lambda name, parameter: parameter.dim() > 1,
+    )
+    assert_same(*both(given), rel=1e-9)
+    loops, _ = both(given)
+    unclipped, _ = both(given.replace(clip_norm=None))
+    assert any(a.val_loss != b.val_loss for a, b in zip(loops, unclipped, strict=True)), "the case must clip"
+
+
 def test_single_precision_and_the_control():
     assert_same(*both(recipe, scheme="sp"), rel=1e-4)
 
