@@ -11,6 +11,7 @@ kept in hptransfer-out/gpu, so that a second call goes on from there.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -68,12 +69,17 @@ def memory(width: int, device: str) -> dict[str, int]:
     if not device.startswith("cuda"):
         return {}
     peaks: dict[str, int] = {}
-    steps, _ = steppers(width, 4, 32, device)
-    for name, step in steps.items():
-        step()
+    for name in ("plain", "plain again", "parametrized"):
+        steps, _ = steppers(width, 4, 32, device)
+        step = steps.pop(name)
+        steps.clear()  # the others' weights go; each model is measured alone
+        gc.collect()
         torch.cuda.reset_peak_memory_stats()
         step()
+        step()
         peaks[name] = torch.cuda.max_memory_allocated()
+        del step
+        gc.collect()
     return peaks
 
 
@@ -82,7 +88,20 @@ def check(recipe: hpt.Recipe, device: str, out: Path, workers: int) -> dict[str,
     began = time.perf_counter()
     result = hpt.transfer_check(recipe, device=device, out=out, workers=workers)
     print(result, flush=True)
-    return {"seconds": time.perf_counter() - began, "workers": workers, "result": result.without_runs().to_json()}
+    return {"seconds": time.perf_counter() - began, "workers": workers, "result": result.without_runs()}
+
+
+def whole_checks(recipe: hpt.Recipe, device: str, workers: int) -> dict[str, Any]:
+    """Seconds of the check in float32 at the smaller widths, by the loop alone and by whichever engine is faster."""
+    small = recipe.replace(autocast=None, widths=recipe.widths[:3])
+    seconds: dict[str, Any] = {"widths": small.widths, "workers": workers}
+    for engine in ("loop", "auto"):
+        began = time.perf_counter()
+        result = hpt.transfer_check(small, device=device, workers=workers, engine=engine)
+        seconds[engine] = time.perf_counter() - began
+        seconds[f"{engine}_verdict"], seconds[f"{engine}_runs"] = result.verdict, len(result.runs)
+        print(engine, seconds[engine], result.verdict, flush=True)
+    return seconds
 
 
 def main() -> None:
@@ -91,6 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "gpu.json")
     parser.add_argument("--runs", type=Path, default=ROOT / "hptransfer-out" / "gpu")
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--parts", nargs="*", help="only these; the others are kept as they are in --out")
     parser.add_argument("--small", action="store_true", help="tiny settings, to see whether it runs")
     args = parser.parse_args()
     recipe = recipe_of(small=args.small)
@@ -99,10 +119,13 @@ def main() -> None:
         "overhead": lambda: overhead(width, 4, 32, rounds, args.device),
         "memory": lambda: memory(width, args.device),
         "engines": lambda: engines(recipe, args.device),
+        "whole_checks": lambda: whole_checks(recipe, args.device, args.workers),
         "check": lambda: check(recipe, args.device, args.runs, args.workers),
     }
-    report: dict[str, Any] = {"command": " ".join(sys.argv), "device": name_of(args.device), "torch": torch.__version__}
-    for part, made in parts.items():
+    report: dict[str, Any] = json.loads(args.out.read_text("utf-8")) if args.parts and args.out.exists() else {}
+    report |= {"command": " ".join(sys.argv), "device": name_of(args.device), "torch": torch.__version__}
+    for part in args.parts or parts:
+        made = parts[part]
         began = time.perf_counter()
         report[part] = made()
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)

@@ -8,6 +8,7 @@ does not depend on the learning rate: p' = p - lr f(p, g, state), decoupled weig
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hptransfer.core.optimizers import torch_rows
@@ -159,8 +161,14 @@ class _Lanes:
         return mean
 
     def _losses(self, batch: Batch, dims: Any) -> Tensor:
-        """Each lane's loss. dims: the batch's in_dims, None where all lanes share it."""
-        return vmap(self._lane, in_dims=(0, 0, dims), randomness="error")(self.weights, self.buffers, batch)
+        """Each lane's loss. dims: the batch's in_dims, None where all lanes share it.
+
+        On an accelerator attention is written out: the fused kernels' backward fails under vmap ("LSE is not correctly
+        aligned", torch 2.11).
+        """
+        written_out = contextlib.nullcontext() if self.device == "cpu" else sdpa_kernel(SDPBackend.MATH)
+        with written_out:
+            return vmap(self._lane, in_dims=(0, 0, dims), randomness="error")(self.weights, self.buffers, batch)
 
     def _lane(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
         return functional_call(self.loss, (weights, buffers), (batch,))
