@@ -112,6 +112,10 @@ class Monitor:
             self._count += 1
             self._batch = batch
 
+    def skip(self) -> None:
+        """What passed since the last step, an evaluation or a pause, is no training time; call it before the next."""
+        self._clock.skip()
+
     @property
     def share(self) -> float:
         """The monitor's time over the rest of the training's, so far."""
@@ -134,8 +138,8 @@ class Monitor:
         """Write what was not written yet, take the hooks off and close the file."""
         for handle in self._handles:
             handle.remove()
-        if self._handles and self._count:
-            self._write({}, with_loss=True)
+        if self._handles and self._count and self._recorder is not None:
+            self._write({}, self._mean_loss(None))  # other ranks may have stopped elsewhere: no word to them
         self._handles = []
         if self._recorder is not None:
             self._recorder.close()
@@ -167,8 +171,8 @@ class Monitor:
         with self._clock.bookkeeping():
             stride = STRIDE if self.steps is None else max(1, self.steps // POINTS)
             is_point = self.step % stride == 0 or self.step == self.steps
-            if fields or is_point:
-                self._write(fields, with_loss=is_point)
+            if self._due or is_point:
+                self._write(fields, self._mean_loss(self.ranks))
         self._clock.stepped()
 
     def _made(self, name: str) -> dict[str, Any]:
@@ -190,8 +194,7 @@ class Monitor:
         )
         return fields
 
-    def _write(self, fields: dict[str, Any], *, with_loss: bool) -> None:
-        loss = self._mean_loss() if with_loss else None
+    def _write(self, fields: dict[str, Any], loss: float | None) -> None:
         if self._recorder is None:
             return
         alarms = self._alarms(loss) if loss is not None else ()
@@ -202,18 +205,16 @@ class Monitor:
             self.alarms.append(text)
             self._on_alarm(text)
 
-    def _mean_loss(self) -> float | None:
+    def _mean_loss(self, ranks: Ranks | None) -> float | None:
+        """The mean loss since the last reading, over these ranks."""
         if self._loss is None:
             return None
-        mean, self._loss, self._count = self._loss.double() / self._count, None, 0
-        return float(self.ranks.mean(mean.float() if self.ranks.count > 1 else mean))
+        mean, self._loss, self._count = self._loss.float() / self._count, None, 0
+        return float(mean if ranks is None else ranks.mean(mean))
 
     def _alarms(self, loss: float) -> tuple[str, ...]:
         if not math.isfinite(loss):
-            text = f"the loss is {loss}"
-            return (
-                () if text in self.alarms else (f"step {self.step}: {text}",) if not self._told("the loss is") else ()
-            )
+            return () if self._told("the loss is") else (f"step {self.step}: the loss is {loss}",)
         if self._watch is None or not self.steps or self._told("collapse"):
             return ()
         said = self._watch(self.step / self.steps, loss)
@@ -229,7 +230,7 @@ class _Clock:
     def __init__(self) -> None:
         self.begun = self._last = time.perf_counter()
         self._kept, self._booked, self._measured, self._steps = 0.0, 0.0, 0.0, 0
-        self._mine = 0.0
+        self._mine, self._skipped = 0.0, 0.0
         self._recent: deque[float] = deque(maxlen=64)
         self._taken: dict[str, float] = {}
 
@@ -258,6 +259,12 @@ class _Clock:
         self._last, self._mine = now, 0.0
         self._steps += 1
 
+    def skip(self) -> None:
+        """Leave out what passed since the last step."""
+        now = time.perf_counter()
+        self._skipped += now - self._last - self._mine
+        self._last, self._mine = now, 0.0
+
     @property
     def step_seconds(self) -> float:
         """A step of the last ones without the monitor, the slowest tenth left out (they evaluate, save or compile)."""
@@ -279,17 +286,17 @@ class _Clock:
     def share(self) -> float:
         """Bookkeeping and measurements over the rest."""
         mine = self._booked + self._measured
-        rest = self.seconds - mine
+        rest = self.seconds - mine - self._skipped
         return mine / rest if rest > 0 else 0.0
 
-    def state(self) -> tuple[float, float, float, int]:
+    def state(self) -> tuple[float, float, float, float, int]:
         """What `load` takes back."""
-        return self.seconds, self._booked, self._measured, self._steps
+        return self.seconds, self._booked, self._measured, self._skipped, self._steps
 
     def load(self, state: Sequence[float]) -> None:
         """Go on from a state."""
-        self._kept, self._booked, self._measured = map(float, state[:3])
-        self._steps, self.begun = int(state[3]), time.perf_counter()
+        self._kept, self._booked, self._measured, self._skipped = map(float, state[:4])
+        self._steps, self.begun = int(state[4]), time.perf_counter()
         self._last = self.begun
 
     def _book(self, seconds: float) -> None:

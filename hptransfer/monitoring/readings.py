@@ -133,7 +133,7 @@ class Recorder:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            begun = self.path.exists() and self.path.stat().st_size > 0
+            begun = self.path.is_file() and self.path.stat().st_size > 0
             if begun and not resume:
                 raise UsageError(f"{path} holds a run already. Give another file, or resume=True to go on in it.")
             if begun:
