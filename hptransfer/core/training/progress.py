@@ -1,0 +1,29 @@
+"""Progress on stderr: a bar on a terminal, and elsewhere, as in a batch job's log, a line every half minute."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+EVERY = 30.0
+"""Seconds between two lines where stderr is no terminal; what is done sooner prints none."""
+
+
+class Lines(tqdm):  # pyright: ignore[reportMissingTypeArgument]
+    """tqdm's count, rate and remaining time on lines of their own."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Print the bar's text as one line; nothing at the end, which results follow."""
+        if not self.disable and not msg:
+            print(str(self).strip(), file=sys.stderr, flush=True)
+        return True
+
+
+def progress(*, label: str, total: int | None, unit: str = "it") -> tqdm[Any]:
+    """A bar, or lines, to `update()`; a context manager. total: how many updates there will be, where it is known."""
+    if sys.stderr.isatty():
+        return tqdm(total=total, desc=label, unit=unit, file=sys.stderr, leave=False)
+    often = {"mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY}
+    return Lines(total=total, desc=label, unit=unit, file=sys.stderr, leave=False, ncols=0, **often)
