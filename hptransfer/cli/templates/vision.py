@@ -98,11 +98,7 @@ recipe = hpt.Recipe(
     optimizer_options={"hidden": {"lr": 0.02, "weight_decay": 0.0}, "rest": {"lr": 0.005, "weight_decay": 0.0}},
     steps=150,  # of one run
     widths=(16, 32, 64, 128),  # what a check trains
-    lrs=tuple(2.0**k for k in range(-10, -2)),  # where it looks first; it goes on where the best lies at an end
+    lrs=tuple(2.0**k for k in range(-9, -1)),  # where it looks first; it goes on where the best lies at an end
     seeds=3,
-    quick={
-        "widths": (16, 32, 64),
-        "steps": 40,
-        "lrs": tuple(2.0**k for k in range(-8, -2)),
-    },  # what --quick makes smaller
+    quick={"widths": (16, 32, 64), "steps": 40},  # what --quick makes smaller
 )

@@ -15,10 +15,14 @@ class Lines(tqdm):  # pyright: ignore[reportMissingTypeArgument]
     """tqdm's count, rate and remaining time on lines of their own."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Print the bar's text as one line; nothing at the end, which results follow."""
-        if not self.disable and not msg:
-            print(str(self).strip(), file=sys.stderr, flush=True)
+        """Print the bar's text as a line of its own."""
+        print(str(self).strip() if msg is None else msg, file=sys.stderr, flush=True)
         return True
+
+    def close(self) -> None:
+        """End without a last line, which results follow: as a bar that was never shown does."""
+        self.last_print_t = float("-inf")
+        super().close()
 
 
 def progress(*, label: str, total: int | None, unit: str = "it") -> tqdm[Any]:
