@@ -124,6 +124,12 @@ def optimum_text(optimum: Optimum) -> str:
 
 def table(result: TransferResult) -> str:
     """The result for a terminal: a line per size, the headline numbers, then the verdict and why it is not a PASS."""
+    lines = [*columns(cells(result)), *beside(result)]
+    return "\n".join(lines)
+
+
+def cells(result: TransferResult) -> list[tuple[str, ...]]:
+    """Header and lines of the table: for every size the best rate and loss of each scheme, and their difference."""
     schemes = [s for s in (result.scheme, result.against) if s]
     rows = [(str(result.axis), *(p for s in schemes for p in (f"{short_name(s)}: best rate", "loss")), "difference")]
     gaps = {g.size: g for g in result.loss_gaps}
@@ -131,11 +137,16 @@ def table(result: TransferResult) -> str:
         cells = [cell for scheme in schemes for cell in _cells(result, scheme, size)]
         gap = gaps.get(size)
         rows.append((str(size), *cells, f"{signed(gap.mup_minus_sp)}{' (worse)' if gap.worse else ''}" if gap else ""))
-    lines = [*columns(rows), "", *(_line(fact) for fact in facts(result)), ""]
+    return rows
+
+
+def beside(result: TransferResult) -> list[str]:
+    """The lines below the table: the headline numbers, failures and notes, then the verdict and why it is no PASS."""
+    lines = ["", *(_line(fact) for fact in facts(result)), ""]
     lines += [f"{text}." for text in (str(result.tally), coordinates_text(result)) if text]
     lines += [f"Note: {note}" for note in result.notes]
     lines.append(f"{result.verdict}: {headline(result)}")
-    return "\n".join(lines if result.verdict == "PASS" else [*lines, *(f"  - {reason}" for reason in result.reasons)])
+    return lines if result.verdict == "PASS" else [*lines, *(f"  - {reason}" for reason in result.reasons)]
 
 
 def coordinates_text(result: TransferResult) -> str:
