@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hptransfer.checks.oracle.report import OracleReport
     from hptransfer.checks.oracle.verify import verify_plan
     from hptransfer.checks.step import StepAudit, audit_step
+    from hptransfer.monitoring.monitor import Monitor
     from hptransfer.parametrization.apply.checkpoint import attach, plan_of, plan_state
     from hptransfer.parametrization.apply.optimizers import build_optimizers
     from hptransfer.parametrization.apply.trainer import PlanTrainer
@@ -52,6 +53,7 @@ _LAZY = {
     "verify_plan": "checks.oracle.verify",
     "audit_step": "checks.step",
     "StepAudit": "checks.step",
+    "Monitor": "monitoring.monitor",
     "attach": "parametrization.apply.checkpoint",
     "plan_of": "parametrization.apply.checkpoint",
     "plan_state": "parametrization.apply.checkpoint",
@@ -79,6 +81,7 @@ __all__ = [
     "CoordReport",
     "EquilibriumReport",
     "Forecast",
+    "Monitor",
     "Options",
     "OracleReport",
     "Plan",

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
-from hptransfer.cli.checks import check, judge, report, study, sweep, worker
+from hptransfer.cli.checks import check, judge, monitor, report, study, sweep, worker
 from hptransfer.cli.exits import INTERRUPTED, REFUSED, no_silent_exit
 from hptransfer.cli.forecasts import laws, ledger, mechanics, predict
 from hptransfer.cli.output import results_alone, settled
@@ -32,6 +32,7 @@ COMMANDS: dict[str, ModuleType] = {
     "laws": laws,
     "ledger": ledger,
     "report": report,
+    "monitor": monitor,
     "study": study,
     "worker": worker,
 }

@@ -25,6 +25,8 @@ from hptransfer.prediction.schedules.schedule_export import as_torch_code, write
 from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
 from hptransfer.validation.forecasts.ledger import enter, read_ledger, standings
 from hptransfer.validation.forecasts.predict import StartName, predict, target_steps
+from hptransfer.validation.forecasts.quarter import QuarterStart
+from hptransfer.validation.forecasts.shifts import SHIFTS_FILE, keep_pair, read_pairs, shift_from
 from hptransfer.validation.records.results import TransferResult
 
 HELP = "derive a target run's values before it runs"
@@ -85,18 +87,21 @@ def run(args: argparse.Namespace) -> int:
         recipe = recipe.replace(steps=checked.steps)
     schedule = _schedule(args.schedule, recipe, target)
     rules = _trusted(Rules(args.scheme, args.batch_rule, args.decay_rule, duration=args.duration_rule), out)
+    shift, source = shift_from(read_pairs(out, recipe.name))
     made = predict(
         recipe,
         target=target,
         checked=checked,
         lr=args.lr,
         start=args.start,
+        shift=shift,
         rules=rules,
         target_schedule=schedule,
         measure_noise=args.noise,
         device=args.device,
         diagnostics=not args.no_diagnostics,
         progress=lambda text: print(text, file=sys.stderr, flush=True),
+        started=lambda start: _keep(start, recipe, out, source),
         **given(lrs=args.lrs, seeds=args.seeds, workers=args.workers),
     )
     made = dataclasses.replace(made, command=command_line(args))
@@ -167,6 +172,12 @@ def _number(text: str) -> float:
         return float(text[:-1] if text[-1:] in _UNITS else text) * factor
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; write 4096, 4M or 15T") from None
+
+
+def _keep(start: QuarterStart, recipe: Recipe, out: Path, source: str) -> None:
+    """Keep what the start says of the shift, for the next one, and say so."""
+    pair = keep_pair(out, recipe.name, recipe.steps, start)
+    print(f"{source} This start says {pair.shift:+.2f}; {out / SHIFTS_FILE} keeps it.", file=sys.stderr)
 
 
 def _trusted(rules: Rules, out: Path) -> Rules:

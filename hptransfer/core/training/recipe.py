@@ -78,6 +78,9 @@ class Recipe:
     "hidden", and that of "rest" keeps the ratio of the two `lr` among the options (1 where they have none).
     steps: optimizer steps of one run; schedule: progress -> factor on the LR, where step t of T
     has progress (t + 1/2) / T, so that it lies strictly between 0 and 1.
+    accumulate: batches of `batches` per optimizer step, whose gradients are averaged. clip_norm: bound of the whole
+    gradient's norm. decays: (name, parameter) -> whether weight decay applies; None = to all. autocast: the dtype that
+    forward passes run in, as torch.bfloat16; weights and optimizer keep their own.
     widths, lrs, seeds: the defaults of `hptransfer check`; quick: fields to replace under `--quick`
     (for example {"steps": 100, "widths": (32, 64, 128)}).
     unit: what base.batch and base.tokens count: "examples", "sequences", "images" or "tokens"; tokens_per_example: of
@@ -93,6 +96,10 @@ class Recipe:
     name: str = "recipe"
     optimizer: type[torch.optim.Optimizer] | Mapping[str, type[torch.optim.Optimizer]] = torch.optim.AdamW
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    accumulate: int = 1
+    clip_norm: float | None = None
+    decays: Callable[[str, Tensor], bool] | None = None
+    autocast: torch.dtype | None = None
     steps: int = 300
     schedule: Callable[[float], float] = warmup_linear
     widths: tuple[int, ...] = ()
@@ -105,6 +112,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UsageError(f"Recipe {self.name!r}: steps={self.steps}, but at least 1 is needed.")
+        self._check_step()
         object.__setattr__(self, "unit", unit_named(self.unit))
         if self.tokens_per_example is not None and not self.tokens_per_example > 0:
             raise UsageError(f"Recipe {self.name!r}: tokens_per_example={self.tokens_per_example!r} must be positive.")
@@ -117,6 +125,18 @@ class Recipe:
             raise UsageError(
                 f"Recipe {self.name!r}: a pair of optimizers stands under 'hidden' and 'rest', and so do its options; "
                 f"got {sorted(self.optimizer)} and {sorted(self.optimizer_options)}."
+            )
+
+    def _check_step(self) -> None:
+        here = f"Recipe {self.name!r}: "
+        if isinstance(self.accumulate, bool) or not isinstance(self.accumulate, int) or self.accumulate < 1:
+            raise UsageError(f"{here}accumulate={self.accumulate!r} must be a whole number, at least 1.")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UsageError(f"{here}clip_norm={self.clip_norm!r} must be positive; None clips nothing.")
+        if self.autocast not in (None, torch.bfloat16):
+            raise UsageError(
+                f"{here}autocast={self.autocast!r}: only torch.bfloat16 trains without loss scaling, which there is "
+                "not; give that, or None."
             )
 
     @property
