@@ -5,45 +5,43 @@ Exit codes: 0 pass or done, 1 the check failed, 2 usage or bad input, 3 the chec
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
-from hptransfer.cli.checks import check, judge, report, study, sweep, worker
 from hptransfer.cli.exits import INTERRUPTED, REFUSED, no_silent_exit
-from hptransfer.cli.forecasts import laws, ledger, mechanics, predict
 from hptransfer.cli.output import results_alone, settled
-from hptransfer.cli.plans import coord_check, equilibrium, plan
 from hptransfer.core.errors import UsageError, bounded
 from hptransfer.core.secrets import masked
 
-COMMANDS: dict[str, ModuleType] = {
-    "plan": plan,
-    "coord-check": coord_check,
-    "equilibrium": equilibrium,
-    "sweep": sweep,
-    "check": check,
-    "judge": judge,
-    "predict": predict,
-    "mechanics": mechanics,
-    "laws": laws,
-    "ledger": ledger,
-    "report": report,
-    "study": study,
-    "worker": worker,
+COMMANDS: dict[str, str] = {
+    "plan": "plans.plan",
+    "coord-check": "plans.coord_check",
+    "equilibrium": "plans.equilibrium",
+    "sweep": "checks.sweep",
+    "check": "checks.check",
+    "judge": "checks.judge",
+    "predict": "forecasts.predict",
+    "mechanics": "forecasts.mechanics",
+    "laws": "forecasts.laws",
+    "ledger": "forecasts.ledger",
+    "report": "checks.report",
+    "study": "checks.study",
+    "worker": "checks.worker",
 }
-"""Each module has `HELP`, `configure(parser)` and `run(args) -> exit code`."""
+"""Where each one is: a module with `HELP`, `configure(parser)` and `run(args) -> exit code`."""
 
 
-def build_parser() -> Parser:
-    """The parser of the whole command."""
+def build_parser(names: Iterable[str] = tuple(COMMANDS)) -> Parser:
+    """The parser of the whole command, or of some subcommands: only theirs are imported, which takes seconds."""
     parser = Parser(prog="hptransfer", description="Tune small, prove that it transfers, train big.")
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for name, module in COMMANDS.items():
+    for name in names:
+        module = importlib.import_module(f"hptransfer.cli.{COMMANDS[name]}")
         described = (module.__doc__ or "").partition("\n")[0]
         sub = commands.add_parser(name, help=module.HELP, description=described, allow_abbrev=False)
         module.configure(sub)
@@ -56,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: the process's own) and return its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:2] == ["predict", "score"] and {"-h", "--help"} & set(given):
-        predict.score.parser().parse_args(["--help"])
-    args, rest = build_parser().parse_known_args(given)
+        importlib.import_module("hptransfer.cli.forecasts.score").parser().parse_args(["--help"])
+    wanted = given[:1] if given and given[0] in COMMANDS else COMMANDS
+    args, rest = build_parser(wanted).parse_known_args(given)
     args.rest, args.given = rest, given
     with results_alone(), no_silent_exit(), restored_environment():
         return settled(_run(args))

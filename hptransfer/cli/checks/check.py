@@ -7,7 +7,7 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from hptransfer.checks.coord.check import coord_check
 from hptransfer.checks.coord.report import CoordReport
@@ -29,17 +29,17 @@ from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text, write_json
 from hptransfer.core.training.recipe import Recipe
-from hptransfer.prediction.forecast.forecast import Forecast
-from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
 from hptransfer.reporting.html import write_report
 from hptransfer.reporting.words import table
-from hptransfer.validation.forecasts.against import record_score, refuse_other_run, score_forecast
 from hptransfer.validation.grid import checked_device
 from hptransfer.validation.queue.slurm import sbatch_script
 from hptransfer.validation.records.results import VERDICT_FILE, TransferResult
 from hptransfer.validation.records.runs import RUNS_FILE
 from hptransfer.validation.search.samplers import SamplerName
 from hptransfer.validation.transfer import transfer_check
+
+if TYPE_CHECKING:
+    from hptransfer.prediction.forecast.forecast import Forecast
 
 HELP = "the main job: does the learning rate transfer over width, or depth?"
 
@@ -91,10 +91,7 @@ def run(args: argparse.Namespace) -> int:
     written = write_all(result, out)
     show(json_text(result.without_runs()) if args.json else table(result))
     if made is not None:
-        score = score_forecast(made, result)
-        scored = record_score(score, out)
-        print(scored, file=sys.stderr) if args.json else show(scored)
-        written.append(write_forecast_page(made, out / PAGE_FILE, score))
+        written.append(_scored(args, made, result, out))
     print("Wrote " + ", ".join(map(str, written)), file=sys.stderr)
     return OF_VERDICT[result.verdict]
 
@@ -105,9 +102,23 @@ def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:
         return None
     if args.depths:
         raise UsageError("--against scores a check over widths; leave out --depths.")
+    from hptransfer.prediction.forecast.forecast import Forecast  # forecasts take seconds to import
+    from hptransfer.validation.forecasts.against import refuse_other_run
+
     made = Forecast.load(args.against)
     refuse_other_run(made, recipe=recipe.name, steps=args.steps or recipe.steps, widths=args.widths or recipe.widths)
     return made
+
+
+def _scored(args: argparse.Namespace, made: Forecast, result: TransferResult, out: Path) -> Path:
+    """Print and record the score of a forecast; the page that shows it."""
+    from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
+    from hptransfer.validation.forecasts.against import record_score, score_forecast
+
+    score = score_forecast(made, result)
+    scored = record_score(score, out)
+    print(scored, file=sys.stderr) if args.json else show(scored)
+    return write_forecast_page(made, out / PAGE_FILE, score)
 
 
 def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferResult:
