@@ -173,6 +173,11 @@ def no_more(args: argparse.Namespace) -> None:
         raise UsageError(_unknown(args.rest[0].lstrip("-"), args.parser, {}, None))
 
 
+def names(text: str) -> tuple[str, ...]:
+    """ "a,b" -> ("a", "b")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def pairs(text: str) -> dict[str, str]:
     """ "size=width,loss=final" -> {"size": "width", "loss": "final"}, for options that take names with values."""
     parts = [part.partition("=") for part in text.split(",")]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.roles import Role
-from hptransfer.core.rules import Rule, Scheme, has_exact_std, init_ratio, rule_for
+from hptransfer.core.rules import Power, Rule, Scheme, has_exact_std, init_ratio, rule_for
 from hptransfer.graph.graph import Graph
 from hptransfer.graph.parameters.uses import Use
 from hptransfer.graph.readings.outputs import output_uses
@@ -142,7 +142,9 @@ class Builder:
             base,
             std,
             0.0 if zero else 1.0 if kept else ratio,
-            1.0 if own else self.lr(name, rule, m_depth, ratio) / eps**optimizer.step_per_eps,
+            rule.lr.at(role.m_in, role.m_out)
+            if own
+            else self.lr(name, rule, m_depth, ratio) / eps**optimizer.step_per_eps,
             1.0,
             eps,
             optimizer=optimizer.name,
@@ -169,7 +171,8 @@ class Builder:
     def reason(self, role: Role, rule: Rule, optimizer: OptimizerInfo, kept: bool) -> str:
         """The rule in words."""
         if self.scheme.global_lr:
-            return "SP control: own init, one learning rate"
+            rate = "one learning rate" if rule.lr == Power() else f"lr {rule.lr}; {self.scheme.source}"
+            return f"SP control: own init, {rate}"
         if role.kind == "unused":
             return "not used in the traced forward"
         exact = has_exact_std(role, self.scheme)

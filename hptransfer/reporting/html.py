@@ -17,6 +17,7 @@ from hptransfer.core.files import write_whole
 from hptransfer.reporting import figures, words
 from hptransfer.reporting.coordinates import coord_info, coord_rows, coordinate_figure
 from hptransfer.reporting.info import curves_info, gap_info, loss_axis, optima_info, schemes_of, superscript
+from hptransfer.reporting.measures import measure_rows
 from hptransfer.reporting.svg import palette
 from hptransfer.validation.records.results import TransferResult
 
@@ -31,6 +32,7 @@ def render_report(result: TransferResult) -> str:
         result=result,
         headline=words.headline(result),
         facts=words.facts(result),
+        measures=measure_rows(result),
         figures=draw(result) | ({"coord": draw_coord(coord)} if coord else {}),
         colours=palette(len(result.sizes)),
         schemes=schemes_of(result),

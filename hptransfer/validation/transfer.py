@@ -28,6 +28,7 @@ from hptransfer.validation.search.samplers import SamplerName, planner_of
 from hptransfer.validation.sweep import Sweep, refuse_no_growth
 from hptransfer.validation.verdict import comparisons, judge
 from hptransfer.validation.verdict.judged import judged
+from hptransfer.validation.verdict.measures import measures_of
 
 FEWEST_SEEDS = 3
 """An interval of the drift that is worth stopping at needs as many."""
@@ -52,6 +53,7 @@ def transfer_check(
     steps: int | None = None,
     scheme: str | None = None,
     against: str | None = CONTROL,
+    also: Sequence[str] = (),
     tolerance: float = 0.5,
     extend: float = 4.0,
     sampler: SamplerName = "zoom",
@@ -69,24 +71,25 @@ def transfer_check(
 
     widths: at least two; lrs: base learning rates; seeds: a count or a list (3 or more for an interval); steps: all
     default to the recipe's own. depths: in place of widths, at the base's width. scheme: default "mup" over widths,
-    "completep" over depths. against: the control, None for none. tolerance: allowed drift in octaves. sampler: "zoom"
-    runs rates two octaves apart with one seed, then half an octave apart around the best with all seeds, larger sizes
-    starting at the transferred rate; "grid" runs every rate; "tpe" and "gp" let Optuna choose as many as the grid has.
-    extend: a search whose best rate is its first or last goes on by up to this many octaves on that side, for that
-    (scheme, size). precision: stop adding seeds, from the third on, once the drift's interval reaches no further than
-    so many octaves to either side; default: use all seeds. timeout: seconds that a run may take; one that takes longer
-    is killed and recorded as failed. out: a directory that gets runs.jsonl as runs finish and verdict.json at the end.
-    storage: an Optuna storage URL through which the runs are shared with `hptransfer worker` processes. Either makes
-    the check resumable. workers, device, engine, plan_options: as in run_sweep. command: recorded in the result;
-    default: this process's. Raises UsageError on bad input, and where all runs of a scheme fail. See judge.RULE for the
-    verdict.
+    "completep" over depths. against: the control, None for none. also: further schemes, run and reported beside
+    them and not judged ("sp-embedding": SP with the embedding's rate as muP has it). tolerance: allowed drift in
+    octaves. sampler: "zoom" runs rates two octaves apart with one seed, then half an octave apart around the best
+    with all seeds, larger sizes starting at the transferred rate; "grid" runs every rate; "tpe" and "gp" let Optuna
+    choose as many as the grid has. extend: a search whose best rate is its first or last goes on by up to this many
+    octaves on that side, for that (scheme, size). precision: stop adding seeds, from the third on, once the drift's
+    interval reaches no further than so many octaves to either side; default: use all seeds. timeout: seconds that a
+    run may take; one that takes longer is killed and recorded as failed. out: a directory that gets runs.jsonl as
+    runs finish and verdict.json at the end. storage: an Optuna storage URL through which the runs are shared with
+    `hptransfer worker` processes. Either makes the check resumable. workers, device, engine, plan_options: as in
+    run_sweep. command: recorded in the result; default: this process's. Raises UsageError on bad input, and where
+    all runs of a scheme fail. See judge.RULE for the verdict.
     """
     choices = {"storage": storage, "timeout": timeout, "plan_options": plan_options}
     sweep = Sweep.of(recipe, device=device, workers=workers, engine=engine, **choices)
     axis: Axis = "width" if depths is None else "depth"
     scheme = scheme or {"width": "mup", "depth": "completep"}[axis]
     control = None if against == scheme else against
-    schemes = [scheme] if control is None else [scheme, control]
+    schemes = list(dict.fromkeys(name for name in (scheme, control, *also) if name is not None))
     chosen = {"widths": widths, "depths": depths, "lrs": lrs, "seeds": seeds, "steps": steps}
     grid = grid_of(sweep.trainer.recipe, schemes=schemes, **chosen)
     search = Search(sampler, extend, precision)
@@ -201,4 +204,6 @@ def _result(
         fingerprint=sweep.fingerprint,
         notes=notes,
         tally=Tally.of(found.runs),
+        measures=measures_of(fits, found.runs),
+        also=tuple(name for name in grid.schemes if name not in (scheme, control)),
     )

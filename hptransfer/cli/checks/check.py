@@ -20,6 +20,7 @@ from hptransfer.cli.arguments import (
     command_line,
     given,
     grid_options,
+    names,
     output_directory,
     recipe_of,
     refuse_two_axes,
@@ -73,6 +74,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-coord", action="store_true", help="leave out the coordinate check")
     parser.add_argument("--scheme", help="the scheme to check, against SP; default: mup, over depths completep")
+    parser.add_argument(
+        "--also",
+        type=names,
+        default=(),
+        metavar="SCHEME,...",
+        help="run and report these beside, as sp-embedding: SP with the embedding's rate as muP has it",
+    )
     parser.add_argument("--storage", metavar="URL", help="Optuna storage, as sqlite:///study.db; default: in DIR")
     parser.add_argument("--against", metavar="FILE", help="score this prediction.json, made before the sweep")
     parser.add_argument("--out", metavar="DIR", help="where the results go; default: hptransfer-out/<recipe>")
@@ -132,6 +140,7 @@ def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferRes
         command=command_line(args),
         **grid_options(args),
         sampler=args.sampler,
+        also=args.also,
         **given(scheme=args.scheme, storage=args.storage, precision=args.precision, timeout=args.run_timeout),
     )
     if not args.no_coord and result.axis == "width" and len(result.sizes) >= 3:

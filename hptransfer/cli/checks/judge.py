@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hptransfer.cli.arguments import add_json, command_line, no_more, output_folder, pairs
+from hptransfer.cli.arguments import add_json, command_line, names, no_more, output_folder, pairs
 from hptransfer.cli.exits import OF_VERDICT
 from hptransfer.cli.output import show
 from hptransfer.core.files import json_text
@@ -61,8 +61,3 @@ def run(args: argparse.Namespace) -> int:
     show(json_text(result.without_runs()) if args.json else table(result))
     print(f"Wrote {out / VERDICT_FILE}, {out / RUNS_FILE}, {page}", file=sys.stderr)
     return OF_VERDICT[result.verdict]
-
-
-def names(text: str) -> tuple[str, ...]:
-    """ "a,b" -> ("a", "b")."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
