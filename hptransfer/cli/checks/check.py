@@ -30,6 +30,7 @@ from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import json_text, write_json
 from hptransfer.core.training.recipe import Recipe
+from hptransfer.parametrization.options import Options
 from hptransfer.reporting.html import write_report
 from hptransfer.reporting.words import table
 from hptransfer.validation.grid import checked_device
@@ -74,6 +75,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-coord", action="store_true", help="leave out the coordinate check")
     parser.add_argument("--scheme", help="the scheme to check, against SP; default: mup, over depths completep")
+    parser.add_argument(
+        "--readout-init",
+        choices=("own", "zero", "fan-in"),
+        default="own",
+        help="where the readout starts: by the scheme (own), at zero, or at n^-1/2 with the same rates",
+    )
     parser.add_argument(
         "--also",
         type=names,
@@ -141,6 +148,7 @@ def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferRes
         **grid_options(args),
         sampler=args.sampler,
         also=args.also,
+        plan_options=None if args.readout_init == "own" else {"options": Options(readout_init=args.readout_init)},
         **given(scheme=args.scheme, storage=args.storage, precision=args.precision, timeout=args.run_timeout),
     )
     if not args.no_coord and result.axis == "width" and len(result.sizes) >= 3:

@@ -70,7 +70,7 @@ class Trainer(PlannedModels):
         if not SCHEMES[scheme].global_lr:
             return self.plan_options
         if (
-            scheme == CONTROL and options.readout_init == "own" and not self.pair
+            scheme == CONTROL and options.readout_init != "zero" and not self.pair
         ):  # a pair's plan says which parameter each one trains
             return None
         kept = {name: self.plan_options[name] for name in CONTROL_TAKES if name in self.plan_options}
