@@ -248,8 +248,8 @@ def given(**options: Any) -> dict[str, Any]:
 
 def grid_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was given of a sweep's grid and workers."""
-    names = ("widths", "depths", "lrs", "seeds", "steps", "workers")
-    return given(**{name: getattr(args, name) for name in names})
+    names = ("widths", "depths", "batches", "tokens", "lrs", "seeds", "steps", "workers")
+    return given(**{name: getattr(args, name, None) for name in names})
 
 
 def present(report: CoordReport | EquilibriumReport, path: Path, *, as_json: bool) -> int:

@@ -24,6 +24,7 @@ from hptransfer.cli.arguments import (
     output_directory,
     recipe_of,
     refuse_two_axes,
+    widths,
 )
 from hptransfer.cli.exits import OF_VERDICT
 from hptransfer.cli.output import show
@@ -50,6 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_grid(parser)
     add_depths(parser)
+    parser.add_argument("--batches", type=widths, metavar="B,B,...", help="vary the batch, at the base's tokens")
+    parser.add_argument("--tokens", type=widths, metavar="T,T,...", help="vary the tokens (length of a run)")
     add_lrs(parser)
     parser.add_argument("--tolerance", type=float, default=0.5, help="allowed drift in octaves; default: 0.5")
     parser.add_argument(
@@ -115,8 +118,8 @@ def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:
     """The forecast to score. Raises UsageError where this check would not train what it is for."""
     if not args.against:
         return None
-    if args.depths:
-        raise UsageError("--against scores a check over widths; leave out --depths.")
+    if args.depths or args.batches or args.tokens:
+        raise UsageError("--against scores a check over widths; leave out --depths, --batches and --tokens.")
     from hptransfer.prediction.forecast.forecast import Forecast  # forecasts take seconds to import
     from hptransfer.validation.forecasts.against import refuse_other_run
 

@@ -1,4 +1,4 @@
-"""Which readouts start at zero or fan_in^-1/2: the same at every size, so that curves over widths share one initialisation."""
+"""Which readouts start at zero or fan_in^-1/2: the same ones at every size, so that curves share one initialisation."""
 
 from __future__ import annotations
 
