@@ -9,13 +9,28 @@ import importlib
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.cli.arguments import Parser, add_debug, restored_environment
 from hptransfer.cli.exits import INTERRUPTED, REFUSED, no_silent_exit
 from hptransfer.cli.output import results_alone, settled
 from hptransfer.core.errors import UsageError, bounded
 from hptransfer.core.secrets import masked
+
+if TYPE_CHECKING:  # what COMMANDS names, imported when it is asked for
+    from hptransfer.cli.checks import check as check
+    from hptransfer.cli.checks import judge as judge
+    from hptransfer.cli.checks import report as report
+    from hptransfer.cli.checks import study as study
+    from hptransfer.cli.checks import sweep as sweep
+    from hptransfer.cli.checks import worker as worker
+    from hptransfer.cli.forecasts import laws as laws
+    from hptransfer.cli.forecasts import ledger as ledger
+    from hptransfer.cli.forecasts import mechanics as mechanics
+    from hptransfer.cli.forecasts import predict as predict
+    from hptransfer.cli.plans import coord_check as coord_check
+    from hptransfer.cli.plans import equilibrium as equilibrium
+    from hptransfer.cli.plans import plan as plan
 
 COMMANDS: dict[str, str] = {
     "plan": "plans.plan",
