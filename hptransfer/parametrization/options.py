@@ -9,6 +9,8 @@ from typing import Literal
 from hptransfer.core.errors import UsageError
 
 DecayRule = Literal["independent", "coupled"]
+ExportForm = Literal["regex", "torchtitan", "megatron", "deepspeed", "optax"]
+"""What a plan can be written as for another tool."""
 
 
 @dataclass(frozen=True)

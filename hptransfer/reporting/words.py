@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 from hptransfer.core.files import columns
@@ -10,6 +11,14 @@ from hptransfer.validation.records.results import Drift, Optimum, Regret, Transf
 
 NAMES = {"sp": "SP", "mup": "muP", "completep": "CompleteP", "depth-mup": "depth-muP", "umup": "u-muP", "ntk": "NTK"}
 """Schemes as papers write them; the others are called as in the code."""
+
+
+_SPELLED = re.compile(rf"(?<![\w./-])({'|'.join(NAMES)})(?![\w/-]|\.\w)")
+
+
+def spelled(text: str) -> str:
+    """A sentence with schemes spelled as papers write them, wherever a word of it is a scheme's name in the code."""
+    return _SPELLED.sub(lambda name: NAMES[name[0]], text)
 
 
 LARGER = {"width": "wider", "depth": "deeper", "batch": "a larger batch", "tokens": "longer"}
@@ -124,6 +133,12 @@ def optimum_text(optimum: Optimum) -> str:
 
 def table(result: TransferResult) -> str:
     """The result for a terminal: a line per size, the headline numbers, then the verdict and why it is not a PASS."""
+    lines = [*columns(cells(result)), *beside(result)]
+    return "\n".join(lines)
+
+
+def cells(result: TransferResult) -> list[tuple[str, ...]]:
+    """Header and lines of the table: for every size the best rate and loss of each scheme, and their difference."""
     schemes = [s for s in (result.scheme, result.against) if s]
     rows = [(str(result.axis), *(p for s in schemes for p in (f"{short_name(s)}: best rate", "loss")), "difference")]
     gaps = {g.size: g for g in result.loss_gaps}
@@ -131,11 +146,16 @@ def table(result: TransferResult) -> str:
         cells = [cell for scheme in schemes for cell in _cells(result, scheme, size)]
         gap = gaps.get(size)
         rows.append((str(size), *cells, f"{signed(gap.mup_minus_sp)}{' (worse)' if gap.worse else ''}" if gap else ""))
-    lines = [*columns(rows), "", *(_line(fact) for fact in facts(result)), ""]
+    return rows
+
+
+def beside(result: TransferResult) -> list[str]:
+    """The lines below the table: the headline numbers, failures and notes, then the verdict and why it is no PASS."""
+    lines = ["", *(_line(fact) for fact in facts(result)), ""]
     lines += [f"{text}." for text in (str(result.tally), coordinates_text(result)) if text]
     lines += [f"Note: {note}" for note in result.notes]
-    lines.append(f"{result.verdict}: {headline(result)}")
-    return "\n".join(lines if result.verdict == "PASS" else [*lines, *(f"  - {reason}" for reason in result.reasons)])
+    reasons = () if result.verdict == "PASS" else result.reasons
+    return [*lines, f"{result.verdict}: {headline(result)}", *(f"  - {spelled(reason)}" for reason in reasons)]
 
 
 def coordinates_text(result: TransferResult) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from hptransfer.core.errors import UsageError
 from hptransfer.core.secrets import masked
 from hptransfer.core.training.recipe import Axis, Recipe
+from hptransfer.validation.choices import SamplerName
 from hptransfer.validation.engines.engine import EngineName
 from hptransfer.validation.engines.trainer import CONTROL
 from hptransfer.validation.environment import command_line, environment
@@ -24,7 +25,7 @@ from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.records.runs import Run
 from hptransfer.validation.records.tally import Tally
 from hptransfer.validation.search.planner import Without
-from hptransfer.validation.search.samplers import SamplerName, planner_of
+from hptransfer.validation.search.samplers import planner_of
 from hptransfer.validation.sweep import Sweep, refuse_no_growth
 from hptransfer.validation.verdict import comparisons, judge
 from hptransfer.validation.verdict.judged import judged

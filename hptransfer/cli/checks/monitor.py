@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hptransfer.cli.arguments import add_json, no_more
 from hptransfer.cli.output import show
 from hptransfer.core.files import encode, json_text
-from hptransfer.monitoring.readings import read_run
-from hptransfer.monitoring.summary import Summary, summarise_run
-from hptransfer.reporting.monitor_page import write_monitor_page
 
-HELP = "report on a run that hptransfer.Monitor watched"
+if TYPE_CHECKING:
+    from hptransfer.monitoring.summary import Summary
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     no_more(args)
+    from hptransfer.monitoring.readings import read_run
+    from hptransfer.monitoring.summary import summarise_run
+    from hptransfer.reporting.monitor_page import write_monitor_page
+
     monitored = read_run(args.file)
     reference = read_run(args.reference) if args.reference else None
     summary = summarise_run(monitored, reference)

@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,12 +24,12 @@ from hptransfer.prediction.forecast.transfer import NORMAL_90, refuse_unknown_ba
 from hptransfer.prediction.forecast.width_law import loss_at_size
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.schedule import Schedule
+from hptransfer.validation.choices import StartName
 from hptransfer.validation.forecasts.quarter import SHIFT, QuarterStart, long_enough, quarter_start
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.sweep import run_sweep
 from hptransfer.validation.verdict.optimum import Curve, Fit, curve_of, optima
 
-StartName = Literal["auto", "quarter", "sweep", "given"]
 MAX_STEPS = 100_000_000
 """Beyond, a schedule as an array would no longer fit into memory; a batch left at the proxy's is the likely cause."""
 

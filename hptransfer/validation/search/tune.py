@@ -6,7 +6,6 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
 
 import optuna
 from optuna.exceptions import OptunaError
@@ -17,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hptransfer.core.errors import described
 from hptransfer.core.files import encode
 from hptransfer.core.training.recipe import Recipe
+from hptransfer.validation.choices import Pruning
 from hptransfer.validation.engines.trainer import CONTROL, Pruned, Trainer, failed
 from hptransfer.validation.queue.jobs import open_queue
 from hptransfer.validation.queue.queue import TrialQueue
@@ -24,7 +24,6 @@ from hptransfer.validation.records.runs import Job, Run
 
 Space = Callable[[Trial, Recipe], Recipe]
 """The user's search space: suggests what it likes from the trial and returns the recipe with it put in."""
-Pruning = Literal["diverged", "median"]
 TRIALS = "trials"
 REPORTS = 20
 """How many times a run reports its training loss to the pruner."""
