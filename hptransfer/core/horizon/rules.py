@@ -147,8 +147,8 @@ def measured_exponent(name: str) -> float | None:
         return None
     if exponent is not None and not abs(exponent) <= LARGEST_POWER:
         raise UsageError(
-            f"{name!r}: batch or tokens to the power {exponent:g} in a rate was never measured: linear scaling is 1, the "
-            f"steepest fall over tokens -.7. Give an exponent from -{LARGEST_POWER:g} to {LARGEST_POWER:g}."
+            f"{name!r}: batch or tokens to the power {exponent:g} in a rate was never measured: linear scaling is 1, "
+            f"the steepest fall over tokens -.7. Give an exponent from -{LARGEST_POWER:g} to {LARGEST_POWER:g}."
         )
     return exponent
 
