@@ -24,7 +24,7 @@ def spectrum(tensor: Tensor, *, embedding: bool = False) -> Spectrum:
     matrix = tensor.detach().flatten(1)
     matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
     exact = min(matrix.shape) <= LARGE
-    values = (_singular_values(matrix) if exact else _largest(matrix)).double().cpu()
+    values = (_singular_values(matrix) if exact else _largest(matrix)).cpu().double()
     size, top = float(norm(matrix)), float(values[0])
     rows, columns = matrix.shape[::-1] if embedding else matrix.shape
     return Spectrum(
