@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hptransfer.core.training.recipe import Recipe, load_recipe
     from hptransfer.core.training.scale import Scale
     from hptransfer.graph.ops import register_op
+    from hptransfer.monitoring.monitor import Monitor
     from hptransfer.parametrization.apply.checkpoint import attach, plan_of, plan_state
     from hptransfer.parametrization.apply.existing import apply_plan
     from hptransfer.parametrization.apply.groups import max_lrs, param_groups, set_lr
@@ -53,6 +54,7 @@ _LAZY = {
     "verify_plan": "checks.oracle.verify",
     "audit_step": "checks.step",
     "StepAudit": "checks.step",
+    "Monitor": "monitoring.monitor",
     "make_plan": "checks.verified",
     "register_optimizer": "core.declared",
     "UsageError": "core.errors",
@@ -97,6 +99,7 @@ __all__ = [
     "CoordReport",
     "EquilibriumReport",
     "Forecast",
+    "Monitor",
     "Options",
     "OracleReport",
     "Plan",

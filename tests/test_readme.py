@@ -19,7 +19,14 @@ from hptransfer.cli import main
 from tests.support.versions import shards_on_cpu
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "theory").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def path_of(page: Path) -> str:
+    """A page's path in the repository, which names its tests."""
+    return str(page.relative_to(ROOT))
+
+
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n+)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.S | re.M)
 SMALL = {  # appended to a command; the last option wins
     "check": "--quick --steps 4 --seeds 2 --widths 16,32 --lrs 2^-8..2^-6 --extend 0 --workers 1 --no-coord",
@@ -66,7 +73,7 @@ PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(p
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(p, marks=shards_on_cpu if p.name == "runtimes.md" else (), id=p.name) for p in PYTHON]
+    "page", [pytest.param(p, marks=shards_on_cpu if p.name == "runtimes.md" else (), id=path_of(p)) for p in PYTHON]
 )
 def test_python_blocks_run_and_print_what_the_page_says(page, beside_recipes):
     """A text block right after a Python block is its output, compared word for word (long lines may be folded)."""
@@ -76,7 +83,7 @@ def test_python_blocks_run_and_print_what_the_page_says(page, beside_recipes):
         if block.language != "python" or block.mark.startswith("not run:"):
             continue
         with redirect_stdout(io.StringIO()) as printed:
-            exec(compile(block.code, f"{page.name}:python", "exec"), names)
+            exec(compile(block.code, f"{path_of(page)}:python", "exec"), names)
         assert "nan" not in printed.getvalue()
         if following is not None and following.language == "text" and not following.mark:
             assert printed.getvalue().split() == following.code.split()
@@ -127,7 +134,7 @@ def test_every_block_says_its_language_and_no_output_is_empty():
         assert block.code.strip(), block
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=path_of)
 def test_links_within_the_repository_resolve(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if not re.match(r"[a-z]+:", target):

@@ -48,6 +48,7 @@ _TABLE = (
     Command("study", "checks.study", "tune the learning rate of proxies with Optuna"),
     Command("work", "checks.worker", "join a check or study over its storage", ("worker",)),
     Command("report", "checks.report", "render report.html from the files of a check"),
+    Command("monitor", "checks.monitor", "report on a run that hptransfer.Monitor watched"),
     Command("review", "forecasts.ledger", "how often forecasts held, law by law", ("ledger",)),
     Command("score", "forecasts.score", "score published learning-rate laws on a table of runs", ("predict score",)),
     Command("fit", "forecasts.laws", "fit loss laws to your own runs, and split a budget by them", ("laws",)),

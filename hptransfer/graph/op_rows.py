@@ -39,7 +39,7 @@ Law = Literal[
 ]
 Layout = Literal[
     "", "same", "reshape", "swap last", "reverse", "swap", "permute", "move", "insert", "squeeze", "drop", "pick",
-    "repeat", "pair", "unpair", "hide",
+    "repeat", "place", "pair", "unpair", "hide",
 ]  # fmt: skip
 Consumes = Literal[
     "", "elementwise", "scaled", "linear", "addmm", "matmul", "einsum", "conv", "embedding", "index", "bilinear",
@@ -153,7 +153,7 @@ TABLE: dict[str, Op] = {
     "type_as": replace(_CAST, may_copy=True, like=True),
     **_rows(_SAME, "slice narrow chunk split split_with_sizes tensor_split hsplit vsplit "
             "dsplit unsafe_split unsafe_chunk flip roll neg "
-            "repeat_interleave tril triu conj resolve_conj resolve_neg _conj real negative "
+            "repeat_interleave tril triu conj conj_physical positive resolve_conj resolve_neg _conj real negative "
             "imag nan_to_num"),
     "view_as_complex": replace(_VIEW, layout="pair"),
     "view_as_real": replace(_VIEW, layout="unpair"),
@@ -172,6 +172,7 @@ TABLE: dict[str, Op] = {
     "_remove_batch_dim": _VIEW,
     "getitem": replace(_VIEW, layout="pick"),
     **_rows(replace(_VIEW, layout="repeat"), "expand repeat broadcast_to tile"),
+    "broadcast_in_dim": replace(_VIEW, layout="place"),
     "expand_as": replace(_VIEW, layout="repeat", like=True),
     **_rows(_VIEW, "as_strided masked_select diagonal take_along_dim "
             "sort topk kthvalue median unfold im2col col2im fold pixel_shuffle pixel_unshuffle channel_shuffle "
@@ -263,8 +264,8 @@ TABLE: dict[str, Op] = {
     **_rows(_VIEW, "cummax cummin"),
     **_rows(Op("mean"), "mean nanmean"),
     **_rows(Op("norm", positive=True, zero="flat"), "norm linalg_vector_norm linalg_norm linalg_matrix_norm"),
-    **_rows(Op("spread", positive=True, zero="flat"), "std std_mean"),
-    **_rows(Op("spread", degree=2.0, positive=True, zero="flat"), "var var_mean"),
+    "std": Op("spread", positive=True, zero="flat"),
+    "var": Op("spread", degree=2.0, positive=True, zero="flat"),
     **_rows(Op("extreme"), "amax amin max min aminmax"),
     # norms
     **_rows(_NORM, "layer_norm group_norm native_layer_norm"),

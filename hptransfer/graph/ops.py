@@ -6,20 +6,29 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from hptransfer.core.errors import UsageError
 from hptransfer.graph.op_rows import TABLE, Op
 
 _JOIN_OF_TWO, _POSITIONS, _NOTHING = TABLE["maximum"], Op("index", layout="pick", scale_free=True), Op("")
+_OF_ONE, _OF_SEVERAL = Op("bend", layout="same"), Op("bend")
 
 
 def op(node: fx.Node) -> str:
     """The aten op's bare name ("linear", "mul", "scaled_dot_product_attention"), or the node kind."""
-    if node.op != "call_function":
-        return node.op
-    packet = getattr(node.target, "overloadpacket", node.target)
+    return _bare(node.target) if node.op == "call_function" else node.op
+
+
+def _bare(target: object) -> str:
+    packet = getattr(target, "overloadpacket", target)
     return getattr(packet, "__name__", str(packet)).split(".")[-1]
+
+
+def has_row(target: object) -> bool:
+    """True for an op of torch (`torch.ops.aten.relu.default`) that the table knows."""
+    return _bare(target) in TABLE
 
 
 def row(node: fx.Node) -> Op | None:
@@ -27,12 +36,19 @@ def row(node: fx.Node) -> Op | None:
     name = op(node)
     known = TABLE.get(name) or TABLE.get(name.removesuffix("_"))
     if known is None:
-        return None
+        return _of_each_entry(node)
     if known.law == "extreme" and any(isinstance(other, fx.Node) for other in node.args[1:]):
         return _JOIN_OF_TWO
     if known.layout == "pick" and not _is_float(node):
         return _POSITIONS  # where the largest entries lie: the same at any scale
     return _power(known, exponent(node)) if name.startswith("pow") else known
+
+
+def _of_each_entry(node: fx.Node) -> Op | None:
+    """The row of a function of each entry that the table does not name: entries of order one give such. Else None."""
+    if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+        return None
+    return _OF_ONE if len(node.all_input_nodes) == 1 else _OF_SEVERAL
 
 
 def facts(node: fx.Node) -> Op:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 from hptransfer.core.files import columns
@@ -10,6 +11,14 @@ from hptransfer.validation.records.results import Drift, Optimum, Regret, Transf
 
 NAMES = {"sp": "SP", "mup": "muP", "completep": "CompleteP", "depth-mup": "depth-muP", "umup": "u-muP", "ntk": "NTK"}
 """Schemes as papers write them; the others are called as in the code."""
+
+
+_SPELLED = re.compile(rf"(?<![\w./-])({'|'.join(NAMES)})(?![\w/-]|\.\w)")
+
+
+def spelled(text: str) -> str:
+    """A sentence with schemes spelled as papers write them, wherever a word of it is a scheme's name in the code."""
+    return _SPELLED.sub(lambda name: NAMES[name[0]], text)
 
 
 LARGER = {"width": "wider", "depth": "deeper", "batch": "a larger batch", "tokens": "longer"}
@@ -145,8 +154,8 @@ def beside(result: TransferResult) -> list[str]:
     lines = ["", *(_line(fact) for fact in facts(result)), ""]
     lines += [f"{text}." for text in (str(result.tally), coordinates_text(result)) if text]
     lines += [f"Note: {note}" for note in result.notes]
-    lines.append(f"{result.verdict}: {headline(result)}")
-    return lines if result.verdict == "PASS" else [*lines, *(f"  - {reason}" for reason in result.reasons)]
+    reasons = () if result.verdict == "PASS" else result.reasons
+    return [*lines, f"{result.verdict}: {headline(result)}", *(f"  - {spelled(reason)}" for reason in reasons)]
 
 
 def coordinates_text(result: TransferResult) -> str:

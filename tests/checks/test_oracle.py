@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from hptransfer.checks.oracle.fans import fan_in_responses
 from hptransfer.checks.oracle.gradients import readings, recorded, sign_average
-from hptransfer.checks.oracle.report import Check, OracleReport
+from hptransfer.checks.oracle.report import Check, OracleReport, OracleRow
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
@@ -399,3 +399,27 @@ def test_a_norm_behind_a_readout_is_noted():
     report = verify_plan(build, widths=(32, 64, 128), example_inputs=(torch.randn(64, 3),), base=32)
     loss = check(report, "2.weight", "loss")
     assert loss.ok is False and loss.measured == pytest.approx(0.5, abs=0.2)
+
+
+def row(name: str, role: str, *checks: Check) -> OracleRow:
+    return OracleRow(name, (name,), role, checks, "because" if any(c.ok is False for c in checks) else "")
+
+
+def test_the_report_prints_what_steps_did_to_outputs_and_what_depth_shows():
+    at = {q: Check(q, 0.0, 0.125, 0.1, 0.15, ok) for q, ok in (("fan_in", True), ("change", False), ("lr", None))}
+    report = OracleReport(
+        "FAIL", ("blocks.*: because",), (row("w", "hidden", at["fan_in"]),), (), "m", "completep", (8, 16), 8, 2, 0.25,
+        1.0, (2, 4, 8), (row("blocks.0", "output", at["change"]),), (row("blocks.*.w", "hidden", at["lr"]),)
+    )  # fmt: skip
+    lines = str(report).splitlines()
+    outputs, deeper = (
+        next(i for i, line in enumerate(lines) if line.startswith(s)) for s in ("output of", "over depths 2, 4, 8")
+    )
+    assert "change plan / measured" in lines[outputs] and "fan_in" not in lines[outputs]
+    assert lines[outputs + 1].split() == ["blocks.0", "output", "+0.00", "/", "+0.12", "!", "DISAGREES"]
+    assert "lr plan / measured" in lines[deeper] and "change" not in lines[deeper]
+    assert lines[deeper + 1].split() == ["blocks.*.w", "hidden", "+0.00", "/", "+0.12", "?", "open"]
+    assert not any(
+        line.startswith(("output of", "over depths"))
+        for line in str(dataclasses.replace(report, outputs=(), deeper=())).splitlines()
+    )

@@ -159,7 +159,7 @@ grid_sampler grid_sampler_2d grid_sampler_3d rrelu_with_noise native_batch_norm 
 _fused_rms_norm kl_div binary_cross_entropy binary_cross_entropy_with_logits threshold linalg_solve polar
 type_as view_as reshape_as expand_as to _to_copy float half bfloat16 double getitem requires_grad lift_fresh_copy
 _reshape_alias _conj mT matrix_H adjoint mH t numpy_T linalg_matrix_norm linalg_inv_ex log_sigmoid_forward aminmax
-_weight_norm dsplit index_fill _add_batch_dim _remove_batch_dim view_as_complex view_as_real zero imag
+broadcast_in_dim _weight_norm dsplit index_fill _add_batch_dim _remove_batch_dim view_as_complex view_as_real zero imag
 """
 """Need images, windows, indices or a kernel's arguments, a second tensor or a type, or are no ops of aten."""
 
@@ -178,7 +178,7 @@ def unary() -> list[str]:
 def test_every_name_is_an_op_of_torch() -> None:
     outside = {name for name in TABLE if not hasattr(torch.ops.aten, name)}
     of_tensors = {"bfloat16", "double", "float", "half", "requires_grad", "fold", "unique"}
-    assert outside == {"output", "getitem", "grouped_mm", "grouped_mm_fallback", *of_tensors}
+    assert outside == {"output", "getitem", "broadcast_in_dim", "grouped_mm", "grouped_mm_fallback", *of_tensors}
 
 
 def results(name: str, x: Tensor) -> list[Tensor]:

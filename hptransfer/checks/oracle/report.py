@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ from hptransfer.core.files import Document, columns
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Quantity = Literal["fan_in", "init", "lr", "gradient", "loss", "size", "change"]
 QUANTITIES: tuple[Quantity, ...] = ("fan_in", "init", "lr", "gradient", "loss")
+BESIDE: tuple[Quantity, ...] = ("size", "change")
 
 SEES = (
     "Every number is an exponent b of width^b, fitted in log-log over widths, seeds and layers (95% t-interval). "
@@ -111,19 +113,27 @@ class OracleReport(Document):
         raise KeyError(name)
 
     def __str__(self) -> str:
-        header = ("parameter", "role", *(f"{q} plan / measured" for q in QUANTITIES), "")
-        table = columns([header, *(_line(row) for row in self.rows)])
         title = (
             f"oracle: {self.verdict} for {self.subject}, scheme {self.scheme}, widths "
             f"{', '.join(map(str, self.widths))} against {self.base}, {self.seeds} seeds, "
             f"tolerance {self.tolerance:g}, {self.seconds:.1f} s"
         )
+        outputs = _table("output of, after real steps", self.outputs, BESIDE)
+        deeper = _table(f"over depths {', '.join(map(str, self.depths))}", self.deeper, (*QUANTITIES, *BESIDE))
         notes = ["* not aligned at init", "! disagrees", "? not settled"]
         unseen = [f"not measurable: {', '.join(self.unseen)}"] if self.unseen else []
-        return "\n".join([title, *self.reasons, *table, ", ".join(notes), *unseen])
+        tables = [*_table("parameter", self.rows, QUANTITIES), *outputs, *deeper]
+        return "\n".join([title, *self.reasons, *tables, ", ".join(notes), *unseen])
 
 
-def _line(row: OracleRow) -> tuple[str, ...]:
+def _table(first: str, rows: Sequence[OracleRow], quantities: Sequence[Quantity]) -> list[str]:
+    """The rows in columns, those quantities left out that no row has; nothing without rows."""
+    shown = [q for q in quantities if any(row.check(q) for row in rows)]
+    header = (first, "role", *(f"{q} plan / measured" for q in shown), "")
+    return columns([header, *(_line(row, shown) for row in rows)]) if rows else []
+
+
+def _line(row: OracleRow, quantities: Sequence[Quantity]) -> tuple[str, ...]:
     name = row.name if len(row.names) == 1 else f"{row.name} (x{len(row.names)})"
-    shown = [str(check) if (check := row.check(q)) is not None else "-" for q in QUANTITIES]
+    shown = [str(check) if (check := row.check(q)) is not None else "-" for q in quantities]
     return name, row.role, *shown, {True: "ok", False: "DISAGREES", None: "open"}[row.ok]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hptransfer.core.training.scale import Scale
     from hptransfer.prediction.forecast.forecast import Rules
     from hptransfer.prediction.schedules.schedule import Schedule
+    from hptransfer.validation.forecasts.quarter import QuarterStart
 
 FORECAST_FILE = "prediction.json"
 
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
     from hptransfer.validation.forecasts.ledger import enter
     from hptransfer.validation.forecasts.predict import predict
+    from hptransfer.validation.forecasts.shifts import read_pairs, shift_from
     from hptransfer.validation.records.results import TransferResult
 
     recipe = recipe_of(args)
@@ -84,18 +86,21 @@ def run(args: argparse.Namespace) -> int:
         recipe = recipe.replace(steps=checked.steps)
     schedule = _schedule(args.schedule, recipe, target)
     rules = _trusted(Rules(args.scheme, args.batch_rule, args.decay_rule, duration=args.duration_rule), out)
+    shift, source = shift_from(read_pairs(out, recipe.name))
     made = predict(
         recipe,
         target=target,
         checked=checked,
         lr=args.lr,
         start=args.start,
+        shift=shift,
         rules=rules,
         target_schedule=schedule,
         measure_noise=args.noise,
         device=args.device,
         diagnostics=not args.no_diagnostics,
         progress=lambda text: print(text, file=sys.stderr, flush=True),
+        started=lambda start: _keep(start, recipe, out, source),
         **given(lrs=args.lrs, seeds=args.seeds, workers=args.workers),
     )
     made = dataclasses.replace(made, command=command_line(args))
@@ -107,6 +112,14 @@ def run(args: argparse.Namespace) -> int:
     show_as(args.format, forecast_forms(made), then=after_forecast(made, args, out / FORECAST_FILE))
     print(f"Wrote {out / FORECAST_FILE} (forecast {entry.key}), {page}", file=sys.stderr)
     return 0 if made.conclusive else 1
+
+
+def _keep(start: QuarterStart, recipe: Recipe, out: Path, source: str) -> None:
+    """Keep what the start says of the shift, for the next one, and say so."""
+    from hptransfer.validation.forecasts.shifts import SHIFTS_FILE, keep_pair
+
+    pair = keep_pair(out, recipe.name, recipe.steps, start)
+    print(f"{source} This start says {pair.shift:+.2f}; {out / SHIFTS_FILE} keeps it.", file=sys.stderr)
 
 
 def _trusted(rules: Rules, out: Path) -> Rules:

@@ -16,11 +16,11 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from hptransfer.graph.export.attributes import put_back, tensors
+from hptransfer.graph.export.composite import inline, write_out
 from hptransfer.graph.export.empty import drop_empty
 from hptransfer.graph.export.in_place import connect_writes
 from hptransfer.graph.export.sources import stand_ins
-from hptransfer.graph.graph import Graph, number, sequence, tied_names
-from hptransfer.graph.ops import facts
+from hptransfer.graph.graph import Graph, tied_names
 
 
 def exported_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
@@ -49,6 +49,7 @@ def graph_of(model: nn.Module, exported: torch.export.ExportedProgram) -> Graph:
     first, aliases = tied_names(model)
     signature, graph = exported.graph_signature, exported.graph_module.graph
     _inline_regions(exported.graph_module)
+    write_out(graph)
     by_name = {node.name: node for node in graph.nodes if node.op == "placeholder"}
     found = {aliases.get(n, n): by_name[p] for p, n in signature.inputs_to_parameters.items() if p in by_name}
     inputs = frozenset(by_name[str(n)] for n in signature.user_inputs if str(n) in by_name)
@@ -100,16 +101,7 @@ def _inline_regions(module: fx.GraphModule) -> None:
         _inline_regions(body)
         operands = [a for a in node.args if isinstance(a, fx.Node) and a.op != "get_attr"]
         placeholders = [n for n in body.graph.nodes if n.op == "placeholder"]
-        mapping = dict(zip(placeholders, operands[-len(placeholders) :], strict=True))
-        with graph.inserting_before(node):
-            results = sequence(graph.graph_copy(body.graph, mapping))
-        for user in list(node.users):
-            if facts(user).layout == "pick":
-                user.replace_all_uses_with(results[number(user.args[1])])
-                graph.erase_node(user)
-        if node.users:
-            node.replace_all_uses_with(results[0])
-        graph.erase_node(node)
+        inline(graph, node, body.graph, dict(zip(placeholders, operands[-len(placeholders) :], strict=True)))
 
 
 def _region_body(module: fx.GraphModule, node: fx.Node) -> fx.GraphModule | None:

@@ -105,6 +105,14 @@ def _repeated(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
     return broadcast(dims, len(shape(node)))
 
 
+def _placed(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
+    """Broadcast, with the places of the old dimensions given."""
+    out = [NONE] * len(shape(node))
+    for axes, at in zip(dims, sequence(node.args[2]), strict=True):
+        out[number(at)] = axes
+    return tuple(out)
+
+
 def _paired(node: fx.Node, source: fx.Node, dims: Dims) -> Dims:
     """The last dimension's two entries become one complex entry."""
     return dims[:-1]
@@ -123,6 +131,6 @@ def _swap(dims: Dims, i: int, j: int) -> Dims:
 _TRAVEL: Mapping[str, Callable[[fx.Node, fx.Node, Dims], Dims]] = {
     "same": _same, "reshape": _reshaped, "swap last": _last_swapped, "reverse": _reversed, "swap": _swapped,
     "permute": _permuted, "move": _moved, "insert": _inserted, "squeeze": _squeezed, "drop": _dropped,
-    "hide": _dropped, "pick": _same, "repeat": _repeated, "pair": _paired, "unpair": _unpaired,
+    "hide": _dropped, "pick": _same, "repeat": _repeated, "place": _placed, "pair": _paired, "unpair": _unpaired,
 }  # fmt: skip
 """Layout -> the axes behind an op of that layout, from (op, its source, the source's axes)."""

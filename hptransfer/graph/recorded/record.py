@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from hptransfer.core.errors import UsageError
 from hptransfer.graph.export.attributes import tensors
+from hptransfer.graph.export.composite import write_out
 from hptransfer.graph.export.empty import drop_empty
 from hptransfer.graph.export.in_place import connect_writes
 from hptransfer.graph.export.sources import stand_ins
@@ -82,6 +83,7 @@ def record(
     with warnings.catch_warnings(), own_generators(model), torch.enable_grad(), eager:
         warnings.simplefilter("ignore")
         module = make_fx(forward, **options)(followed)
+    write_out(module.graph)
     made = (node for node in module.graph.nodes if node.op == "placeholder")
     tracked = dict(zip(map(id, followed), made, strict=True))
     stored = [(name, own, tracked[id(buffers[name])]) for name, own in original.named_buffers()]

@@ -8,16 +8,18 @@ does not depend on the learning rate: p' = p - lr f(p, g, state), decoupled weig
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hptransfer.core.optimizers import torch_rows
@@ -43,6 +45,8 @@ def train_lanes(trainer: Trainer, jobs: Sequence[Job]) -> list[Run]:
     """
     if not set(trainer.recipe.optimizers.values()) <= ELEMENTWISE or trainer.pair:
         raise LanesUnsupported(f"{trainer.recipe.optimizer_name} is not known to step elementwise")
+    if trainer.recipe.autocast is not None:  # under vmap not every operation that autocast keeps in float32 stays there
+        raise LanesUnsupported(f"autocast to {trainer.recipe.autocast} is not the loop's under vmap")
     if len({(j.scheme, scale_of(j), j.steps) for j in jobs}) != 1:
         raise LanesUnsupported("lanes must share scheme, scale and steps")
     try:
@@ -143,7 +147,7 @@ class _Lanes:
         for _ in range(self.recipe.accumulate):
             drawn = {seed: next_batch(self.recipe, stream, step) for seed, stream in streams.items()}
             batch, dims = self._batch(drawn)
-            losses = self._losses(dims)(self.weights, self.buffers, batch) / self.recipe.accumulate
+            losses = self._losses(batch, dims) / self.recipe.accumulate
             losses.sum().backward()
             mean = mean + losses.detach()
         if self.recipe.clip_norm is not None:
@@ -156,12 +160,15 @@ class _Lanes:
                 weight.copy_(torch.lerp(old, weight, share))
         return mean
 
-    def _losses(self, dims: Any) -> Callable[..., Tensor]:
-        """(weights, buffers, batch) -> each lane's loss, in the recipe's autocast dtype. dims: the batch's in_dims."""
-        batched = vmap(self._lane, in_dims=(0, 0, dims), randomness="error")
-        if self.recipe.autocast is None:
-            return batched
-        return torch.autocast(torch.device(self.device).type, self.recipe.autocast)(batched)
+    def _losses(self, batch: Batch, dims: Any) -> Tensor:
+        """Each lane's loss. dims: the batch's in_dims, None where all lanes share it.
+
+        On an accelerator attention is written out: the fused kernels' backward fails under vmap ("LSE is not correctly
+        aligned", torch 2.11).
+        """
+        written_out = contextlib.nullcontext() if self.device == "cpu" else sdpa_kernel(SDPBackend.MATH)
+        with written_out:
+            return vmap(self._lane, in_dims=(0, 0, dims), randomness="error")(self.weights, self.buffers, batch)
 
     def _lane(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
         return functional_call(self.loss, (weights, buffers), (batch,))
@@ -170,8 +177,5 @@ class _Lanes:
     def _evaluate(self) -> list[float]:
         """Validation loss per lane."""
         self.loss.eval()
-        totals = [
-            self._losses(None)(self.weights, self.buffers, to_device(batch, self.device)).tolist()
-            for batch in self.recipe.validation()
-        ]
+        totals = [self._losses(to_device(batch, self.device), None).tolist() for batch in self.recipe.validation()]
         return [math.fsum(lane) / len(totals) for lane in zip(*totals, strict=True)] or [math.nan] * len(self.jobs)

@@ -80,6 +80,11 @@ def test_a_lane_that_diverges_leaves_the_others_alone():
     assert_same([r for r in loops if r.lr > 1], [r for r in lanes if r.lr > 1], rel=1e-6)
 
 
+def test_autocast_is_left_to_the_loop():
+    with pytest.raises(LanesUnsupported, match="bfloat16"):
+        both(recipe.replace(autocast=torch.bfloat16))
+
+
 class Normed(nn.Module):
     """BatchNorm (its buffers change as it trains), tied layers, and a frozen bias."""
 
