@@ -29,7 +29,7 @@ timed() {
 # changed BEFORE AFTER MOST: fails where more than MOST lines of AFTER are new; both must run.
 changed() {
     local lines
-    lines=$(diff "$1" "$2" | grep -c '^> .*[^ ]')
+    lines=$( (diff "$1" "$2" || true) | grep -c "^> .*[^ ]")
     echo "$lines lines changed, at most $3"
     test "$lines" -le "$3"
     python "$1" 128
@@ -96,7 +96,7 @@ if [ "$quick" = --quick ]; then
     small_vit="--widths 16,32 --steps 6 --seeds 2 --lrs 2^-7..2^-4 --extend 0"
 fi
 timed "clone and install" 0 cloned
-export PYTHONPATH="$scratch/site"
+export PYTHONPATH="$scratch/site${PYTHONPATH:+:$PYTHONPATH}"
 journeys="$scratch/hptransfer/scripts/journeys"
 cd "$scratch"
 timed "import beside the clone, version" 0 installed

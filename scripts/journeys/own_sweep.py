@@ -16,7 +16,7 @@ with open(sys.argv[1], "w", newline="") as file:
     writer.writerow(["param", "n_embd", "learning_rate", "seed", "val_loss"])
     for param, falls in (("mup", 0.0), ("sp", 1.0)):
         for width in (64, 128, 256, 512):
-            for power in range(-12, -3):
+            for power in (half / 2 for half in range(-24, -7)):
                 for seed in range(3):
                     off = power + 7 + falls * math.log2(width / 64)
                     loss = 3.2 - 0.1 * math.log2(width / 64) + 0.04 * off**2 + 0.004 * draw.normal()
