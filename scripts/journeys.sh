@@ -78,7 +78,7 @@ own_model() {
 }
 
 forecast() {
-    hpt predict mine.py --quick --from checked --target width=8192,batch=512,tokens=10M --out forecast
+    hpt predict mine.py --quick --from checked --target width=8192,depth=8,batch=128 --out forecast
     sane forecast/prediction.json
 }
 
@@ -92,8 +92,8 @@ hpt() { python -m hptransfer "$@"; }
 
 small="" small_vit=""
 if [ "$quick" = --quick ]; then
-    small="--widths 32,64 --steps 30 --seeds 2 --lrs 2^-9..2^-5 --extend 0"
-    small_vit="--widths 16,32 --steps 6 --seeds 2 --lrs 2^-7..2^-4 --extend 0"
+    small="--widths 32,64 --steps 20 --seeds 2 --lrs 2^-9..2^-5 --extend 0 --no-coord"
+    small_vit="--widths 16,32 --steps 4 --seeds 1 --lrs 2^-7..2^-5 --extend 0 --no-coord"
 fi
 timed "clone and install" 0 cloned
 export PYTHONPATH="$scratch/site${PYTHONPATH:+:$PYTHONPATH}"
