@@ -4,61 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined
 
 from hptransfer.core.files import write_whole
 from hptransfer.monitoring.collapse import curve_of
 from hptransfer.monitoring.readings import Monitored, Spectrum
 from hptransfer.monitoring.summary import Summary
 from hptransfer.reporting import svg
+from hptransfer.reporting.page import render_page
 
 SHOWN = 8
 """Lines that one figure holds."""
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{{ title }}</title>
-{{ style | safe }}
-</head>
-<body>
-<main>
-<header>
-  <p class="kicker">hptransfer monitor</p>
-  <h1 class="{{ 'bad' if alarmed else 'good' }}">{{ "An alarm was raised." if alarmed else "No alarm." }}</h1>
-</header>
-<section><pre class="scroll">{{ text }}</pre></section>
-{% for title, note, figure in figures %}
-<section>
-<h2>{{ title }}</h2>
-<p>{{ note }}</p>
-<div class="panels"><figure>{{ figure | safe }}</figure></div>
-</section>
-{% endfor %}
-</main>
-</body>
-</html>
-"""
 
 
 def write_monitor_page(summary: Summary, path: str | os.PathLike[str], *, reference: Monitored | None = None) -> Path:
     """Write the page and return its path. Raises UsageError where it cannot be written."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    report = files("hptransfer.reporting").joinpath("template.html").read_text("utf-8")
-    style = report[report.index("<style>") : report.index("</style>") + len("</style>")]
-    values = {
-        "title": summary.run.header.run or "Monitored run",
-        "alarmed": summary.alarmed,
-        "text": str(summary),
-        "figures": drawn(summary, reference),
-        "style": environment.from_string(style).render(colours=svg.palette(SHOWN)),
-    }
-    return write_whole(path, environment.from_string(TEMPLATE).render(values))
+    title = summary.run.header.run or "Monitored run"
+    values = {"title": title, "alarmed": summary.alarmed, "text": str(summary), "figures": drawn(summary, reference)}
+    return write_whole(path, render_page("monitor.html", series=SHOWN, **values))
 
 
 def drawn(summary: Summary, reference: Monitored | None) -> list[tuple[str, str, str]]:

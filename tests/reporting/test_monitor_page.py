@@ -104,7 +104,9 @@ def test_the_page_has_every_figure_and_lets_no_name_out(tmp_path):
         "Spectra of the last updates",
     ]
     page = write_monitor_page(summary, tmp_path / "run.html", reference=monitored()).read_text()
-    assert page.count("<svg") == len(titles) and "<script" not in page and "http" not in page
+    assert (
+        page.count("<svg") == len(titles) and page.count("<script") == 1 and HOSTILE not in page and "http:" not in page
+    )
     assert [title for title, _, _ in drawn(summarise_run(Monitored(run.header, run.readings[:5])), None)] == ["Loss"]
 
 
