@@ -6,6 +6,7 @@ under <!-- not run: REASON --> is left out. Other shell lines must be among thos
 
 import io
 import re
+import runpy
 import shlex
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -18,7 +19,14 @@ from hptransfer.cli import main
 from tests.support.versions import shards_on_cpu
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "theory").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def path_of(page: Path) -> str:
+    """A page's path in the repository, which names its tests."""
+    return str(page.relative_to(ROOT))
+
+
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n+)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.S | re.M)
 SMALL = {  # appended to a command; the last option wins
     "check": "--quick --steps 4 --seeds 2 --widths 16,32 --lrs 2^-8..2^-6 --extend 0 --workers 1 --no-coord",
@@ -29,7 +37,7 @@ SMALL = {  # appended to a command; the last option wins
     "study": "--widths 16 --steps 4 --trials 2 --workers 1",
     "worker": "--patience 0.1",
 }
-RUN_BY_CI = ("ci: setup", "ci: own-torch", "ci: parity", "ci: test")
+RUN_BY_CI = ("ci: user", "ci: setup", "ci: own-torch", "ci: parity", "ci: test")
 
 
 class Block(NamedTuple):
@@ -65,7 +73,7 @@ PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(p
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(p, marks=shards_on_cpu if p.name == "runtimes.md" else (), id=p.name) for p in PYTHON]
+    "page", [pytest.param(p, marks=shards_on_cpu if p.name == "runtimes.md" else (), id=path_of(p)) for p in PYTHON]
 )
 def test_python_blocks_run_and_print_what_the_page_says(page, beside_recipes):
     """A text block right after a Python block is its output, compared word for word (long lines may be folded)."""
@@ -75,7 +83,7 @@ def test_python_blocks_run_and_print_what_the_page_says(page, beside_recipes):
         if block.language != "python" or block.mark.startswith("not run:"):
             continue
         with redirect_stdout(io.StringIO()) as printed:
-            exec(compile(block.code, f"{page.name}:python", "exec"), names)
+            exec(compile(block.code, f"{path_of(page)}:python", "exec"), names)
         assert "nan" not in printed.getvalue()
         if following is not None and following.language == "text" and not following.mark:
             assert printed.getvalue().split() == following.code.split()
@@ -91,7 +99,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_hptransfer_commands_run(words, beside_recipes, capsys):
+def test_hptransfer_commands_run(words, beside_recipes, capsys, monkeypatch):
     if words[1] == "report":
         main(["check", "recipes/mlp.py", *SMALL["check"].split(), "--out", words[2]])
     if words[1] == "worker":
@@ -99,6 +107,14 @@ def test_hptransfer_commands_run(words, beside_recipes, capsys):
         main(["study", words[2], *SMALL["study"].split(), "--storage", storage])
     if "--text" in words:
         Path(words[words.index("--text") + 1]).write_text("a line of text\n" * 500)
+    if "mine.py" in words and words[1] != "init":
+        main(["init", "mine.py"])
+    if words[1] == "judge":
+        monkeypatch.setattr("sys.argv", ["own_sweep.py", words[2]])
+        runpy.run_path(str(ROOT / "scripts" / "journeys" / "own_sweep.py"))
+    if "--from" in words:
+        checked = ["--widths", "64,128", "--out", words[words.index("--from") + 1]]
+        main(["check", words[2], *SMALL["check"].split(), *checked])
     small = SMALL.get("check depths" if "--depths" in words else words[1], "")
     assert main([*words[1:], *small.split()]) in (0, 1, 3), capsys.readouterr().err
 
@@ -118,7 +134,7 @@ def test_every_block_says_its_language_and_no_output_is_empty():
         assert block.code.strip(), block
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=path_of)
 def test_links_within_the_repository_resolve(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if not re.match(r"[a-z]+:", target):

@@ -54,7 +54,7 @@ class PlannedModels:
                 scheme=scheme,
                 optimizer=self.recipe.optimizer,
                 optimizer_options=self.optimizer_options,
-                **choices,
+                **{"scale": scale, "base_scale": self.recipe.base, **choices},
             )
         return self.plans[scheme, scale]
 
@@ -76,12 +76,25 @@ class PlannedModels:
     def groups(self, plan: Plan | None, model: nn.Module, *, lr: float) -> list[dict[str, Any]]:
         """Optimizer groups at the base's learning rate; one group of all parameters where there is no plan."""
         if plan is None:
-            return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
+            return self._unplanned(model, lr)
         return [
             group
             for part, cls in self.recipe.optimizers.items()
-            for group in param_groups(model, plan, optimizer=cls, **self._base_values(part, cls, lr))
+            for group in param_groups(
+                model, plan, optimizer=cls, decay=self.recipe.decays, **self._base_values(part, cls, lr)
+            )
         ]
+
+    def _unplanned(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """One group of all parameters, or two where weight decay applies to some of them only."""
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        decays = self.recipe.decays
+        if decays is None:
+            return [{"params": list(trained.values()), "lr": lr}]
+        decayed = [p for name, p in trained.items() if decays(name, p)]
+        rest = [p for name, p in trained.items() if not decays(name, p)]
+        groups = [{"params": decayed, "lr": lr}, {"params": rest, "lr": lr, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
 
     def _base_values(self, part: str, cls: type[torch.optim.Optimizer], lr: float) -> dict[str, Any]:
         """What one optimizer is given at the base. lr: of hidden matrices in a pair, else of all."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import os
 import re
@@ -13,30 +12,24 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, get_args
 
-from hptransfer.checks.coord.report import CoordReport
-from hptransfer.checks.equilibrium.report import EquilibriumReport
 from hptransfer.cli.exits import OF_VERDICT
 from hptransfer.cli.output import show
-from hptransfer.core.errors import UsageError
+from hptransfer.cli.results.formats import Format
+from hptransfer.cli.results.next_step import after_numeric_check
+from hptransfer.core.errors import UsageError, nearest
 from hptransfer.core.files import json_text
 from hptransfer.core.secrets import masked_arguments
-from hptransfer.core.training.recipe import Recipe, load_recipe
+from hptransfer.core.training.recipe_file import declared_options, recipe_file
+
+if TYPE_CHECKING:
+    from hptransfer.checks.coord.report import CoordReport
+    from hptransfer.checks.equilibrium.report import EquilibriumReport
+    from hptransfer.core.training.recipe import Recipe
 
 MAX_LRS = 200
 _POWER = re.compile(r"2(?:\^|\*\*)([+-]?\d+(?:\.\d*)?)")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with its errors on one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists the options)\n")
-
-
-def add_debug(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and warnings")
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +90,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=get_args(Format), default="table", help="of the result; default: table")
+    parser.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+
+
 def widths(text: str) -> tuple[int, ...]:
     """ "64,128" -> (64, 128)."""
     return _whole_numbers(text, "64,128,256")
@@ -150,27 +148,49 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     A recipe file may have `options`, a dict of name -> help; `--name VALUE` then reaches it as the environment variable
     HPTRANSFER_NAME, also in worker processes. Raises UsageError on options that neither we nor the recipe know.
     """
-    chosen = _recipe_options(args.rest, args.parser)
+    from hptransfer.core.training.recipe import load_recipe
+
+    chosen = recipe_options(args)
     for name, value in chosen.items():
         os.environ[f"HPTRANSFER_{name.upper().replace('-', '_')}"] = value
     recipe = load_recipe(args.recipe)
-    known = options_of(args.recipe)
-    for name in chosen:
-        if name not in known:
-            raise UsageError(_unknown(name, args.parser, known, args.recipe))
+    _refuse_unknown(chosen, _options_of(args.recipe), args)
     return recipe.quickened() if args.quick else recipe
 
 
-def options_of(spec: str) -> Mapping[str, str]:
+def recipe_options(args: argparse.Namespace) -> dict[str, str]:
+    """The recipe's own options among the arguments, name -> value; nothing is imported or run to tell.
+
+    Raises UsageError where there is no such recipe file, or it says without being run that an option is none of its.
+    """
+    path, _ = recipe_file(args.recipe)
+    chosen = _recipe_options(args.rest, args.parser)
+    known = declared_options(path)
+    if known is not None:
+        _refuse_unknown(chosen, known, args)
+    return chosen
+
+
+def _refuse_unknown(chosen: Mapping[str, str], known: Mapping[str, str], args: argparse.Namespace) -> None:
+    for name in chosen:
+        if name not in known:
+            raise UsageError(_unknown(name, args.parser, known, args.recipe))
+
+
+def _options_of(spec: str) -> Mapping[str, str]:
     """The options that an already loaded recipe file declares: name -> help."""
-    path = Path(spec if Path(spec).exists() else spec.partition(":")[0])
-    return getattr(sys.modules.get(f"hptransfer_recipe_{path.stem}"), "options", {})
+    return getattr(sys.modules.get(f"hptransfer_recipe_{recipe_file(spec)[0].stem}"), "options", {})
 
 
 def no_more(args: argparse.Namespace) -> None:
     """Refuse leftover arguments, for a subcommand without a recipe."""
     if args.rest:
         raise UsageError(_unknown(args.rest[0].lstrip("-"), args.parser, {}, None))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """ "a,b" -> ("a", "b")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def pairs(text: str) -> dict[str, str]:
@@ -196,9 +216,9 @@ def _recipe_options(rest: Sequence[str], parser: argparse.ArgumentParser) -> dic
 
 
 def _unknown(name: str, parser: argparse.ArgumentParser, known: Mapping[str, str], recipe: str | None) -> str:
-    own = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-    near = difflib.get_close_matches(f"--{name}", [*own, *(f"--{k}" for k in known)], n=1, cutoff=0.75)
-    hint = f"; did you mean {near[0]}?" if near else "."
+    ours = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    likely = nearest(name, [*ours, *known])
+    hint = "." if likely is None else f"; did you mean --{likely}?"
     takes = f" {recipe} takes {', '.join(f'--{k}' for k in known) or 'no options of its own'}." if recipe else ""
     return f"unknown option --{name}{hint}{takes}"
 
@@ -243,14 +263,14 @@ def given(**options: Any) -> dict[str, Any]:
 
 def grid_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was given of a sweep's grid and workers."""
-    names = ("widths", "depths", "lrs", "seeds", "steps", "workers")
-    return given(**{name: getattr(args, name) for name in names})
+    names = ("widths", "depths", "batches", "tokens", "lrs", "seeds", "steps", "workers")
+    return given(**{name: getattr(args, name, None) for name in names})
 
 
-def present(report: CoordReport | EquilibriumReport, path: Path, *, as_json: bool) -> int:
+def present(report: CoordReport | EquilibriumReport, path: Path, args: argparse.Namespace) -> int:
     """Save a report, print it, and return the exit code of its verdict."""
     report.save(path)
-    show(json_text(report.to_json()) if as_json else report)
+    show(json_text(report.to_json()) if args.json else f"{report}\n\n{after_numeric_check(report.verdict, args)}")
     print(f"Wrote {path}", file=sys.stderr)
     return OF_VERDICT[report.verdict]
 

@@ -8,56 +8,26 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
-from hptransfer.cli.arguments import Parser, add_debug, restored_environment
-from hptransfer.cli.checks import check, judge, report, study, sweep, worker
+from hptransfer.cli.arguments import recipe_options, restored_environment
+from hptransfer.cli.commands import as_now_called
 from hptransfer.cli.exits import INTERRUPTED, REFUSED, no_silent_exit
-from hptransfer.cli.forecasts import laws, ledger, mechanics, predict
 from hptransfer.cli.output import results_alone, settled
-from hptransfer.cli.plans import coord_check, equilibrium, plan
+from hptransfer.cli.parser import build_parser, refuse_unknown
 from hptransfer.core.errors import UsageError, bounded
 from hptransfer.core.secrets import masked
-
-COMMANDS: dict[str, ModuleType] = {
-    "plan": plan,
-    "coord-check": coord_check,
-    "equilibrium": equilibrium,
-    "sweep": sweep,
-    "check": check,
-    "judge": judge,
-    "predict": predict,
-    "mechanics": mechanics,
-    "laws": laws,
-    "ledger": ledger,
-    "report": report,
-    "study": study,
-    "worker": worker,
-}
-"""Each module has `HELP`, `configure(parser)` and `run(args) -> exit code`."""
-
-
-def build_parser() -> Parser:
-    """The parser of the whole command."""
-    parser = Parser(prog="hptransfer", description="Tune small, prove that it transfers, train big.")
-    parser.add_argument("--version", action="version", version=_version())
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for name, module in COMMANDS.items():
-        described = (module.__doc__ or "").partition("\n")[0]
-        sub = commands.add_parser(name, help=module.HELP, description=described, allow_abbrev=False)
-        module.configure(sub)
-        add_debug(sub)
-        sub.set_defaults(run=module.run, parser=sub)
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: the process's own) and return its exit code."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if given[:2] == ["predict", "score"] and {"-h", "--help"} & set(given):
-        predict.score.parser().parse_args(["--help"])
-    args, rest = build_parser().parse_known_args(given)
+    given = as_now_called(list(sys.argv[1:] if argv is None else argv))
+    try:
+        if given and not given[0].startswith("-"):
+            refuse_unknown(given[0])
+        args, rest = build_parser(given[:1]).parse_known_args(given)
+    except UsageError as error:
+        return _refuse(None, str(error))
     args.rest, args.given = rest, given
     with results_alone(), no_silent_exit(), restored_environment():
         return settled(_run(args))
@@ -66,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: Any) -> int:
     """The exit code of the command; what it raises, a recipe's sys.exit too, becomes one line on stderr."""
     try:
+        if hasattr(args, "recipe"):
+            recipe_options(args)  # what is wrong with them is said before anything of size is imported
         return args.run(args)
     except UsageError as error:
         return _refuse(args, str(error))
@@ -83,11 +55,5 @@ def _refuse(args: object, message: str) -> int:
     if getattr(args, "debug", False):
         print(masked(traceback.format_exc()), file=sys.stderr)
     line = bounded(masked(message), 2000)
-    print(f"hptransfer {getattr(args, 'command', '')}: {line}", file=sys.stderr)
+    print(" ".join(["hptransfer", *filter(None, [getattr(args, "command", "")])]) + f": {line}", file=sys.stderr)
     return REFUSED
-
-
-def _version() -> str:
-    from hptransfer import __version__
-
-    return f"hptransfer {__version__}"

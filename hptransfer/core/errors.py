@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 from hptransfer.core.secrets import masked
@@ -11,6 +13,8 @@ RECIPE_ERRORS = (Exception, SystemExit)
 """What the user's own code may raise as its own failure; an interrupt is the user's wish and goes through."""
 MAX_TEXT = 500
 """Characters of an error's text that a record or a message keeps."""
+LIKE = 0.6
+"""How alike (difflib's ratio) a word must be to be offered for an unknown one."""
 
 
 class UsageError(ValueError):
@@ -21,6 +25,17 @@ def bounded(text: str, limit: int = MAX_TEXT) -> str:
     """Text on one line of at most `limit` characters, cut in the middle: an error's end often says most."""
     line = " ".join((text if len(text) <= 100 * limit else text[: 50 * limit] + text[-50 * limit :]).split())
     return line if len(line) <= limit else f"{line[: limit // 2]} ... {line[len(line) - limit // 2 + 5 :]}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word most like this one; None where none is like it."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=LIKE)), None)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence on an unknown word: "; did you mean 'check'?" where a known one is like it, else "."."""
+    likely = nearest(word, known)
+    return "." if likely is None else f"; did you mean {likely!r}?"
 
 
 def described(error: BaseException) -> str:

@@ -19,6 +19,10 @@ from hptransfer.parametrization.multipliers.shift import fold, shift, unfold
 from hptransfer.parametrization.row import Row
 from hptransfer.parametrization.verification import Verification
 
+WIDTH = 100
+"""Columns that the printed table keeps to."""
+HEADER = ("parameter", "shape", "role", "init x", "lr x", "wd x", "eps x", "rule")
+
 
 @dataclass(frozen=True)
 class Plan(Document):
@@ -88,7 +92,18 @@ class Plan(Document):
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
-        return _table(self)
+        first, title, *below = self.beside
+        return "\n".join([first, title, *columns(self.cells), *below])
+
+    @property
+    def cells(self) -> list[tuple[str, ...]]:
+        """Header and lines of the printed table: a line per distinct row, layers that differ only in their index."""
+        return _cells(self)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What is said beside the table: how the plan was verified, its title, rules with sources, hooks and notes."""
+        return _beside(self)
 
     def explain(self, name: str) -> str:
         """The rule, the numbers and the equation behind one parameter, as text."""
@@ -178,28 +193,43 @@ def unit_weights(plan: Plan, weights: Collection[str] | None = None) -> Plan:
     return dataclasses.replace(plan, rows=rows, notes=(*plan.notes, note))
 
 
-def _table(plan: Plan) -> str:
-    """One line per distinct row: layers that differ only in their index share a line."""
+def _cells(plan: Plan) -> list[tuple[str, ...]]:
     lines: dict[tuple[object, ...], list[Row]] = {}
     for row in plan:
         key = (template(row.name), row.shape, row.role, *(f"{v:.6g}" for v in _numbers(row)))
         lines.setdefault(key, []).append(row)
-    body = [_line(rows) for rows in lines.values()]
-    header = ("parameter", "shape", "role", "init x", "lr x", "wd x", "eps x", "why")
+    rules = _rules(plan)
+    table = [HEADER, *(_line(rows, rules) for rows in lines.values())]
+    others = sum(max(len(line[i]) for line in table) + len("  ") for i in range(1, len(HEADER)))
+    return [(_shortened(name, WIDTH - others), *rest) for name, *rest in table]
+
+
+def _shortened(name: str, room: int) -> str:
+    """A name in its room, the middle left out where it is too long; its end says most."""
+    head = max(room - 3, 20) // 3
+    return name if len(name) <= max(room, 23) else f"{name[:head]}...{name[head + 3 - max(room, 23) :]}"
+
+
+def _beside(plan: Plan) -> tuple[str, ...]:
     trained_by = ", ".join(f"{info.name} ({info.geometry} geometry)" for info in plan.optimizers.values())
     title = f"plan: scheme {plan.scheme}, {trained_by}, {len(plan)} parameters"
+    told = [f"rule {number}: {why}" for why, number in _rules(plan).items()]
     hooks = [f"hook: {h.module} {h.where} x {h.factor:.4g}: {h.why}" for h in plan.hooks]
-    first = str(plan.verification or Verification())
-    notes = [f"note: {note}" for note in plan.notes]
-    return "\n".join([first, title, *columns([header, *body]), *hooks, *notes])
+    return str(plan.verification or Verification()), title, *told, *hooks, *(f"note: {note}" for note in plan.notes)
+
+
+def _rules(plan: Plan) -> dict[str, int]:
+    """Every rule that gave some row its numbers, with its source -> its number below the table."""
+    return {why: number for number, why in enumerate(dict.fromkeys(why for row in plan for why in row.why), start=1)}
 
 
 def _numbers(row: Row) -> tuple[float, ...]:
     return row.init_mult, row.lr_mult, row.wd_mult, row.eps_mult
 
 
-def _line(rows: list[Row]) -> tuple[str, ...]:
+def _line(rows: list[Row], rules: Mapping[str, int]) -> tuple[str, ...]:
     first = rows[0]
     name = first.name if len(rows) == 1 else f"{template(first.name)} (x{len(rows)})"
     numbers = [f"{value:.4g}" for value in _numbers(first)]
-    return name, "x".join(map(str, first.shape)) or "scalar", first.role, *numbers, "; ".join(first.why)
+    rule = ", ".join(str(rules[why]) for why in first.why)
+    return name, "x".join(map(str, first.shape)) or "scalar", first.role, *numbers, rule

@@ -11,9 +11,18 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from hptransfer.core.training.recipe import Axis
 from hptransfer.reporting import svg
-from hptransfer.reporting.info import CurvesInfo, GapInfo, LossAxis, OptimaInfo, curves_info, loss_axis, superscript
+from hptransfer.reporting.info import (
+    CurvesInfo,
+    GapInfo,
+    LossAxis,
+    OptimaInfo,
+    Point,
+    curves_info,
+    loss_axis,
+    superscript,
+)
 from hptransfer.reporting.words import short_name
-from hptransfer.validation.records.results import LossGap, TransferResult
+from hptransfer.validation.records.results import LossGap, Optimum, TransferResult
 
 
 def scheme_name(scheme: str) -> str:
@@ -26,7 +35,35 @@ def loss_curves(info: CurvesInfo, axis: LossAxis, *, name: str) -> str:
     with svg.drawing(5.0, 3.9) as (figure, (ax,)):
         draw_curves(ax, info, axis)
         ax.set_ylabel("validation loss")
-        return svg.inline(figure, name, describe_curves(info))
+        return svg.inline(figure, name, describe_curves(info), hover=_add_hover(ax, info, axis))
+
+
+def _add_hover(ax: Axes, info: CurvesInfo, axis: LossAxis) -> dict[str, list[str]]:
+    """Invisible discs over the means and optima that tell their values; gid -> texts, as svg.inline takes them."""
+    hover: dict[str, list[str]] = {}
+    for curve in info.curves:
+        told = [(p.log2_lr, p.mean, _point_text(info, curve.size, p)) for p in curve.points if p.losses]
+        if curve.optimum:
+            told.append((curve.optimum.log2_lr, curve.optimum.loss, _optimum_text(info, curve.optimum)))
+        shown = [(x, y, text) for x, y, text in told if axis.low <= y <= axis.high]
+        if shown:
+            x, y, texts = zip(*shown, strict=True)
+            gid = f"hover-{curve.place}"
+            ax.scatter(x, y, s=140, color=svg.series(curve.place), alpha=0.0, lw=0, zorder=9, gid=gid)
+            hover[gid] = list(texts)
+    return hover
+
+
+def _point_text(info: CurvesInfo, size: int, point: Point) -> str:
+    losses = ", ".join(f"{loss:.4g}" for loss in point.losses)
+    lost = [f"{n} {state}" for state in MARKS if (n := getattr(point, state))]
+    seeds = f"{losses}{'; ' if lost else ''}{', '.join(lost)}"
+    return f"{info.axis} {size}, learning rate {2**point.log2_lr:.4g}: mean loss {point.mean:.4g} ({seeds})"
+
+
+def _optimum_text(info: CurvesInfo, best: Optimum) -> str:
+    where = f"{info.axis} {best.size}, optimum at learning rate {2**best.log2_lr:.4g} (2^{best.log2_lr:.2f}"
+    return f"{where}, 90% interval 2^{best.low:.2f} to 2^{best.high:.2f}): loss {best.loss:.4g}"
 
 
 def describe_curves(info: CurvesInfo) -> str:
@@ -84,7 +121,7 @@ def _loss_scale(ax: Axes, axis: LossAxis) -> None:
         first = math.floor(math.log10(axis.low))
         ticks = [m * 10.0**e for e in range(first, first + 8) for m in (1, 2, 5)]
         ax.yaxis.set_major_locator(FixedLocator([t for t in ticks if axis.low <= t <= axis.high]))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: svg.minus(f"{y:g}")))
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.yaxis.set_minor_locator(FixedLocator([]))
     ax.set_ylim(axis.low, axis.high)
@@ -97,13 +134,19 @@ def optimum_by_size(
     with svg.drawing(5.0, 3.6) as (figure, (ax,)):
         draw_optima(ax, infos, scheme=scheme, tolerance=tolerance, axis=axis)
         words = [f"{scheme_name(i.scheme)} at {axis} {o.size}: 2^{o.log2_lr:.2f}" for i in infos for o in i.optima]
-        return svg.inline(figure, name, f"Optimal learning rate against {axis}. " + "; ".join(words))
+        hover = {f"hover-{i}": [_optimum_of(x.scheme, axis, o) for o in x.optima] for i, x in enumerate(infos)}
+        return svg.inline(figure, name, f"Optimal learning rate against {axis}. " + "; ".join(words), hover=hover)
+
+
+def _optimum_of(scheme: str, axis: Axis, best: Optimum) -> str:
+    interval = f"90% interval 2^{best.low:.2f} to 2^{best.high:.2f}"
+    return f"{scheme_name(scheme)}, {axis} {best.size}: {2**best.log2_lr:.4g} (2^{best.log2_lr:.2f}, {interval})"
 
 
 def draw_optima(ax: Axes, infos: Sequence[OptimaInfo], *, scheme: str, tolerance: float, axis: Axis = "width") -> None:
     """Draw the optimum against width or depth onto `ax`."""
     sizes = sorted({o.size for info in infos for o in info.optima})
-    for info in infos:
+    for index, info in enumerate(infos):
         checked = info.scheme == scheme
         colour = svg.SCHEME if checked else svg.CONTROL
         x = [math.log2(o.size) + (0.03 if checked else -0.03) for o in info.optima]
@@ -125,6 +168,7 @@ def draw_optima(ax: Axes, infos: Sequence[OptimaInfo], *, scheme: str, tolerance
             zorder=3,
             label=scheme_name(info.scheme),
         )
+        ax.scatter(x, y, s=140, color=colour, alpha=0.0, lw=0, zorder=9, gid=f"hover-{index}")
     ax.set_title("Optimal learning rate")
     _size_ticks(ax, sizes, axis)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -157,7 +201,12 @@ def loss_gap(info: GapInfo, *, scheme: str, axis: Axis = "width", name: str) -> 
         ax.set_ylim(low, high + 0.4 * (high - low))
         ax.legend(loc="upper left")
         words = [f"{axis} {g.size}: {g.mup_minus_sp:+.4f}" for g in info.gaps]
-        return svg.inline(figure, name, "Difference of tuned losses. " + "; ".join(words))
+        y = [g.mup_minus_sp for g in info.gaps]
+        ax.scatter(x, y, s=140, color=svg.SCHEME, alpha=0.0, lw=0, zorder=9, gid="hover")
+        told = [
+            f"{axis} {g.size}: {g.mup_minus_sp:+.4g} (90% interval {g.low:+.4g} to {g.high:+.4g})" for g in info.gaps
+        ]
+        return svg.inline(figure, name, "Difference of tuned losses. " + "; ".join(words), hover={"hover": told})
 
 
 def _gap_points(ax: Axes, gaps: Sequence[LossGap], colour: str, marker: str, label: str) -> None:

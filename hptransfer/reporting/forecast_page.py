@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from hptransfer.core.files import write_whole
 from hptransfer.prediction.forecast.forecast import Forecast
 from hptransfer.prediction.provenance import Prediction
-from hptransfer.reporting import svg, words
+from hptransfer.reporting import svg
 from hptransfer.reporting.info import superscript
+from hptransfer.reporting.page import render_page
 from hptransfer.validation.forecasts.against import Score
 
 PAGE_FILE = "prediction.html"
@@ -113,11 +112,6 @@ def schedule_figure(made: Forecast) -> str:
 
 def render_forecast(made: Forecast, score: Score | None = None) -> str:
     """The page as text; score: what was measured afterwards."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=words.number)
-    here = files("hptransfer.reporting")
-    report = here.joinpath("template.html").read_text("utf-8")
-    style = report[report.index("<style>") : report.index("</style>") + len("</style>")]
     info = rate_info(made)
     values: dict[str, Any] = {
         "made": made,
@@ -126,9 +120,8 @@ def render_forecast(made: Forecast, score: Score | None = None) -> str:
         "limits": limits,
         "rate": rate_figure(info) if info and info.curve else None,
         "schedule": schedule_figure(made) if made.schedule_factors else None,
-        "style": environment.from_string(style).render(colours=svg.palette(1)),
     }
-    return environment.from_string(here.joinpath("forecast.html").read_text("utf-8")).render(values)
+    return render_page("forecast.html", **values)
 
 
 def write_forecast_page(made: Forecast, path: str | os.PathLike[str], score: Score | None = None) -> Path:

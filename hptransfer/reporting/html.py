@@ -1,47 +1,47 @@
-"""report.html: one self-contained page made from a TransferResult. Needs no network, no script and no training."""
+"""report.html: one self-contained page made from a TransferResult. Needs no network and no training."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from hptransfer.checks.coord.report import CoordReport
-from hptransfer.core.errors import UsageError
+from hptransfer.core.errors import UsageError, bounded
 from hptransfer.core.files import write_whole
 from hptransfer.reporting import figures, words
+from hptransfer.reporting.advice import advice
 from hptransfer.reporting.coordinates import coord_info, coord_rows, coordinate_figure
-from hptransfer.reporting.info import curves_info, gap_info, loss_axis, optima_info, schemes_of, superscript
-from hptransfer.reporting.svg import palette
+from hptransfer.reporting.downloads import downloads
+from hptransfer.reporting.info import curves_info, gap_info, loss_axis, optima_info, schemes_of
+from hptransfer.reporting.measures import measure_rows
+from hptransfer.reporting.page import number, rate, render_page
 from hptransfer.validation.records.results import TransferResult
 
 
 def render_report(result: TransferResult) -> str:
     """The page as text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=words.number, signed=words.signed, lr=_lr)
     coord, coord_note = read_coord(result)
-    template = environment.from_string(files("hptransfer.reporting").joinpath("template.html").read_text("utf-8"))
-    return template.render(
+    return render_page(
+        "report.html",
+        series=len(result.sizes),
         result=result,
         headline=words.headline(result),
+        advice=advice(result),
+        downloads=downloads(result),
         facts=words.facts(result),
+        measures=measure_rows(result),
         figures=draw(result) | ({"coord": draw_coord(coord)} if coord else {}),
-        colours=palette(len(result.sizes)),
         schemes=schemes_of(result),
         plan=plan_lines(result.plan),
         coord=coord,
         coord_note=coord_note,
         coord_rows=coord_rows(coord) if coord else (),
-        words=words,
-        scheme_name=figures.scheme_name,
         larger=larger_summary(result),
         run_counts=run_counts(result),
+        run_lines=run_lines(result),
     )
 
 
@@ -58,7 +58,8 @@ def write_figure(result: TransferResult, path: str | os.PathLike[str]) -> Path:
 def draw(result: TransferResult) -> dict[str, Any]:
     """Name -> SVG element(s) of every figure that the result has data for."""
     panels = [curves_info(result, scheme) for scheme in schemes_of(result)]
-    panels = [panel for panel in panels if panel.curves]
+    measured = any(point.losses for panel in panels for curve in panel.curves for point in curve.points)
+    panels = [panel for panel in panels if panel.curves and measured]
     axis = loss_axis(panels)
     drawn: dict[str, Any] = {"curves": [figures.loss_curves(p, axis, name=f"curves-{p.scheme}") for p in panels]}
     optima, gaps = optima_info(result), gap_info(result)
@@ -104,7 +105,7 @@ def larger_summary(result: TransferResult) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for scheme in schemes_of(result):
         pairs = [p for p in result.larger_is_better if p.scheme == scheme]
-        worse = [f"{p.small} → {p.large} at {_lr(p.lr)} ({words.signed(p.difference)})" for p in pairs if not p.ok]
+        worse = [f"{p.small} → {p.large} at {rate(p.lr)} ({words.signed(p.difference)})" for p in pairs if not p.ok]
         if pairs:
             rows.append({"scheme": scheme, "ok": len(pairs) - len(worse), "all": len(pairs), "worse": worse})
     return rows
@@ -116,6 +117,13 @@ def run_counts(result: TransferResult) -> list[tuple[str, int]]:
     return sorted(((s, states.count(s)) for s in set(states)), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _lr(value: float) -> str:
-    """A learning rate: as a power of two where it is one."""
-    return superscript(math.log2(value)) if value > 0 else f"{value:g}"
+def run_lines(result: TransferResult) -> list[dict[str, Any]]:
+    """Every run as the table shows it; numbers: (text, value to sort by) of size, rate, seed and losses."""
+    lines: list[dict[str, Any]] = []
+    for run in result.runs:
+        size = getattr(run, result.axis)
+        shown = [(f"{size:g}", size), (f"{run.lr:.4g}", run.lr), (str(run.seed), run.seed)]
+        shown += [(number(loss) if math.isfinite(loss) else "–", loss) for loss in (run.val_loss, run.train_loss)]
+        rest = {"state": run.state, "seconds": run.seconds, "error": bounded(run.error or "")}
+        lines.append({"scheme": words.short_name(run.scheme), "numbers": shown, **rest})
+    return lines

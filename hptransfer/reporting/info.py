@@ -64,7 +64,7 @@ class GapInfo(NamedTuple):
 
 def schemes_of(result: TransferResult) -> tuple[str, ...]:
     """The control first, then the checked scheme: the order of the panels."""
-    return tuple(dict.fromkeys(s for s in (result.against, result.scheme) if s))
+    return tuple(dict.fromkeys(s for s in (result.against, *result.schemes) if s))
 
 
 def curves_info(result: TransferResult, scheme: str) -> CurvesInfo:
@@ -73,7 +73,7 @@ def curves_info(result: TransferResult, scheme: str) -> CurvesInfo:
     curves = [
         Curve(size, index, _points(result, scheme, size), found.get(size)) for index, size in enumerate(result.sizes)
     ]
-    shown = tuple(c for c in curves if any(p.losses or p.diverged or p.pruned for p in c.points))
+    shown = tuple(c for c in curves if c.points)
     return CurvesInfo(scheme, shown, result.axis)
 
 

@@ -6,11 +6,9 @@ import math
 from typing import NamedTuple
 
 from hptransfer.core.files import columns
+from hptransfer.reporting.measures import measure_rows
+from hptransfer.reporting.schemes import short_name, spelled
 from hptransfer.validation.records.results import Drift, Optimum, Regret, TransferResult
-
-NAMES = {"sp": "SP", "mup": "muP", "completep": "CompleteP", "depth-mup": "depth-muP", "umup": "u-muP", "ntk": "NTK"}
-"""Schemes as papers write them; the others are called as in the code."""
-
 
 LARGER = {"width": "wider", "depth": "deeper", "batch": "a larger batch", "tokens": "longer"}
 """What a model, or its training, is at a larger size."""
@@ -40,14 +38,9 @@ def _span(result: TransferResult) -> str:
     return f"from {result.axis} {min(result.sizes)} to {max(result.sizes)}" if result.sizes else ""
 
 
-def short_name(scheme: str) -> str:
-    """A scheme's name for running text."""
-    return NAMES.get(scheme, scheme)
-
-
 def facts(result: TransferResult) -> tuple[Fact, ...]:
     """Drift and regret of every scheme, the checked one first, and its loss gap to tuned SP at the largest size."""
-    order = [s for s in (result.scheme, result.against) if s]
+    order = result.schemes
     drifts = sorted((d for d in result.drifts if d.scheme in order), key=lambda d: order.index(d.scheme))
     regrets = sorted((r for r in result.regrets if r.scheme in order), key=lambda r: order.index(r.scheme))
     found = [*(_drift(d, result) for d in drifts), *(_regret(r, result) for r in regrets)]
@@ -124,18 +117,30 @@ def optimum_text(optimum: Optimum) -> str:
 
 def table(result: TransferResult) -> str:
     """The result for a terminal: a line per size, the headline numbers, then the verdict and why it is not a PASS."""
-    schemes = [s for s in (result.scheme, result.against) if s]
+    lines = [*columns(cells(result)), *beside(result)]
+    return "\n".join(lines)
+
+
+def cells(result: TransferResult) -> list[tuple[str, ...]]:
+    """Header and lines of the table: for every size the best rate and loss of each scheme, and their difference."""
+    schemes = result.schemes
     rows = [(str(result.axis), *(p for s in schemes for p in (f"{short_name(s)}: best rate", "loss")), "difference")]
     gaps = {g.size: g for g in result.loss_gaps}
     for size in result.sizes:
         cells = [cell for scheme in schemes for cell in _cells(result, scheme, size)]
         gap = gaps.get(size)
         rows.append((str(size), *cells, f"{signed(gap.mup_minus_sp)}{' (worse)' if gap.worse else ''}" if gap else ""))
-    lines = [*columns(rows), "", *(_line(fact) for fact in facts(result)), ""]
+    return rows
+
+
+def beside(result: TransferResult) -> list[str]:
+    """The lines below the table: the headline numbers, failures and notes, then the verdict and why it is no PASS."""
+    lines = ["", *(_line(fact) for fact in facts(result)), ""]
+    lines += [*columns(measured), ""] if (measured := measure_rows(result)) else []
     lines += [f"{text}." for text in (str(result.tally), coordinates_text(result)) if text]
     lines += [f"Note: {note}" for note in result.notes]
-    lines.append(f"{result.verdict}: {headline(result)}")
-    return "\n".join(lines if result.verdict == "PASS" else [*lines, *(f"  - {reason}" for reason in result.reasons)])
+    reasons = () if result.verdict == "PASS" else result.reasons
+    return [*lines, f"{result.verdict}: {headline(result)}", *(f"  - {spelled(reason)}" for reason in reasons)]
 
 
 def coordinates_text(result: TransferResult) -> str:

@@ -54,7 +54,8 @@ def plan_json() -> dict[str, Any]:
     }
     head = row | {"name": "4.weight", "shape": [10, 512], "role": "readout", "fan_in": 512, "fan_out": 10}
     head |= {"init_mult": 0.125, "lr_mult": 0.125, "why": ["readout: init 1/m, lr 1/m (sign); <Table 8> & eq. 3"]}
-    return {"format": 1, "scheme": "mup", "rows": [row, head], "hooks": [], "notes": ["one note"], "optimizers": []}
+    about = {"format": 1, "scheme": "mup", "hooks": [], "notes": ["one note"], "optimizers": [{"name": "AdamW"}]}
+    return about | {"rows": [row, head]}
 
 
 def result(verdict: Verdict = "PASS", **changes: Any) -> TransferResult:

@@ -76,3 +76,11 @@ def nan_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 def raising_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     raise RuntimeError("the data are on fire")
+
+
+def loaded(scale: Scale, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches that a DataLoader's own worker process reads."""
+    data = torch.utils.data.TensorDataset(*rows(0))
+    draw = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.utils.data.DataLoader(data, batch_size=16, shuffle=True, num_workers=1, generator=draw)

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from hptransfer.cli import arguments, main
-from hptransfer.cli.checks import check
-from hptransfer.cli.command import COMMANDS
 from hptransfer.cli.command import main as run_main
+from hptransfer.cli.commands import COMMANDS
 from hptransfer.validation.records.results import TransferResult
 from tests.cases.reporting import result
 
@@ -72,7 +71,7 @@ def test_widths_and_seeds():
     ("args", "said"),
     [
         ([], "COMMAND"),
-        (["dance"], "invalid choice: 'dance'"),
+        (["dance"], "there is no command 'dance'"),
         (["check"], "RECIPE"),
         (["check", "missing.py"], "No recipe file at 'missing.py'"),
         (["check", MLP + ":other"], "no recipe named 'other'"),
@@ -214,7 +213,7 @@ def test_report_renders_the_same_page_from_the_files_alone(checked, capsys, tmp_
 
 @pytest.mark.parametrize(("verdict", "code"), [("PASS", 0), ("FAIL", 1), ("INCONCLUSIVE", 3)])
 def test_the_exit_code_of_check_is_its_verdict(verdict, code, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "transfer_check", lambda *args, **options: result(verdict))
+    monkeypatch.setattr("hptransfer.validation.transfer.transfer_check", lambda *args, **options: result(verdict))
     assert call(capsys, "check", MLP, "--out", tmp_path, "--no-coord")[0] == code
 
 
@@ -244,9 +243,9 @@ def test_an_unexpected_error_is_one_line_too_and_an_interrupt_says_how_to_go_on(
 
         return run
 
-    monkeypatch.setattr(check, "transfer_check", raises(ZeroDivisionError("by zero")))
+    monkeypatch.setattr("hptransfer.validation.transfer.transfer_check", raises(ZeroDivisionError("by zero")))
     assert "ZeroDivisionError: by zero" in refused(capsys, "check", MLP, "--out", tmp_path)
-    monkeypatch.setattr(check, "transfer_check", raises(KeyboardInterrupt()))
+    monkeypatch.setattr("hptransfer.validation.transfer.transfer_check", raises(KeyboardInterrupt()))
     code, _, err = call(capsys, "check", MLP, "--out", tmp_path)
     assert code == 130 and "goes on from there" in err
 
@@ -284,3 +283,11 @@ def test_plan_prints_what_another_tool_reads(capsys):
     assert printed.count("ParamGroupConfig(pattern=") == 4 and "'lr': 0.01" in printed
     assert main(["plan", "recipes/mlp.py", "--export", "torchtitan"]) == 2
     assert "give the base's as lr=" in capsys.readouterr().err
+
+
+def test_a_check_waits_for_no_import_of_what_it_does_not_use():
+    code = (
+        "import sys; from hptransfer.cli.command import build_parser as b; b(['check']); print('scipy' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "False"

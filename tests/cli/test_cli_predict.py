@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hptransfer.cli import main
-from hptransfer.cli.forecasts.predict import scale
+from hptransfer.cli.forecasts.target import scale
 
 TINY = str(Path(__file__).parents[1] / "cases" / "validation.py")
 

@@ -37,7 +37,9 @@ def test_a_failed_run_is_a_state_of_its_own():
 
 def test_failed_runs_are_not_shown_as_diverged():
     runs = tuple(dataclasses.replace(r, state="failed", val_loss=math.inf) for r in result().runs)
-    assert curves_info(result(runs=runs), "mup").curves == ()
+    for curve in curves_info(result(runs=runs), "mup").curves:
+        assert all((p.losses, p.diverged, p.pruned, p.failed) == ((), 0, 0, 3) for p in curve.points)
+    assert len(curves_info(result(runs=runs), "mup").curves) == len(WIDTHS)  # drawn, as failed
 
 
 def test_the_optimum_of_a_curve_is_the_results():

@@ -145,6 +145,12 @@ def test_nan_everywhere_is_diverged_not_failed():
     assert {(run.state, run.val_loss, run.diverged) for run in runs} == {("diverged", math.inf, True)}
 
 
+def test_a_data_loader_has_its_own_workers_inside_a_worker(tmp_path):
+    grid = {"widths": [8], "lrs": [2**-6, 2**-4], "seeds": 1, "schemes": ["mup"]}
+    runs = run_sweep(recipe.replace(batches=cases.loaded, steps=3), workers=2, **grid)
+    assert [run.state for run in runs] == ["complete"] * 2, [run.error for run in runs]
+
+
 def test_a_worker_that_is_killed_costs_its_run_only():
     def suicidal(model, batch):
         if next(model.parameters()).shape[0] == 16 and batch[0].shape[0] == 16:

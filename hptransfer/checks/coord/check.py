@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from tqdm import tqdm
 
 from hptransfer.checks.checked import checked_count, checked_lr, checked_widths
 from hptransfer.checks.coord.probe import OUTPUT, Probe, Seen, difference, rms
@@ -27,6 +26,7 @@ from hptransfer.checks.coord.verdict import verdict_of
 from hptransfer.checks.proxy import Proxies, Proxy
 from hptransfer.core.errors import UsageError
 from hptransfer.core.training.loop import next_batch, to_device
+from hptransfer.core.training.progress import progress
 from hptransfer.core.training.recipe import Batch, Recipe
 from hptransfer.core.training.seeding import seeded
 from hptransfer.parametrization.options import Options
@@ -76,7 +76,7 @@ def coord_check(
         "device": str(device),
         "options": {} if options is None else dict(vars(options)),
     }
-    with tqdm(total=seeds * len(widths), desc=f"coordinate check ({scheme})", disable=None, leave=False) as bar:
+    with progress(label=f"coordinate check ({scheme})", total=seeds * len(widths), unit="run") as bar:
         for seed in range(most):
             for width in widths:
                 _measure(recipe, make(width, seed), probe_batch, steps, found)

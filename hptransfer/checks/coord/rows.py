@@ -16,6 +16,9 @@ Quantity = Literal["rms", "change", "update", "carried"]
 QUANTITIES: tuple[Quantity, ...] = ("rms", "change", "update", "carried")
 TOLERANCE = 0.25
 NATURAL = "natural update"
+NOT_FINITE = "not finite"
+"""How the reason of a row begins whose values blew up; such a row fails the check."""
+
 QUORUM = 0.95
 """The share of judged rows that must pass: of true rows, one 95% interval in twenty reaches too far by chance."""
 NOISE = 1e-6
@@ -198,7 +201,7 @@ def _why_skipped(quantity: str, values: Cell) -> tuple[bool, str] | None:
         )
     wild = sorted({w for (w, _), v in values.items() if v is not None and not math.isfinite(v)})
     if wild:
-        return True, f"not finite at width {_listed(wild)}"
+        return True, f"{NOT_FINITE} at width {_listed(wild)}"
     zero = sorted({w for (w, _), v in values.items() if v == 0})
     if not zero:
         return None

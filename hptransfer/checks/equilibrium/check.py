@@ -19,11 +19,10 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hptransfer.checks.checked import checked_count, checked_lr, checked_widths
 from hptransfer.checks.coord.rows import TOLERANCE
@@ -31,13 +30,14 @@ from hptransfer.checks.equilibrium.report import DecayRecord, EquilibriumReport,
 from hptransfer.checks.proxy import Proxies, Proxy
 from hptransfer.core.errors import UsageError
 from hptransfer.core.training.loop import next_batch, to_device
+from hptransfer.core.training.progress import progress
 from hptransfer.core.training.recipe import Recipe
 from hptransfer.core.training.seeding import seeded
 from hptransfer.parametrization.apply.wrappers import plain_names
 from hptransfer.parametrization.options import DecayRule, Options
 from hptransfer.parametrization.plan import Plan
 
-RULES: tuple[DecayRule, ...] = ("independent", "coupled")
+RULES: tuple[DecayRule, ...] = get_args(DecayRule)
 TIMESCALES = 3
 """A check trains for this many timescales of the base: its memory of the start is then e^-3."""
 
@@ -93,10 +93,12 @@ def equilibrium_check(
         makers[rule] = _proxies(recipe, scheme, lr, decay, rule, device)
     grid: list[tuple[DecayRule, int, int]] = [(r, w, s) for r in makers for w in widths for s in range(seeds)]
     records: list[DecayRecord] = []
-    for rule, width, seed in tqdm(grid, desc=f"update equilibrium ({scheme})", disable=None, leave=False):
-        proxy = makers[rule](width, seed)
-        _refuse_relative_decay(proxy.plan)
-        records += _run(recipe, proxy, rule, steps)
+    with progress(label=f"update equilibrium ({scheme})", total=len(grid), unit="run") as bar:
+        for rule, width, seed in grid:
+            proxy = makers[rule](width, seed)
+            _refuse_relative_decay(proxy.plan)
+            records += _run(recipe, proxy, rule, steps)
+            bar.update()
     settings: dict[str, Any] = {
         "recipe": recipe.name,
         "scheme": scheme,

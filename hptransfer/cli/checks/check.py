@@ -7,47 +7,45 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from hptransfer.checks.coord.check import coord_check
-from hptransfer.checks.coord.report import CoordReport
 from hptransfer.cli.arguments import (
     add_depths,
+    add_format,
     add_grid,
-    add_json,
     add_lrs,
     add_recipe,
     command_line,
     given,
     grid_options,
+    names,
     output_directory,
     recipe_of,
     refuse_two_axes,
+    widths,
 )
 from hptransfer.cli.exits import OF_VERDICT
 from hptransfer.cli.output import show
+from hptransfer.cli.results.formats import show_as
+from hptransfer.cli.results.next_step import after_check
+from hptransfer.cli.results.verdict_forms import verdict_forms
 from hptransfer.core.errors import UsageError
-from hptransfer.core.files import json_text, write_json
-from hptransfer.core.training.recipe import Recipe
-from hptransfer.prediction.forecast.forecast import Forecast
-from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
-from hptransfer.reporting.html import write_report
-from hptransfer.reporting.words import table
-from hptransfer.validation.forecasts.against import record_score, refuse_other_run, score_forecast
-from hptransfer.validation.grid import checked_device
-from hptransfer.validation.queue.slurm import sbatch_script
-from hptransfer.validation.records.results import VERDICT_FILE, TransferResult
-from hptransfer.validation.records.runs import RUNS_FILE
-from hptransfer.validation.search.samplers import SamplerName
-from hptransfer.validation.transfer import transfer_check
+from hptransfer.core.files import write_json
+from hptransfer.validation.choices import SamplerName
 
-HELP = "the main job: does the learning rate transfer over width, or depth?"
+if TYPE_CHECKING:
+    from hptransfer.checks.coord.report import CoordReport
+    from hptransfer.core.training.recipe import Recipe
+    from hptransfer.prediction.forecast.forecast import Forecast
+    from hptransfer.validation.records.results import TransferResult
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_grid(parser)
     add_depths(parser)
+    parser.add_argument("--batches", type=widths, metavar="B,B,...", help="vary the batch, at the base's tokens")
+    parser.add_argument("--tokens", type=widths, metavar="T,T,...", help="vary the tokens (length of a run)")
     add_lrs(parser)
     parser.add_argument("--tolerance", type=float, default=0.5, help="allowed drift in octaves; default: 0.5")
     parser.add_argument(
@@ -73,38 +71,64 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-coord", action="store_true", help="leave out the coordinate check")
     parser.add_argument("--scheme", help="the scheme to check, against SP; default: mup, over depths completep")
+    parser.add_argument(
+        "--readout-init",
+        choices=("own", "zero", "fan-in"),
+        default="own",
+        help="where the readout starts: by the scheme (own), at zero, or at n^-1/2 with the same rates",
+    )
+    parser.add_argument(
+        "--also",
+        type=names,
+        default=(),
+        metavar="SCHEME,...",
+        help="run and report these beside, as sp-embedding: SP with the embedding's rate as muP has it",
+    )
     parser.add_argument("--storage", metavar="URL", help="Optuna storage, as sqlite:///study.db; default: in DIR")
     parser.add_argument("--against", metavar="FILE", help="score this prediction.json, made before the sweep")
     parser.add_argument("--out", metavar="DIR", help="where the results go; default: hptransfer-out/<recipe>")
-    add_json(parser)
+    add_format(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     refuse_two_axes(args)
     recipe = recipe_of(args)
     if args.print_sbatch is not None:
+        from hptransfer.validation.queue.slurm import sbatch_script
+
         show(sbatch_script(args.recipe, args.print_sbatch, storage=args.storage, device=args.device))
         return 0
     made = _forecast(args, recipe)  # before anything is trained
     out = output_directory(args, recipe)
     result = _checked(args, recipe, out)
     written = write_all(result, out)
-    show(json_text(result.without_runs()) if args.json else table(result))
+    show_as(args.format, verdict_forms(result), then=after_check(result, args, out))
     if made is not None:
-        score = score_forecast(made, result)
-        scored = record_score(score, out)
-        print(scored, file=sys.stderr) if args.json else show(scored)
-        written.append(write_forecast_page(made, out / PAGE_FILE, score))
+        written.append(_score(made, result, out, aside=args.format != "table"))
     print("Wrote " + ", ".join(map(str, written)), file=sys.stderr)
     return OF_VERDICT[result.verdict]
+
+
+def _score(made: Forecast, result: TransferResult, out: Path, *, aside: bool) -> Path:
+    """Score the forecast by what the check gave, print that and write its page; aside: on stderr."""
+    from hptransfer.reporting.forecast_page import PAGE_FILE, write_forecast_page
+    from hptransfer.validation.forecasts.against import record_score, score_forecast
+
+    score = score_forecast(made, result)
+    scored = record_score(score, out)
+    print(scored, file=sys.stderr) if aside else show(scored)
+    return write_forecast_page(made, out / PAGE_FILE, score)
 
 
 def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:
     """The forecast to score. Raises UsageError where this check would not train what it is for."""
     if not args.against:
         return None
-    if args.depths:
-        raise UsageError("--against scores a check over widths; leave out --depths.")
+    if args.depths or args.batches or args.tokens:
+        raise UsageError("--against scores a check over widths; leave out --depths, --batches and --tokens.")
+    from hptransfer.prediction.forecast.forecast import Forecast
+    from hptransfer.validation.forecasts.against import refuse_other_run
+
     made = Forecast.load(args.against)
     refuse_other_run(made, recipe=recipe.name, steps=args.steps or recipe.steps, widths=args.widths or recipe.widths)
     return made
@@ -112,6 +136,9 @@ def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:
 
 def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferResult:
     """The transfer check, and over three widths or more the coordinate check beside it."""
+    from hptransfer.parametrization.options import Options
+    from hptransfer.validation.transfer import transfer_check
+
     result = transfer_check(
         recipe,
         tolerance=args.tolerance,
@@ -121,6 +148,8 @@ def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferRes
         command=command_line(args),
         **grid_options(args),
         sampler=args.sampler,
+        also=args.also,
+        plan_options=None if args.readout_init == "own" else {"options": Options(readout_init=args.readout_init)},
         **given(scheme=args.scheme, storage=args.storage, precision=args.precision, timeout=args.run_timeout),
     )
     if not args.no_coord and result.axis == "width" and len(result.sizes) >= 3:
@@ -130,6 +159,9 @@ def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferRes
 
 def _coordinates(recipe: Recipe, result: TransferResult, device: str) -> CoordReport:
     """The coordinate check at the same widths, at the learning rate that was found best at the smallest."""
+    from hptransfer.checks.coord.check import coord_check
+    from hptransfer.validation.grid import checked_device
+
     best = result.optimum(result.scheme, min(result.sizes)).log2_lr
     lr = 2.0**best if math.isfinite(best) else None
     return coord_check(recipe, widths=result.sizes, scheme=result.scheme, lr=lr, device=checked_device(device))
@@ -137,6 +169,10 @@ def _coordinates(recipe: Recipe, result: TransferResult, device: str) -> CoordRe
 
 def write_all(result: TransferResult, out: Path) -> list[Path]:
     """verdict.json, runs.jsonl, plan.json and report.html; returns their paths."""
+    from hptransfer.reporting.html import write_report
+    from hptransfer.validation.records.results import VERDICT_FILE
+    from hptransfer.validation.records.runs import RUNS_FILE
+
     result.save(out)
     plan = out / "plan.json"
     write_json(plan, result.plan)

@@ -7,18 +7,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from hptransfer.cli.arguments import add_json, command_line, no_more, output_folder, pairs
+from hptransfer.cli.arguments import add_format, command_line, names, no_more, output_folder, pairs
 from hptransfer.cli.exits import OF_VERDICT
-from hptransfer.cli.output import show
-from hptransfer.core.files import json_text
-from hptransfer.reporting.html import write_report
-from hptransfer.reporting.words import table
-from hptransfer.validation.records.results import VERDICT_FILE
-from hptransfer.validation.records.runs import RUNS_FILE
+from hptransfer.cli.results.formats import show_as
+from hptransfer.cli.results.next_step import after_judge
+from hptransfer.cli.results.verdict_forms import verdict_forms
 from hptransfer.validation.tables.columns import AXES, OURS
-from hptransfer.validation.tables.judge import judge_table
-
-HELP = "the verdict of a check on a table of finished runs (CSV, W&B, Optuna)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +32,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", type=int, metavar="N", help="compare losses from this size on; default: at all sizes")
     parser.add_argument("--tolerance", type=float, default=0.5, help="allowed drift in octaves; default: 0.5")
     parser.add_argument("--out", metavar="DIR", help="where the results go; default: hptransfer-out/<table>")
-    add_json(parser)
+    add_format(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     no_more(args)
+    from hptransfer.reporting.html import write_report
+    from hptransfer.validation.records.results import VERDICT_FILE
+    from hptransfer.validation.records.runs import RUNS_FILE
+    from hptransfer.validation.tables.judge import judge_table
+
     result = judge_table(
         args.table,
         columns=args.columns,
@@ -58,11 +57,6 @@ def run(args: argparse.Namespace) -> int:
     out = output_folder(args.out, Path(args.table).stem)
     result.save(out)
     page = write_report(result, out / "report.html")
-    show(json_text(result.without_runs()) if args.json else table(result))
+    show_as(args.format, verdict_forms(result), then=after_judge(result, page))
     print(f"Wrote {out / VERDICT_FILE}, {out / RUNS_FILE}, {page}", file=sys.stderr)
     return OF_VERDICT[result.verdict]
-
-
-def names(text: str) -> tuple[str, ...]:
-    """ "a,b" -> ("a", "b")."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())

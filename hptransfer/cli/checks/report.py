@@ -7,10 +7,6 @@ from pathlib import Path
 
 from hptransfer.cli.arguments import no_more
 from hptransfer.cli.output import show
-from hptransfer.reporting.html import write_figure, write_report
-from hptransfer.validation.records.results import TransferResult
-
-HELP = "render report.html from the files of a check"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     no_more(args)
+    from hptransfer.reporting.html import write_figure, write_report
+    from hptransfer.validation.records.results import TransferResult
+
     result = TransferResult.load(args.directory)
     show(write_report(result, args.out or Path(args.directory) / "report.html"))
     if args.figure:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import TYPE_CHECKING, get_args
 
 from hptransfer.cli.arguments import add_grid, add_json, add_recipe, add_workers, given, lrs, recipe_of
 from hptransfer.cli.exits import DONE, FAILED
 from hptransfer.cli.output import show
+from hptransfer.cli.results.next_step import after_proxies
 from hptransfer.core.files import json_text
-from hptransfer.validation.records.tally import Tally
-from hptransfer.validation.search.study import DEFAULT_STORAGE, StudyResult, study
+from hptransfer.validation.choices import DEFAULT_STORAGE, Pruning
 
-HELP = "tune the learning rate of proxies with Optuna"
+if TYPE_CHECKING:
+    from hptransfer.validation.search.study import StudyResult
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +25,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schemes", default="mup", help="comma list; default: mup")
     parser.add_argument("--storage", metavar="URL", default=DEFAULT_STORAGE, help=f"default: {DEFAULT_STORAGE}")
     parser.add_argument("--name", help="prefix of the studies' names; default: recipe and fingerprint")
-    parser.add_argument("--pruning", choices=("diverged", "median"), help="what to stop early; default: diverged")
+    parser.add_argument("--pruning", choices=get_args(Pruning), help="what to stop early; default: diverged")
     add_workers(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    from hptransfer.validation.search.study import study
+
     found = study(
         recipe_of(args),
         schemes=tuple(args.schemes.split(",")),
@@ -45,12 +49,14 @@ def run(args: argparse.Namespace) -> int:
             workers=args.workers,
         ),
     )
-    show(json_text(found.to_json()) if args.json else table(found))
+    show(json_text(found.to_json()) if args.json else f"{table(found)}\n\n{after_proxies(args)}")
     return FAILED if found.missing else DONE
 
 
 def table(found: StudyResult) -> str:
     """The best learning rate per scheme and width, and how many trials it took."""
+    from hptransfer.validation.records.tally import Tally
+
     lines = [f"{'scheme':<9} {'width':>5}  {'best learning rate':<22} loss"]
     for best in found.best:
         rate = f"2^{math.log2(best.lr):.2f} = {best.lr:.4g}"

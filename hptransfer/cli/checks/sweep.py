@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from typing import TYPE_CHECKING
 
 from hptransfer.cli.arguments import (
     add_depths,
@@ -18,13 +19,12 @@ from hptransfer.cli.arguments import (
     refuse_two_axes,
 )
 from hptransfer.cli.output import show
+from hptransfer.cli.results.next_step import after_proxies
 from hptransfer.core.files import json_text
-from hptransfer.core.training.recipe import Axis
-from hptransfer.validation.records.runs import RUNS_FILE, Run
-from hptransfer.validation.records.tally import Tally
-from hptransfer.validation.sweep import run_sweep
 
-HELP = "train over widths or depths, learning rates and seeds"
+if TYPE_CHECKING:
+    from hptransfer.core.training.scale import Axis
+    from hptransfer.validation.records.runs import Run
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     refuse_two_axes(args)
+    from hptransfer.validation.records.runs import RUNS_FILE
+    from hptransfer.validation.sweep import run_sweep
+
     recipe = recipe_of(args)
     out = output_directory(args, recipe)
     runs = run_sweep(
@@ -49,13 +52,19 @@ def run(args: argparse.Namespace) -> int:
         **grid_options(args),
     )
     axis = "depth" if args.depths else "width"
-    show(json_text([run.to_json() for run in runs]) if args.json else table(runs, axis=axis))
+    show(
+        json_text([run.to_json() for run in runs])
+        if args.json
+        else f"{table(runs, axis=axis)}\n\n{after_proxies(args)}"
+    )
     print(f"Runs: {out / RUNS_FILE}", file=sys.stderr)
     return 0
 
 
 def table(runs: list[Run], *, axis: Axis = "width") -> str:
     """A line per (scheme, size): the mean validation loss over seeds per learning rate; "div" where one diverged."""
+    from hptransfer.validation.records.tally import Tally
+
     rates = sorted({run.lr for run in runs})
     lines = ["  ".join([f"scheme    {axis}", *(f"{math.log2(lr):>7.4g}" for lr in rates), "  (log2 learning rate)"])]
     for scheme, size in dict.fromkeys((run.scheme, getattr(run, axis)) for run in runs):

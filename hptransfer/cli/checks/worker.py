@@ -6,9 +6,6 @@ import argparse
 
 from hptransfer.cli.arguments import add_device, add_recipe, given, recipe_of
 from hptransfer.cli.output import show
-from hptransfer.validation.worker import work
-
-HELP = "join a check or study over its storage"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +18,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from hptransfer.validation.worker import work
+
     done = work(
         recipe_of(args),
         storage=args.storage,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hptransfer.cli.arguments import add_json, no_more
 from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import columns, encode, json_text
-from hptransfer.validation.forecasts.ledger import LEDGER_FILE, LEVEL, Entry, Standing, observe, read_ledger, standings
 
-HELP = "how often forecasts held, law by law"
+if TYPE_CHECKING:
+    from hptransfer.validation.forecasts.ledger import Entry, Standing
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     no_more(args)
+    from hptransfer.validation.forecasts.ledger import LEDGER_FILE, observe, read_ledger, standings
+
     if args.observe:
         key, text = args.observe
         try:
@@ -37,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _told(entries: list[Entry], laws: tuple[Standing, ...]) -> str:
+    from hptransfer.validation.forecasts.ledger import LEVEL
+
     rows = [("key", "entered", "recipe", "target", "rate", "interval", "found", "")]
     rows += [(e.key, e.date, e.recipe, e.target, f"{e.value:.3g}", *_ends(e)) for e in entries]
     table = [("law", "forecasts", "scored", "hit rate", f"stated {LEVEL:.0%}: chance of so few")]

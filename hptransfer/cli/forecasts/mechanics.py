@@ -6,21 +6,21 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hptransfer.cli.arguments import add_json, no_more
 from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import columns, encode, json_text
-from hptransfer.mechanics.programme.check import Strand
-from hptransfer.mechanics.programme.run import STRANDS, run_strand
-from hptransfer.reporting.mechanics_page import write_mechanics_page
 
-HELP = "hold learning mechanics' theories against simulations"
+if TYPE_CHECKING:
+    from hptransfer.mechanics.programme.check import Strand
+
 PAGE_FILE = "mechanics.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", metavar="STRAND,...", help=f"of {', '.join(STRANDS)}; default: all")
+    parser.add_argument("--only", metavar="STRAND,...", help="default: all; an unknown one is told which there are")
     parser.add_argument("--seed", type=int, default=0, help="of the simulations; default: 0")
     parser.add_argument("--out", metavar="DIR", help=f"where {PAGE_FILE} goes; default: hptransfer-out/mechanics")
     add_json(parser)
@@ -28,6 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     no_more(args)
+    from hptransfer.mechanics.programme.run import STRANDS, run_strand
+    from hptransfer.reporting.mechanics_page import write_mechanics_page
+
     names = args.only.split(",") if args.only else list(STRANDS)
     unknown = sorted(set(names) - set(STRANDS))
     if unknown:

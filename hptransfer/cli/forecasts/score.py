@@ -1,39 +1,43 @@
-"""Score learning-rate laws, and this table's own, by regret against the best constant."""
+"""Score learning-rate laws, and this table's own, by regret against the best constant; once `predict score`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from hptransfer.cli.arguments import Parser, pairs
+from hptransfer.cli.arguments import add_json, no_more, pairs
 from hptransfer.cli.output import show
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import encode, json_text
-from hptransfer.prediction.laws.lr_fit import fit_sweep
-from hptransfer.prediction.laws.own_law import OwnLaw
-from hptransfer.prediction.laws.score import Scoreboard, score_joint, score_lr_laws
-from hptransfer.prediction.laws.sweep_table import Diverged, SweepTable, read_table
+
+if TYPE_CHECKING:
+    from hptransfer.prediction.laws.own_law import OwnLaw
+    from hptransfer.prediction.laws.score import Scoreboard
+    from hptransfer.prediction.laws.sweep_table import Diverged, SweepTable
 
 
-def parser() -> Parser:
-    """The parser of `hptransfer predict score`."""
-    made = Parser(prog="hptransfer predict score", description=__doc__, allow_abbrev=False)
-    made.add_argument("table", metavar="TABLE.csv", help="a run a row: lr, loss, and params, tokens or batch")
-    made.add_argument("--columns", type=pairs, default={}, metavar="OURS=THEIRS,...", help="where names differ")
-    made.add_argument("--where", type=pairs, default={}, metavar="COLUMN=VALUE,...", help="rows that count")
-    made.add_argument("--over", metavar="X,...", help="variables of the own law: params, tokens, batch; default: all")
-    made.add_argument("--fix", type=exponents, default={}, metavar="X=E,...", help="its given exponents: batch=0.3")
-    made.add_argument("--curved", metavar="X,...", default="", help="variables in which the own law may bend")
-    made.add_argument("--drop-diverged", action="store_true", help="leave runs out whose loss is nan or inf; default: "
-                      "their rates are a wall, which no law may choose")  # fmt: skip
-    made.add_argument("--json", action="store_true", help="print the result as JSON")
-    made.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-    return made
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", metavar="TABLE.csv", help="a run a row: lr, loss, and params, tokens or batch")
+    parser.add_argument("--columns", type=pairs, default={}, metavar="OURS=THEIRS,...", help="where names differ")
+    parser.add_argument("--where", type=pairs, default={}, metavar="COLUMN=VALUE,...", help="rows that count")
+    parser.add_argument("--over", metavar="X,...", help="variables of the own law: params, tokens, batch; default: all")
+    parser.add_argument("--fix", type=exponents, default={}, metavar="X=E,...", help="its given exponents: batch=0.3")
+    parser.add_argument("--curved", metavar="X,...", default="", help="variables in which the own law may bend")
+    parser.add_argument(
+        "--drop-diverged",
+        action="store_true",
+        help="leave runs out whose loss is nan or inf; default: their rates are a wall, which no law may choose",
+    )
+    add_json(parser)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """`hptransfer predict score TABLE.csv [options]`."""
-    args = parser().parse_args(list(arguments))
+def run(args: argparse.Namespace) -> int:
+    no_more(args)
+    from hptransfer.prediction.laws.own_law import OwnLaw
+    from hptransfer.prediction.laws.score import Scoreboard, score_lr_laws
+    from hptransfer.prediction.laws.sweep_table import read_table
+
     diverged: Diverged = "drop" if args.drop_diverged else "wall"
     table = read_table(args.table, columns=args.columns, diverged=diverged, where=args.where)
     own = OwnLaw(args.over.split(",") if args.over else None, args.fix, tuple(filter(None, args.curved.split(","))))
@@ -51,6 +55,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _joint(table: SweepTable) -> Scoreboard | str:
     """Scores where the law chooses the batch, too, or why there are none."""
+    from hptransfer.prediction.laws.score import score_joint
+
     try:
         return score_joint(table)
     except UsageError as error:
@@ -59,6 +65,8 @@ def _joint(table: SweepTable) -> Scoreboard | str:
 
 def _own_fit(table: SweepTable, own: OwnLaw) -> str:
     """The fit of this table's own optima in words, or why there is none."""
+    from hptransfer.prediction.laws.lr_fit import fit_sweep
+
     try:
         return str(fit_sweep(table, over=own.over, fixed=own.fixed, curved=own.curved))
     except UsageError as error:

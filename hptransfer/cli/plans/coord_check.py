@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from hptransfer.checks.coord.check import coord_check
 from hptransfer.cli.arguments import (
     add_grid,
     add_json,
@@ -15,9 +14,6 @@ from hptransfer.cli.arguments import (
     recipe_of,
     seed_count,
 )
-from hptransfer.validation.grid import checked_device
-
-HELP = "do activations and updates keep their size over width?"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from hptransfer.checks.coord.check import coord_check
+    from hptransfer.validation.grid import checked_device
+
     recipe = recipe_of(args)
     out = output_directory(args, recipe)
     report = coord_check(
@@ -39,4 +38,4 @@ def run(args: argparse.Namespace) -> int:
         device=checked_device(args.device),
         **given(seeds=seed_count(args), steps=args.steps, lr=args.lr),
     )
-    return present(report, out / "coord.json", as_json=args.json)
+    return present(report, out / "coord.json", args)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
-import torch
-
-from hptransfer.checks.equilibrium.check import RULES, equilibrium_check
 from hptransfer.cli.arguments import (
     add_grid,
     add_json,
@@ -20,10 +17,12 @@ from hptransfer.cli.arguments import (
     seed_count,
 )
 from hptransfer.core.errors import UsageError
-from hptransfer.core.training.recipe import Recipe
-from hptransfer.validation.grid import checked_device
+from hptransfer.parametrization.options import DecayRule
 
-HELP = "does weight decay keep its timescale, and do weights turn equally fast, over width?"
+if TYPE_CHECKING:
+    from hptransfer.core.training.recipe import Recipe
+
+RULES: tuple[str, ...] = get_args(DecayRule)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     rules = _rules(args.rules)
+    from hptransfer.checks.equilibrium.check import equilibrium_check
+    from hptransfer.validation.grid import checked_device
+
     recipe = _with_optimizer(recipe_of(args), args.optimizer)
     out = output_directory(args, recipe)
     report = equilibrium_check(
@@ -56,11 +58,13 @@ def run(args: argparse.Namespace) -> int:
         device=checked_device(args.device),
         **given(seeds=seed_count(args), steps=args.steps, lr=args.lr, weight_decay=args.weight_decay),
     )
-    return present(report, out / "equilibrium.json", as_json=args.json)
+    return present(report, out / "equilibrium.json", args)
 
 
 def _with_optimizer(recipe: Recipe, name: str | None) -> Recipe:
     """The recipe with another optimizer of torch.optim; options that both take are kept."""
+    import torch
+
     if name is None:
         return recipe
     chosen = getattr(torch.optim, name, None)

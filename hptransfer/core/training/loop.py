@@ -114,13 +114,21 @@ def set_lrs(optimizer: torch.optim.Optimizer, initial: Sequence[Any], factor: fl
             group["lr"] = lr * factor
 
 
+def loss_of(recipe: Recipe, model: nn.Module, batch: Batch, device: torch.device | str) -> Tensor:
+    """The recipe's loss on a batch, which is moved to the device; in the recipe's autocast dtype."""
+    if recipe.autocast is None:
+        return recipe.loss(model, to_device(batch, device))
+    with torch.autocast(torch.device(device).type, recipe.autocast):
+        return recipe.loss(model, to_device(batch, device))
+
+
 @torch.no_grad()
 def evaluate(recipe: Recipe, model: nn.Module, device: torch.device | str) -> float:
     """Mean of the recipe's loss over its validation batches, in eval mode. Raises UsageError where there are none."""
     training = model.training
     model.eval()
     try:
-        losses = [recipe.loss(model, to_device(batch, device)) for batch in recipe.validation()]
+        losses = [loss_of(recipe, model, batch, device) for batch in recipe.validation()]
     finally:
         model.train(training)
     if not losses:
@@ -185,16 +193,21 @@ def training_step(
     step: int,
     device: torch.device | str,
 ) -> Tensor:
-    """One optimizer step on the next batch at the schedule's rate; the loss before it, on the device.
+    """One optimizer step on the next batches at the schedule's rate; their mean loss before it, on the device.
 
     initial: the groups' rates at schedule factor 1; step: from 0. Raises UsageError where the batches end.
     """
     set_lrs(optimizer, initial, schedule_factor(recipe, step))
-    loss = recipe.loss(model, to_device(next_batch(recipe, batches, step), device))
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    losses: list[Tensor] = []
+    for _ in range(recipe.accumulate):
+        loss = loss_of(recipe, model, next_batch(recipe, batches, step), device) / recipe.accumulate
+        loss.backward()
+        losses.append(loss.detach())
+    if recipe.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimizer.step()
-    return loss.detach()
+    return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
 
 def _steps(

@@ -4,58 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hptransfer.core.errors import RECIPE_ERRORS, UsageError, bounded
+from hptransfer.core.errors import RECIPE_ERRORS, UsageError, bounded, near
 from hptransfer.core.secrets import masked
+from hptransfer.core.training.recipe_file import recipe_file
+from hptransfer.core.training.scale import Axis as Axis
+from hptransfer.core.training.scale import Scale as Scale
 from hptransfer.core.training.units import unit_named
-
-Axis = Literal["width", "depth", "batch", "tokens"]
-"""What a transfer is checked over, the others staying fixed."""
 
 PAIR = ("hidden", "rest")
 """The parts of a model that two optimizers train: its hidden matrices, and everything else."""
 
 Batch = Any
 """Whatever the recipe's own `batches` yields and its `loss` takes: a tensor or a (nested) tuple/dict of tensors."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A point in scale space.
-
-    width: the model's width as its builder understands it (channels, d_model, hidden units).
-    depth: number of residual blocks or layers; None = the builder's own.
-    batch: examples (or tokens) per optimizer step, in the unit of `tokens`; None = the recipe's own.
-    tokens: examples (or tokens) seen in the whole run; None = the recipe's own.
-    Raises UsageError where a value is not positive.
-    """
-
-    width: int | None = None
-    depth: int | None = None
-    batch: float | None = None
-    tokens: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise UsageError(f"Scale({name}={value!r}): must be a positive finite number.")
-
-    def with_(self, **changes: float | None) -> Scale:
-        """The same scale with some axes changed."""
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
-
-    def __str__(self) -> str:
-        parts = [f"{k}={v:g}" for k, v in dataclasses.asdict(self).items() if v is not None]
-        return ", ".join(parts) or "unscaled"
 
 
 def warmup_linear(progress: float, *, warmup: float = 0.1) -> float:
@@ -78,6 +46,9 @@ class Recipe:
     "hidden", and that of "rest" keeps the ratio of the two `lr` among the options (1 where they have none).
     steps: optimizer steps of one run; schedule: progress -> factor on the LR, where step t of T
     has progress (t + 1/2) / T, so that it lies strictly between 0 and 1.
+    accumulate: batches of `batches` per optimizer step, whose gradients are averaged. clip_norm: bound of the whole
+    gradient's norm. decays: (name, parameter) -> whether weight decay applies; None = to all. autocast: the dtype that
+    forward passes run in, as torch.bfloat16; weights and optimizer keep their own.
     widths, lrs, seeds: the defaults of `hptransfer check`; quick: fields to replace under `--quick`
     (for example {"steps": 100, "widths": (32, 64, 128)}).
     unit: what base.batch and base.tokens count: "examples", "sequences", "images" or "tokens"; tokens_per_example: of
@@ -93,6 +64,10 @@ class Recipe:
     name: str = "recipe"
     optimizer: type[torch.optim.Optimizer] | Mapping[str, type[torch.optim.Optimizer]] = torch.optim.AdamW
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+    accumulate: int = 1
+    clip_norm: float | None = None
+    decays: Callable[[str, Tensor], bool] | None = None
+    autocast: torch.dtype | None = None
     steps: int = 300
     schedule: Callable[[float], float] = warmup_linear
     widths: tuple[int, ...] = ()
@@ -105,6 +80,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UsageError(f"Recipe {self.name!r}: steps={self.steps}, but at least 1 is needed.")
+        self._check_step()
         object.__setattr__(self, "unit", unit_named(self.unit))
         if self.tokens_per_example is not None and not self.tokens_per_example > 0:
             raise UsageError(f"Recipe {self.name!r}: tokens_per_example={self.tokens_per_example!r} must be positive.")
@@ -117,6 +93,18 @@ class Recipe:
             raise UsageError(
                 f"Recipe {self.name!r}: a pair of optimizers stands under 'hidden' and 'rest', and so do its options; "
                 f"got {sorted(self.optimizer)} and {sorted(self.optimizer_options)}."
+            )
+
+    def _check_step(self) -> None:
+        here = f"Recipe {self.name!r}: "
+        if isinstance(self.accumulate, bool) or not isinstance(self.accumulate, int) or self.accumulate < 1:
+            raise UsageError(f"{here}accumulate={self.accumulate!r} must be a whole number, at least 1.")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UsageError(f"{here}clip_norm={self.clip_norm!r} must be positive; None clips nothing.")
+        if self.autocast not in (None, torch.bfloat16):
+            raise UsageError(
+                f"{here}autocast={self.autocast!r}: only torch.bfloat16 trains without loss scaling, which there is "
+                "not; give that, or None."
             )
 
     @property
@@ -152,12 +140,7 @@ def load_recipe(spec: str) -> Recipe:
 
     Raises UsageError where the file cannot be read or run, or holds no such recipe.
     """
-    path_text, _, name = spec.partition(":") if not Path(spec).exists() else (spec, "", "")
-    path, name = Path(path_text), name or "recipe"
-    if not path.is_file():
-        raise UsageError(
-            f"No recipe file at {path_text!r}. Give the path of a Python file, as FILE.py or FILE.py:name."
-        )
+    path, name = recipe_file(spec)
     module_name = f"hptransfer_recipe_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(module_name, path)
     if module_spec is None or module_spec.loader is None:
@@ -175,5 +158,6 @@ def load_recipe(spec: str) -> Recipe:
         ) from error
     if not isinstance(found, Recipe):
         have = sorted(k for k, v in vars(module).items() if isinstance(v, Recipe))
-        raise UsageError(f"{path} has no recipe named {name!r}; it has {have or 'none'}. Use FILE.py:name.")
+        meant = near(name, have)
+        raise UsageError(f"{path} has no recipe named {name!r}{meant} It has {have or 'none'}. Use FILE.py:name.")
     return found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 UNITS = {
     "tokens": ("tokens", "token", "tok"),
@@ -63,6 +64,8 @@ def refuse_other_batch(batch: Any, said: float | None, unit: str, name: str) -> 
 
 
 def _first(batch: Any) -> torch.Tensor | None:
+    import torch  # here alone: the command line reads UNITS before anything is trained
+
     if isinstance(batch, torch.Tensor):
         return batch
     parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (tuple, list)) else ()

@@ -233,10 +233,9 @@ class Analysis(Counted):
 
     def sum(self, node: fx.Node) -> Scale:
         inside, source = self.first(node), self.summed_over(node)
-        readout = law(source) in {"product", "quotient"} and source in self.sizes.weights  # (x w).sum
-        growth = self.growth[node] = 1.0 if readout else self.sizes.ratio(node, summed_size)
-        known = row(node)
-        mean = growth if known is not None and known.law == "mean" else 1.0
+        size = self.sizes.ratio(node, summed_size)
+        growth = self.growth[node] = 1.0 if node in self.sizes.sums else size  # (x w).sum
+        mean = size if law(node) == "mean" else 1.0
         alone = law(source) != "product" or inside.positive or inside.bounded or len(set(source.args[:2])) < 2
         ratio = inside.ratio * growth ** (1.0 if alone else self.sizes.alignment) / mean
         return replace(inside, ratio=ratio)

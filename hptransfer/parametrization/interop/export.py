@@ -174,7 +174,7 @@ FORMS: Mapping[str, Callable[[Plan, _Base], str]] = {
     "deepspeed": _deepspeed,
     "optax": _optax,
 }
-"""What a plan can be exported to."""
+"""What a plan can be exported to: the names of options.ExportForm."""
 
 
 def _head(plan: Plan) -> str:

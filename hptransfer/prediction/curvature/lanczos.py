@@ -197,7 +197,7 @@ def _orthogonalise(image: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
 
 def _combine(basis: Tensor, weights: Array) -> Tensor:
     """The Ritz vectors as rows: weights' Q. basis: (m, size); weights: (m, k)."""
-    return torch.as_tensor(np.ascontiguousarray(weights.T), dtype=basis.dtype, device=basis.device) @ basis
+    return torch.as_tensor(weights.T.copy(), dtype=basis.dtype, device=basis.device) @ basis
 
 
 def _unit(vector: Tensor) -> Tensor:

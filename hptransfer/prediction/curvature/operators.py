@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from hptransfer.core.errors import UsageError
 from hptransfer.core.training.buffers import buffers_kept
 from hptransfer.core.training.seeding import seeded, torch_generator
+from hptransfer.prediction.curvature.differentiable import refuse_once_differentiable
 from hptransfer.prediction.curvature.parameters import ParameterSpace
 from hptransfer.prediction.typed import grad, norm, submodules
 
@@ -76,7 +77,8 @@ def hessian_operator(
     of gradients, for kernels that have no double backward (relative error ~ dtype eps^(2/3), so ~1e-5 in float32 at
     best). Buffers (batch-norm statistics), gradients and parameters are left as they were. Attention runs on
     the math backend and compiled models run eagerly, because neither flash attention nor compiled graphs have a
-    double backward. Raises UsageError where there are no batches, or `method` is unknown.
+    double backward. Raises UsageError where there are no batches, or `method` is unknown; the products raise it where
+    a kernel of the loss has no second derivative.
     """
     products = {"double-backward": _hessian_product, "central-difference": _difference_product}
     if method not in products:
@@ -205,6 +207,7 @@ def _gradient(loss: Tensor, space: ParameterSpace, *, create_graph: bool) -> tup
 def _hessian_product(model: nn.Module, loss_fn: LossFn, batch: Any, space: ParameterSpace, vector: Tensor) -> Tensor:
     """d/dtheta (g(theta) . v) with v held fixed."""
     slopes = _gradient(loss_fn(model, batch), space, create_graph=True)
+    refuse_once_differentiable(slopes)
     pairs = [(g, v) for g, v in zip(slopes, space.split(vector), strict=True) if g is not None and g.requires_grad]
     if not pairs:
         return torch.zeros_like(vector)

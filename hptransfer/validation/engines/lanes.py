@@ -8,16 +8,18 @@ does not depend on the learning rate: p' = p - lr f(p, g, state), decoupled weig
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from hptransfer.core.optimizers import torch_rows
@@ -43,6 +45,8 @@ def train_lanes(trainer: Trainer, jobs: Sequence[Job]) -> list[Run]:
     """
     if not set(trainer.recipe.optimizers.values()) <= ELEMENTWISE or trainer.pair:
         raise LanesUnsupported(f"{trainer.recipe.optimizer_name} is not known to step elementwise")
+    if trainer.recipe.autocast is not None:  # under vmap not every operation that autocast keeps in float32 stays there
+        raise LanesUnsupported(f"autocast to {trainer.recipe.autocast} is not the loop's under vmap")
     if len({(j.scheme, scale_of(j), j.steps) for j in jobs}) != 1:
         raise LanesUnsupported("lanes must share scheme, scale and steps")
     try:
@@ -63,6 +67,15 @@ class _Loss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self.recipe.loss(self.model, batch)
+
+
+def _clip(weights: Sequence[Tensor], bound: float) -> None:
+    """What clip_grad_norm_ does, for each lane's gradient by itself; the first axis is the lanes'."""
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+    factors = (bound / (norms + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factors.to(gradient).view(-1, *[1] * (gradient.dim() - 1)))
 
 
 class _Lanes:
@@ -104,8 +117,7 @@ class _Lanes:
         self.loss.train()
         for step in range(self.recipe.steps):
             set_lrs(self.optimizer, initial, schedule_factor(self.recipe, step))
-            drawn = {seed: next_batch(self.recipe, stream, step) for seed, stream in streams.items()}
-            waiting.append(self._step(self._batch(drawn)))
+            waiting.append(self._step(streams, step))
             if len(waiting) == 16 or step == self.recipe.steps - 1:
                 for values in torch.stack(waiting).tolist():
                     for lane, value in enumerate(values):
@@ -128,19 +140,35 @@ class _Lanes:
             dims.append(0 if stacks else None)
         return tree_unflatten(leaves, spec), tree_unflatten(dims, spec)
 
-    def _step(self, stacked: tuple[Batch, Any]) -> Tensor:
+    def _step(self, streams: Mapping[int, Iterator[Batch]], step: int) -> Tensor:
         """One optimizer step of every lane; the losses before it, one per lane."""
-        batch, dims = stacked
-        losses = vmap(self._lane, in_dims=(0, 0, dims), randomness="error")(self.weights, self.buffers, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()
+        mean = torch.zeros(len(self.jobs), device=self.device)
+        for _ in range(self.recipe.accumulate):
+            drawn = {seed: next_batch(self.recipe, stream, step) for seed, stream in streams.items()}
+            batch, dims = self._batch(drawn)
+            losses = self._losses(batch, dims) / self.recipe.accumulate
+            losses.sum().backward()
+            mean = mean + losses.detach()
+        if self.recipe.clip_norm is not None:
+            _clip(tuple(self.weights.values()), self.recipe.clip_norm)
         before = [weight.detach().clone() for weight in self.weights.values()]
         self.optimizer.step()
         with torch.no_grad():
             for weight, old in zip(self.weights.values(), before, strict=True):
                 share = self.share.to(weight).view(-1, *[1] * (weight.dim() - 1))
                 weight.copy_(torch.lerp(old, weight, share))
-        return losses.detach()
+        return mean
+
+    def _losses(self, batch: Batch, dims: Any) -> Tensor:
+        """Each lane's loss. dims: the batch's in_dims, None where all lanes share it.
+
+        On an accelerator attention is written out: the fused kernels' backward fails under vmap ("LSE is not correctly
+        aligned", torch 2.11).
+        """
+        written_out = contextlib.nullcontext() if self.device == "cpu" else sdpa_kernel(SDPBackend.MATH)
+        with written_out:
+            return vmap(self._lane, in_dims=(0, 0, dims), randomness="error")(self.weights, self.buffers, batch)
 
     def _lane(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch) -> Tensor:
         return functional_call(self.loss, (weights, buffers), (batch,))
@@ -149,10 +177,5 @@ class _Lanes:
     def _evaluate(self) -> list[float]:
         """Validation loss per lane."""
         self.loss.eval()
-        totals = [
-            vmap(self._lane, in_dims=(0, 0, None), randomness="error")(
-                self.weights, self.buffers, to_device(batch, self.device)
-            ).tolist()
-            for batch in self.recipe.validation()
-        ]
+        totals = [self._losses(to_device(batch, self.device), None).tolist() for batch in self.recipe.validation()]
         return [math.fsum(lane) / len(totals) for lane in zip(*totals, strict=True)] or [math.nan] * len(self.jobs)

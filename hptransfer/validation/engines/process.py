@@ -62,6 +62,7 @@ def death(exitcode: int | None) -> str:
 
 def _live(parent: int, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    multiprocessing.current_process().daemon = False  # so that a recipe's DataLoader may have workers of its own
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     target(*arguments)

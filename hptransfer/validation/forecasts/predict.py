@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,12 +24,12 @@ from hptransfer.prediction.forecast.transfer import NORMAL_90, refuse_unknown_ba
 from hptransfer.prediction.forecast.width_law import loss_at_size
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.schedules.schedule import Schedule
-from hptransfer.validation.forecasts.quarter import SHIFT, long_enough, quarter_start
+from hptransfer.validation.choices import StartName
+from hptransfer.validation.forecasts.quarter import SHIFT, QuarterStart, long_enough, quarter_start
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.sweep import run_sweep
 from hptransfer.validation.verdict.optimum import Curve, Fit, curve_of, optima
 
-StartName = Literal["auto", "quarter", "sweep", "given"]
 MAX_STEPS = 100_000_000
 """Beyond, a schedule as an array would no longer fit into memory; a batch left at the proxy's is the likely cause."""
 
@@ -53,6 +53,7 @@ def predict(
     out: str | os.PathLike[str] | None = None,
     diagnostics: bool = True,
     progress: Callable[[str], None] | None = None,
+    started: Callable[[QuarterStart], None] | None = None,
 ) -> Forecast:
     """Learning rate, schedule, betas, weight decay and loss for a target run, each with interval and source.
 
@@ -65,7 +66,7 @@ def predict(
     target_schedule: the target's; default: the recipe's own shape over the target's steps.
     noise: a measured noise scale in the unit of target.batch; measure_noise: measure it on the base, before training.
     diagnostics: whether the base's stability limit is measured, a few gradients of its batch. progress: told, in a
-    line, before anything that takes more than a moment.
+    line, before anything that takes more than a moment. started: told the quarter start, where one was made.
     Raises UsageError where the base's optimum lies at the edge of the grid, a rule cannot serve the target, or the
     base's batch, tokens and steps contradict each other or the recipe's own batches.
     """
@@ -97,10 +98,13 @@ def predict(
     elif chosen == "quarter":
         tell(f"Finding the best rate at the base, {recipe.base}, by a quarter of {recipe.steps} steps; lr= skips it.")
         found = quarter_start(recipe, lrs=lrs, shift=shift, device=device, progress=progress)
+        if started is not None:
+            started(found)
         begin, points = found.prediction(), found.end
         leaned = _lean(points, begin, forecast(**known, start=begin).learning_rate, found.initial_loss)
     else:
-        tell(f"Finding the best rate at the base, {recipe.base}: {recipe.steps} steps a run; lr= skips it.")
+        if checked is None:
+            tell(f"Finding the best rate at the base, {recipe.base}: {recipe.steps} steps a run; lr= skips it.")
         curve, known["drift"] = _curve(recipe, checked, options)
         begin = _start(curve)
         points = tuple(zip(curve.log2_lrs.tolist(), curve.means.tolist(), strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +11,10 @@ from typing import Any, Protocol
 from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
-from tqdm import tqdm
 
 from hptransfer.core.errors import UsageError, bounded
 from hptransfer.core.secrets import masked
+from hptransfer.core.training.progress import progress
 from hptransfer.validation.engines.process import death, ended, process_context, started
 from hptransfer.validation.queue.drain import FIRST_PAUSE, Drain
 from hptransfer.validation.queue.queue import Item, TrialQueue
@@ -40,7 +39,7 @@ class Work(Protocol):
     @property
     def timeout(self) -> float | None: ...
 
-    def open(self, url: str) -> TrialQueue: ...
+    def open(self, url: str, *, wait: bool = False) -> TrialQueue: ...
 
     def lanes(self, trial: Trial) -> int: ...
 
@@ -85,7 +84,7 @@ class Team:
         """
         with lost_database(self.url), quiet():
             self.first = len(self.queue.trials())
-            with tqdm(total=self.total, desc=self.label, unit="run", file=sys.stderr, disable=None, leave=False) as bar:
+            with progress(label=self.label, total=self.total, unit="run") as bar:
                 alone = self.workers == 1 and self.work.timeout is None  # a process that may be killed is not this one
                 steps = self._alone(wanted) if alone else self._together(wanted)
                 for runs in steps:
@@ -172,8 +171,8 @@ class Team:
 
 
 def _serve(url: str, work: Work) -> None:
-    """A worker's life: trial after trial until its parent ends it."""
-    drain_of(work.open(url), work, patience=float("inf")).all()
+    """A worker's life: trial after trial until its parent ends it. Its parent has reached the storage before it."""
+    drain_of(work.open(url, wait=True), work, patience=float("inf")).all()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,10 @@ from hptransfer._version import __version__
 from hptransfer.core.errors import RECIPE_ERRORS, UsageError, described
 from hptransfer.core.training.recipe import Recipe
 
-_DECIDING = ("build", "batches", "loss", "validation", "schedule", "base", "optimizer", "optimizer_options")
+_DECIDING = (
+    *("build", "batches", "loss", "validation", "schedule", "base", "optimizer", "optimizer_options"),
+    *("accumulate", "clip_norm", "decays", "autocast"),
+)
 
 
 def fingerprint(recipe: Recipe, extra: Any = None) -> str:

@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -15,13 +15,13 @@ from optuna.trial import TrialState
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.training.recipe import Axis
+from hptransfer.validation.choices import SamplerName
 from hptransfer.validation.grid import Grid
 from hptransfer.validation.queue.storage import quiet
 from hptransfer.validation.records.runs import Job
 from hptransfer.validation.search.planner import Cell, GridPlanner, Planner, Runs, cells_of
 from hptransfer.validation.search.zoom import ZoomPlanner
 
-SamplerName = Literal["zoom", "grid", "tpe", "gp"]
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed, n_startup_trials=4),
     "gp": lambda seed: GPSampler(seed=seed, n_startup_trials=4, deterministic_objective=False),

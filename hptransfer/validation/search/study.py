@@ -14,16 +14,15 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document
 from hptransfer.core.secrets import masked
 from hptransfer.core.training.recipe import Recipe
+from hptransfer.validation.choices import DEFAULT_STORAGE, Pruning
 from hptransfer.validation.grid import Grid, checked_lrs, grid_of
 from hptransfer.validation.queue.queue import RUNS, Item, TrialQueue, runs_of
 from hptransfer.validation.queue.storage import quiet
 from hptransfer.validation.queue.team import Team
 from hptransfer.validation.records.identity import fingerprint
 from hptransfer.validation.records.runs import Run
-from hptransfer.validation.search.tune import Proxy, Pruning, Space, TuneWork, transferred_guess
+from hptransfer.validation.search.tune import Proxy, Space, TuneWork, transferred_guess
 from hptransfer.validation.sweep import Sweep
-
-DEFAULT_STORAGE = "sqlite:///hptransfer.db"
 
 
 @dataclass(frozen=True)

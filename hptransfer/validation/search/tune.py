@@ -6,7 +6,6 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
 
 import optuna
 from optuna.exceptions import OptunaError
@@ -17,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hptransfer.core.errors import described
 from hptransfer.core.files import encode
 from hptransfer.core.training.recipe import Recipe
+from hptransfer.validation.choices import Pruning
 from hptransfer.validation.engines.trainer import CONTROL, Pruned, Trainer, failed
 from hptransfer.validation.queue.jobs import open_queue
 from hptransfer.validation.queue.queue import TrialQueue
@@ -24,7 +24,6 @@ from hptransfer.validation.records.runs import Job, Run
 
 Space = Callable[[Trial, Recipe], Recipe]
 """The user's search space: suggests what it likes from the trial and returns the recipe with it put in."""
-Pruning = Literal["diverged", "median"]
 TRIALS = "trials"
 REPORTS = 20
 """How many times a run reports its training loss to the pruner."""
@@ -71,10 +70,10 @@ class TuneWork:
         """Where this work is done."""
         return self.trainer.device
 
-    def open(self, url: str) -> TrialQueue:
-        """The trials of this proxy's study."""
+    def open(self, url: str, *, wait: bool = False) -> TrialQueue:
+        """The trials of this proxy's study. wait: see open_storage."""
         about = encode({"kind": "tune", "recipe": self.trainer.recipe.name, **asdict(self.proxy)})
-        queue = open_queue(url, self.name, about, TPESampler(seed=0))
+        queue = open_queue(url, self.name, about, TPESampler(seed=0), wait=wait)
         queue.study.pruner = self.pruner
         if queue.study.user_attrs.get(TRIALS) != self.new:
             queue.study.set_user_attr(TRIALS, self.new)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.training.recipe import Axis
+from hptransfer.core.training.scale import Axis
 from hptransfer.validation.tables.exports import Column, Table
 
 NAMES: Mapping[str, tuple[str, ...]] = {

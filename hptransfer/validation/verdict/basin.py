@@ -23,6 +23,8 @@ REACHES = (1.5, 2.5, 4.0)
 """Octaves to either side of the lowest point."""
 BENDS = 3.0
 """Standard errors of the curvature from which on a reach suffices."""
+HIGH = 2.0
+"""Times the scale of compression, which is twice the noise at least: no noise alone lifts a point above this."""
 MOST = 1.0
 """Octaves: how far from the lowest point the vertex may lie."""
 
@@ -100,10 +102,16 @@ def _near(log2_lrs: Array, finite: NDArray[np.bool_], best: int, reach: float) -
 
 
 def _bend(inverse: Array, losses: Array, scale: float) -> float:
-    """The curvature over its standard error, the noise being what neither a point nor a seed explains."""
+    """The curvature over its standard error, the noise being what neither a point nor a seed explains.
+
+    Noise grows with the loss: that of a point higher than noise alone may lift it is compressed as the loss itself is.
+    """
     seeds = losses.shape[1]
     if seeds < 2:
         return math.nan
-    bend = float(inverse[2] @ compressed(losses.mean(axis=1), scale))
-    error = math.sqrt(noise_of(losses[np.isfinite(losses).all(axis=1)]) * float((inverse[2] ** 2).sum()))
+    means = losses.mean(axis=1)
+    bend = float(inverse[2] @ compressed(means, scale))
+    finite = means[np.isfinite(means)]
+    left = 1 / (1 + np.clip((finite - finite.min()) / scale - HIGH, 0, None))
+    error = math.sqrt(noise_of(losses[np.isfinite(means)], left) * float((inverse[2] ** 2).sum()))
     return bend / error if error > 0 else math.copysign(math.inf, bend)

@@ -93,14 +93,16 @@ def scale_of(losses: Array) -> float:
     return max(float(rises[min(2, len(rises) - 1)]), 2 * math.sqrt(noise_of(_lowest(losses, BASIN))), 1e-12)
 
 
-def noise_of(losses: Array) -> float:
+def noise_of(losses: Array, weights: Array | None = None) -> float:
     """Variance of a mean over seeds about the smooth curve, from finite losses [points, seeds]; 0 where it cannot tell.
 
     What is left of the losses after each seed's and each point's own mean: a seed that is better or worse throughout
-    moves no optimum.
+    moves no optimum. weights: factors on what is left at each point [points].
     """
     rest = losses - losses.mean(axis=1, keepdims=True)
     rest = rest - rest.mean(axis=0, keepdims=True)
+    if weights is not None:
+        rest = rest * weights[:, None]
     freedom = (losses.shape[0] - 1) * (losses.shape[1] - 1)
     return float((rest**2).sum()) / freedom / losses.shape[1] if freedom > 0 else 0.0
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hptransfer import Scale, UsageError
-from hptransfer.cli.forecasts.predict import scale_in, target
+from hptransfer.cli.forecasts.target import scale_in, target
 from hptransfer.core.training.units import converted, refuse_other_batch, unit_named
 from hptransfer.validation.forecasts.predict import target_steps
 from tests.cases.validation import recipe

@@ -120,4 +120,4 @@ def test_the_mixed_pair_is_prepared_as_one(planned):
 
 def test_the_documented_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run_block("runtimes.md", "accelerate")
+    run_block("howto/accelerate.md", "accelerate")

@@ -111,4 +111,4 @@ def test_two_processes_train_as_one(plan, tmp_path, kind):
 
 def test_the_documented_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run_block("runtimes.md", "transformers")
+    run_block("howto/trainer.md", "transformers")

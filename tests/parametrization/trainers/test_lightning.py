@@ -102,4 +102,4 @@ def test_a_checkpoint_resumes_and_refuses_another_plan(plan, tmp_path):
 
 def test_the_documented_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run_block("runtimes.md", "lightning")
+    run_block("howto/lightning.md", "lightning")

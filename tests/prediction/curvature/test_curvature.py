@@ -219,3 +219,36 @@ def test_bad_input_is_named() -> None:
         sharpness(model, cross_entropy, batches, params=["head.weight"])
     with pytest.raises(UsageError, match="must be one number"):
         sharpness(model, lambda m, b: m(b[0]), batches)
+
+
+class Once(torch.autograd.Function):
+    """Doubles its input, and may be differentiated once only, as many fused kernels may."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * slope
+
+
+@pytest.mark.parametrize("place", ["whole loss", "a residual branch"])
+def test_a_kernel_without_a_second_derivative_is_refused_where_it_once_read_as_no_curvature(place: str) -> None:
+    model, batches = mlp_case()
+
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        made = model(batch[0])
+        return F.cross_entropy(Once.apply(made) + (made if place == "a residual branch" else 0), batch[1])
+
+    def written_out(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy((3 if place == "a residual branch" else 2) * model(batch[0]), batch[1])
+
+    with pytest.raises(UsageError, match="once_differentiable"):
+        sharpness(model, loss, batches)
+    space = ParameterSpace.of(model)
+    operator = hessian_operator(model, loss, batches, space=space, method="central-difference")
+    vector = operator.random_vector(0)
+    exact = hessian_operator(model, written_out, batches, space=space)(vector)
+    torch.testing.assert_close(operator(vector), exact, rtol=1e-4, atol=1e-6)

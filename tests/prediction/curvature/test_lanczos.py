@@ -115,3 +115,11 @@ def test_bad_input() -> None:
         lanczos(OPERATOR, torch.zeros(300, dtype=torch.float64), 5)
     with pytest.raises(UsageError, match="choose 'largest'"):
         extreme_eigenpair(OPERATOR, end="both")
+
+
+def test_lanczos_started_at_the_eigenvector_is_done_at_once() -> None:
+    """One product: what a monitor asks for when the curvature has not moved since it last looked."""
+    first = extreme_eigenpair(OPERATOR, tolerance=1e-8)
+    again = extreme_eigenpair(OPERATOR, tolerance=1e-3, start=first.vector)
+    assert again.products == 1 and again.converged
+    assert again.value == pytest.approx(first.value, rel=1e-9)

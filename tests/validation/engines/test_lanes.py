@@ -54,6 +54,20 @@ def test_every_elementwise_optimizer_is_the_loops_run_in_float64(name):
     assert_same(*both(given), rel=1e-10)
 
 
+def test_clipping_accumulation_and_decay_filters_are_the_loops():
+    given = double.replace(
+        optimizer=torch.optim.AdamW,
+        optimizer_options={"weight_decay": 0.1},
+        accumulate=2,
+        clip_norm=0.02,
+        decays=lambda name, parameter: parameter.dim() > 1,
+    )
+    assert_same(*both(given), rel=1e-9)
+    loops, _ = both(given)
+    unclipped, _ = both(given.replace(clip_norm=None))
+    assert any(a.val_loss != b.val_loss for a, b in zip(loops, unclipped, strict=True)), "the case must clip"
+
+
 def test_single_precision_and_the_control():
     assert_same(*both(recipe, scheme="sp"), rel=1e-4)
 
@@ -64,6 +78,11 @@ def test_a_lane_that_diverges_leaves_the_others_alone():
     assert {run.state for run in lanes if run.lr == 50.0} == {"diverged"}
     assert_same([r for r in loops if r.lr < 1], [r for r in lanes if r.lr < 1], rel=1e-10)
     assert_same([r for r in loops if r.lr > 1], [r for r in lanes if r.lr > 1], rel=1e-6)
+
+
+def test_autocast_is_left_to_the_loop():
+    with pytest.raises(LanesUnsupported, match="bfloat16"):
+        both(recipe.replace(autocast=torch.bfloat16))
 
 
 class Normed(nn.Module):

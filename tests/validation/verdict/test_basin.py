@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hptransfer.validation.verdict.basin import BENDS, MOST, Basin
+from hptransfer.validation.verdict.basin import BENDS, HIGH, MOST, Basin
 from hptransfer.validation.verdict.smooth import compressed
 
 X = np.arange(-6.0, 6.1, 0.5)
@@ -55,13 +55,16 @@ def test_with_noise_the_reach_widens_until_the_parabola_bends():
 
 
 def test_the_bend_is_the_curvature_over_its_standard_error_by_least_squares():
-    """Of the means over seeds on 1, x, x^2; the noise is what neither a point nor a seed explains."""
+    """Of the means over seeds on 1, x, x^2; the noise is what neither a point nor a seed explains, compressed too."""
     rng = np.random.default_rng(1)
     y = bowl(0.0, 1e-2) + 1e-3 * rng.standard_normal((len(X), 3))
     fitted = basin(y)
     near = y[fitted.near]
     rest = near - near.mean(axis=1, keepdims=True) - near.mean(axis=0) + near.mean()
-    noise = (rest**2).sum() / ((len(near) - 1) * 2) / 3
+    above = (near.mean(axis=1) - near.mean(axis=1).min()) / fitted.scale
+    slopes = [1.0 if height <= HIGH else 1 / (1 + height - HIGH) for height in above]
+    assert min(slopes) < 0.5 and max(slopes) == 1.0
+    noise = ((np.array(slopes)[:, None] * rest) ** 2).sum() / ((len(near) - 1) * 2) / 3
     design = np.stack([np.ones_like(fitted.x), fitted.x, fitted.x**2], axis=1)
     z = compressed(near.mean(axis=1), fitted.scale)
     solution = np.linalg.lstsq(design, z, rcond=None)[0]
@@ -104,6 +107,18 @@ def test_fewer_than_three_points_are_no_basin(finite):
     assert Basin.of(x[:finite], bowl(x=x)[:finite]) is None
     alone = np.where(np.arange(len(X))[:, None] < min(finite, 1), bowl(), math.inf)
     assert Basin.of(X, alone) is None
+
+
+def test_noise_that_grows_with_the_loss_hides_no_bend():
+    """A wall whose seeds differ a hundred times as much as those in the basin: compression takes both back."""
+    x = np.arange(-1.0, 1.1, 0.5)
+    rng = np.random.default_rng(3)
+    level = np.array([0.01, 0.002, 0.0, 0.03, 0.15])
+    noise = rng.standard_normal((5, 3)) * np.array([0.001, 0.001, 0.001, 0.01, 0.05])[:, None]
+    fitted = basin(1 + level[:, None] + noise, x)
+    assert fitted.bend > BENDS
+    spread_evenly = basin(1 + level[:, None] + 0.05 * rng.standard_normal((5, 3)), x)
+    assert spread_evenly.bend < BENDS
 
 
 def test_one_seed_has_a_basin_whose_bend_is_not_known():

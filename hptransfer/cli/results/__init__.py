@@ -1,0 +1,1 @@
+"""How results are shown: their forms, and the step that follows."""

@@ -1,0 +1,44 @@
+"""A point in scale space, and the axes that span it; light to import, for the command line reads both."""
+
+# pyright: strict
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from hptransfer.core.errors import UsageError
+
+Axis = Literal["width", "depth", "batch", "tokens"]
+"""What a transfer is checked over, the others staying fixed."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A point in scale space.
+
+    width: the model's width as its builder understands it (channels, d_model, hidden units).
+    depth: number of residual blocks or layers; None = the builder's own.
+    batch: examples (or tokens) per optimizer step, in the unit of `tokens`; None = the recipe's own.
+    tokens: examples (or tokens) seen in the whole run; None = the recipe's own.
+    Raises UsageError where a value is not positive.
+    """
+
+    width: int | None = None
+    depth: int | None = None
+    batch: float | None = None
+    tokens: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UsageError(f"Scale({name}={value!r}): must be a positive finite number.")
+
+    def with_(self, **changes: float | None) -> Scale:
+        """The same scale with some axes changed."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        parts = [f"{k}={v:g}" for k, v in dataclasses.asdict(self).items() if v is not None]
+        return ", ".join(parts) or "unscaled"
