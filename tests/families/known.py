@@ -139,7 +139,6 @@ _LISTED: tuple[tuple[str, tuple[Heads, ...], str, str], ...] = (
     ),
     ("nemotron-h", _GROWING, "INCONCLUSIVE", "one gain per head, of four heads at the base, leaves noise"),
     ("xlstm", _FIXED, "REFUSED", "keys are scaled by a constant and read in slices, by a loop over chunks"),
-    ("time-series", _BOTH, "REFUSED", "broadcast_tensors has no row in the op table; refused by name"),
 )
 
 KNOWN: Mapping[tuple[str, Heads], Known] = {
