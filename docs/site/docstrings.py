@@ -19,15 +19,22 @@ ENDS = re.compile(r"(?<![\w,;])(?=(?:Returns|Raises|Source)\b)")
 
 
 class Prose(Extension):  # type: ignore[misc]
-    """Rewrites every docstring as it is loaded."""
+    """Rewrites every docstring as it is loaded; a class's when its members are known."""
 
     def on_instance(self, *, obj: Any, **_: Any) -> None:
-        """Called by griffe for every object."""
-        if obj.is_alias or obj.docstring is None:
-            return
-        names = {p.name.lstrip("*") for p in getattr(obj, "parameters", ())}
-        if obj.is_class:
-            names |= {name for name, member in obj.members.items() if not member.is_alias and member.is_attribute}
+        """Called by griffe for every object, before its members are read."""
+        if not obj.is_alias and not obj.is_class:
+            _rewrite(obj, {p.name.lstrip("*") for p in getattr(obj, "parameters", ())})
+
+    def on_class_members(self, *, cls: Any, **_: Any) -> None:
+        """Called by griffe for every class with its members."""
+        init = cls.members.get("__init__")
+        names = {p.name for p in init.parameters} if init is not None and not init.is_alias else set()
+        _rewrite(cls, names | {name for name, member in cls.members.items() if not member.is_alias})
+
+
+def _rewrite(obj: Any, names: set[str]) -> None:
+    if obj.docstring is not None:
         obj.docstring.value = as_markdown(obj.docstring.value, names)
 
 

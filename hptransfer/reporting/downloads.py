@@ -13,10 +13,14 @@ from typing import Any, NamedTuple
 from hptransfer.core.files import encode, json_text
 from hptransfer.validation.records.results import TransferResult
 
-RUN_COLUMNS = ("scheme", "width", "depth", "batch", "tokens", "lr", "seed", "steps", "val_loss", "train_loss")
-RUN_COLUMNS += ("state", "seconds", "error")
-OPTIMUM_COLUMNS = ("scheme", "size", "lr", "log2_lr", "low", "high", "loss", "loss_low", "loss_high")
-OPTIMUM_COLUMNS += ("at_edge", "seeds", "missing")
+RUN_COLUMNS = (
+    *("scheme", "width", "depth", "batch", "tokens", "lr", "seed", "steps"),
+    *("val_loss", "train_loss", "state", "seconds", "error"),
+)
+OPTIMUM_COLUMNS = (
+    *("scheme", "size", "lr", "log2_lr", "low", "high", "loss", "loss_low", "loss_high"),
+    *("at_edge", "seeds", "missing"),
+)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet take a cell of text for a formula (OWASP, CSV injection)."""
 

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import math
 from importlib.resources import files
+from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -31,7 +32,8 @@ def render_page(template: str, *, series: int = 1, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, signed=signed, lr=rate, minus=minus, prose=prose, power=power)
+    filters = {"number": number, "signed": signed, "lr": rate, "minus": minus, "prose": prose, "power": power}
+    cast(Any, environment).filters.update(filters)  # jinja2 leaves this dict untyped
     script = files("hptransfer.reporting").joinpath(PAGES, "page.js").read_text("utf-8")
     seal = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(template).render(

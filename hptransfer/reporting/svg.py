@@ -70,7 +70,7 @@ def palette(count: int) -> dict[str, tuple[str, str]]:
     the luminances that stand out by 3 : 1 from white paper and from dark (WCAG 2.2, 1.4.11).
     """
     steps = [i / max(1, count - 1) for i in range(count)]
-    ordered = {f"--series-{i}": (_series_colour(s),) * 2 for i, s in enumerate(steps)}
+    ordered = {f"--series-{i}": (colour := _series_colour(s), colour) for i, s in enumerate(steps)}
     return {name: (light, dark) for name, light, dark in _FIXED.values()} | ordered
 
 

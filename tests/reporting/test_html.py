@@ -212,6 +212,13 @@ def test_every_table_has_a_caption_every_head_a_scope_and_every_row_a_head(page)
     assert page.count('role="region"') == len(tables)
 
 
+def test_what_is_only_heard_cannot_widen_the_page(page):
+    """Text for readers aloud is taken out of the flow, so the box that scrolls must be what it is placed in."""
+    rules = dict(re.findall(r"^(\.\w+) \{ position: (\w+);", page, re.M))
+    assert rules[".heard"] == "absolute" and rules[".scroll"] == "relative"
+    assert 'class="heard"> to the <' in page
+
+
 def luminance(colour: str) -> float:
     """Relative luminance, ITU-R BT.709."""
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
