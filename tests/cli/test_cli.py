@@ -174,7 +174,7 @@ def test_equilibrium_tells_the_decay_rules_apart_and_exits_by_the_first(capsys, 
 def test_a_sweep_over_depths_prints_a_line_per_depth(capsys, tmp_path):
     args = ["--depths", "1,2", "--steps", "1", "--seeds", "1", "--lrs", "2^-8", "--schemes", "sp", "--out", tmp_path]
     code, out, _ = call(capsys, "sweep", GPT, *args)
-    head, *lines = (line.split() for line in out.splitlines())
+    head, *lines = (line.split() for line in out.partition("\n\n")[0].splitlines())
     assert code == 0 and head[:2] == ["scheme", "depth"] and [line[:2] for line in lines] == [["sp", "1"], ["sp", "2"]]
 
 

@@ -14,10 +14,9 @@ EVERY = 30.0
 class Lines(tqdm):  # pyright: ignore[reportMissingTypeArgument]
     """tqdm's count, rate and remaining time on lines of their own."""
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Print the bar's text as a line of its own."""
         print(str(self).strip() if msg is None else msg, file=sys.stderr, flush=True)
-        return True
 
     def close(self) -> None:
         """End without a last line, which results follow: as a bar that was never shown does."""
@@ -29,5 +28,14 @@ def progress(*, label: str, total: int | None, unit: str = "it") -> tqdm[Any]:
     """A bar, or lines, to `update()`; a context manager. total: how many updates there will be, where it is known."""
     if sys.stderr.isatty():
         return tqdm(total=total, desc=label, unit=unit, file=sys.stderr, leave=False)
-    often = {"mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY}
-    return Lines(total=total, desc=label, unit=unit, file=sys.stderr, leave=False, ncols=0, **often)
+    return Lines(
+        total=total,
+        desc=label,
+        unit=unit,
+        file=sys.stderr,
+        leave=False,
+        ncols=0,
+        mininterval=EVERY,
+        maxinterval=EVERY,
+        delay=EVERY,
+    )
