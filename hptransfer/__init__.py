@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from hptransfer.validation.forecasts.predict import predict
     from hptransfer.validation.records.results import TransferResult
     from hptransfer.validation.search.study import StudyResult, study
+    from hptransfer.validation.search.zoom_sampler import ZoomSampler
     from hptransfer.validation.sweep import run_sweep
     from hptransfer.validation.tables.judge import judge_table
     from hptransfer.validation.transfer import transfer_check
@@ -89,6 +90,7 @@ _LAZY = {
     "TransferResult": "validation.records.results",
     "study": "validation.search.study",
     "StudyResult": "validation.search.study",
+    "ZoomSampler": "validation.search.zoom_sampler",
     "run_sweep": "validation.sweep",
     "judge_table": "validation.tables.judge",
     "transfer_check": "validation.transfer",
@@ -114,6 +116,7 @@ __all__ = [
     "TransferResult",
     "Tuned",
     "UsageError",
+    "ZoomSampler",
     "__version__",
     "apply_plan",
     "attach",

@@ -67,10 +67,11 @@ def compared(name: str, *, quick: bool) -> dict[str, Any]:
     """Both sides on one recipe, one after the other; ratios at the same precision."""
     ours = with_check(name, quick=quick)
     command = [sys.executable, __file__, "--side", "mup", "--recipes", name, *(["--quick"] if quick else [])]
-    theirs, seconds, cpu = timed(command, dict(os.environ, OMP_NUM_THREADS=""))
+    theirs, seconds, cpu = timed(command, {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"})
     stages = json.loads(theirs)
-    enough = [stage for stage in stages if stage["half_width"] <= SLACK * ours["half_width"]]
-    best = min(enough or stages[-1:], key=lambda stage: stage["seconds"])
+    grids = [stage for stage in stages if stage["stage"].endswith("grid")]
+    enough = [stage for stage in grids if stage["half_width"] <= SLACK * ours["half_width"]]
+    best = min(enough or grids[-1:], key=lambda stage: stage["seconds"])
     return {
         **{"recipe": name, "machine": machine(), "ours": ours, "mup": stages},
         **{"mup_process": {"seconds": seconds, "cpu": cpu}, "same_precision": bool(enough), "against": best["stage"]},
@@ -112,8 +113,6 @@ def timed(
     command: Sequence[str], environment: dict[str, str], *, allowed: Iterable[int] = (0,)
 ) -> tuple[str, float, float]:
     """(what it printed, seconds, seconds of CPU) of a command."""
-    if not environment.get("OMP_NUM_THREADS"):
-        environment.pop("OMP_NUM_THREADS", None)
     environment["PYTHONPATH"] = str(ROOT)
     before, began = _children(), time.perf_counter()
     ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
@@ -200,7 +199,8 @@ def trainer(recipe: Recipe, name: str, scheme: str, width: int) -> Callable[[flo
 
     scale, base = recipe.base.with_(width=width), recipe.base.width or 1
     shapes = mup.make_base_shapes(rewritten(recipe, name, base), rewritten(recipe, name, 2 * base))
-    adam = mup.MuAdamW if recipe.one_optimizer is torch.optim.AdamW else mup.MuAdam
+    plain: Any = recipe.one_optimizer
+    adam: Any = mup.MuAdamW if plain is torch.optim.AdamW else mup.MuAdam
 
     def train(lr: float, seed: int) -> float:
         torch.manual_seed(seed)
@@ -209,7 +209,7 @@ def trainer(recipe: Recipe, name: str, scheme: str, width: int) -> Callable[[flo
             optimizer = adam(model.parameters(), lr=lr, **recipe.optimizer_options)
         else:
             model = recipe.build(scale)
-            optimizer = recipe.one_optimizer(model.parameters(), lr=lr, **recipe.optimizer_options)
+            optimizer = plain(model.parameters(), lr=lr, **recipe.optimizer_options)
         rates = [group["lr"] for group in optimizer.param_groups]
         data = recipe.batches(scale, seed)
         for step in range(recipe.steps):

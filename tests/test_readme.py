@@ -6,6 +6,7 @@ under <!-- not run: REASON --> is left out. Other shell lines must be among thos
 
 import io
 import re
+import runpy
 import shlex
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -36,7 +37,7 @@ SMALL = {  # appended to a command; the last option wins
     "study": "--widths 16 --steps 4 --trials 2 --workers 1",
     "worker": "--patience 0.1",
 }
-RUN_BY_CI = ("ci: setup", "ci: own-torch", "ci: parity", "ci: test")
+RUN_BY_CI = ("ci: user", "ci: setup", "ci: own-torch", "ci: parity", "ci: test")
 
 
 class Block(NamedTuple):
@@ -98,7 +99,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_hptransfer_commands_run(words, beside_recipes, capsys):
+def test_hptransfer_commands_run(words, beside_recipes, capsys, monkeypatch):
     if words[1] == "report":
         main(["check", "recipes/mlp.py", *SMALL["check"].split(), "--out", words[2]])
     if words[1] == "worker":
@@ -106,6 +107,14 @@ def test_hptransfer_commands_run(words, beside_recipes, capsys):
         main(["study", words[2], *SMALL["study"].split(), "--storage", storage])
     if "--text" in words:
         Path(words[words.index("--text") + 1]).write_text("a line of text\n" * 500)
+    if "mine.py" in words and words[1] != "init":
+        main(["init", "mine.py"])
+    if words[1] == "judge":
+        monkeypatch.setattr("sys.argv", ["own_sweep.py", words[2]])
+        runpy.run_path(str(ROOT / "scripts" / "journeys" / "own_sweep.py"))
+    if "--from" in words:
+        checked = ["--widths", "64,128", "--out", words[words.index("--from") + 1]]
+        main(["check", words[2], *SMALL["check"].split(), *checked])
     small = SMALL.get("check depths" if "--depths" in words else words[1], "")
     assert main([*words[1:], *small.split()]) in (0, 1, 3), capsys.readouterr().err
 

@@ -54,7 +54,7 @@ class PlannedModels:
                 scheme=scheme,
                 optimizer=self.recipe.optimizer,
                 optimizer_options=self.optimizer_options,
-                **choices,
+                **{"scale": scale, "base_scale": self.recipe.base, **choices},
             )
         return self.plans[scheme, scale]
 

@@ -188,6 +188,11 @@ def no_more(args: argparse.Namespace) -> None:
         raise UsageError(_unknown(args.rest[0].lstrip("-"), args.parser, {}, None))
 
 
+def names(text: str) -> tuple[str, ...]:
+    """ "a,b" -> ("a", "b")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def pairs(text: str) -> dict[str, str]:
     """ "size=width,loss=final" -> {"size": "width", "loss": "final"}, for options that take names with values."""
     parts = [part.partition("=") for part in text.split(",")]
@@ -258,8 +263,8 @@ def given(**options: Any) -> dict[str, Any]:
 
 def grid_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was given of a sweep's grid and workers."""
-    names = ("widths", "depths", "lrs", "seeds", "steps", "workers")
-    return given(**{name: getattr(args, name) for name in names})
+    names = ("widths", "depths", "batches", "tokens", "lrs", "seeds", "steps", "workers")
+    return given(**{name: getattr(args, name, None) for name in names})
 
 
 def present(report: CoordReport | EquilibriumReport, path: Path, args: argparse.Namespace) -> int:

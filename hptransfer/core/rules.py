@@ -71,7 +71,8 @@ class Scheme:
     depth_alpha: exponent of the residual branch multiplier L^-alpha; None leaves depth alone.
     attention: logits multiplier relative to the base: "1/d" or "1/sqrt(d)".
     kernel: the readout's change is of order one, not the features' (lazy training); needs readout_init -1/2.
-    global_lr: one learning rate and the model's own init (the SP control).
+    global_lr: one learning rate and the model's own init (the SP control), but for the embedding's where embedding_lr
+    is not 0. embedding_lr: further exponent of fan_out in the rate of input weights (sign steps).
     unit: weights are stored with unit rms, their scale in the forward pass (unit scaling).
     source: where it is published.
     """
@@ -93,6 +94,14 @@ SCHEMES: Mapping[str, Scheme] = {
     s.name: s
     for s in (
         Scheme("sp", -HALF, attention="1/sqrt(d)", global_lr=True, source="PyTorch's defaults, one global LR"),
+        Scheme(
+            "sp-embedding",
+            -HALF,
+            attention="1/sqrt(d)",
+            global_lr=True,
+            embedding_lr=Fraction(1),
+            source="SP, the input weights' rate times the width: Kalra & Barkeshli 2026, 2605.21486",
+        ),
         Scheme("ntp", -HALF, attention="1/sqrt(d)", source="Everett et al. 2024, 2407.05872"),
         Scheme("ntk", -HALF, kernel=True, attention="1/sqrt(d)", source="Jacot et al. 2018, 1806.07572; 2308.01814"),
         Scheme(
@@ -145,7 +154,8 @@ def rule_for(
     itself in every layer (a gain behind the add, a learned scalar), where no L^-alpha stands before its update.
     """
     if scheme.global_lr or role.kind == "unused":
-        return Rule(Power(), Power(), Power())
+        lr = Power(fan_out=scheme.embedding_lr) if role.kind == "input" else Power()
+        return Rule(Power(), lr, Power())
     delta = gradient_scale(scheme)
     init = Power(fan_in=scheme.readout_init if role.kind == "readout" else -HALF)
     acts = on_stream and not in_branch and scheme.depth_alpha is not None

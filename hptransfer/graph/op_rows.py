@@ -63,7 +63,8 @@ class Op:
     may_copy: a view where the memory allows it; resizes: an image's last axes; transposed: of a convolution;
     per_channel: normalises each channel over all the rest; scale_free: the same at any positive scale of its operand;
     reads: takes a value out of the graph; bounds: one operand is
-    a bound of the other; diagonal: writes a vector on one; zeros: the result is zero.
+    a bound of the other; diagonal: writes a vector on one; zeros: the result is zero;
+    inverse: of a transform, which then divides by the size unless told otherwise.
     """
 
     law: Law
@@ -92,6 +93,7 @@ class Op:
     bounds: bool = False
     diagonal: bool = False
     zeros: bool = False
+    inverse: bool = False
 
     @property
     def passes(self) -> bool:
@@ -190,8 +192,9 @@ TABLE: dict[str, Op] = {
             "upsample_bicubic2d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
             "_upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa"),
     **_rows(Op("transform"),
-            "fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn "
-            "fft_irfftn _fft_r2c _fft_c2r _fft_c2c fft_hfft fft_ihfft stft istft"),
+            "fft_fft fft_rfft fft_fft2 fft_rfft2 fft_fftn fft_rfftn fft_hfft stft _fft_r2c _fft_c2r _fft_c2c"),
+    **_rows(Op("transform", inverse=True),
+            "fft_ifft fft_irfft fft_ifft2 fft_irfft2 fft_ifftn fft_irfftn fft_ihfft istft"),
     **_rows(Op("view"), "fft_fftshift fft_ifftshift"),
     # functions of one operand
     **_rows(replace(_POWER, positive=True, zero="flat"), "relu abs absolute"),

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.statistics import regress
 from hptransfer.monitoring.readings import Monitored
 
 Array = NDArray[np.float64]
@@ -165,8 +166,8 @@ def _mean_and_error(progress: Array, losses: Array, window: int) -> tuple[float,
         return math.nan, math.nan
     if len(y) < 3 or not np.isfinite(y).all():
         return float(y.mean()), math.nan
-    residual = y - np.polyval(np.polyfit(x - x.mean(), y, 1), x - x.mean())
-    return float(y.mean()), math.sqrt(float(residual @ residual) / (len(y) - 2) / len(y))
+    line = regress(np.stack([np.ones_like(x), x - x.mean()], axis=1), y)
+    return float(y.mean()), line.residual / math.sqrt(len(y))
 
 
 def _look(large: Array, large_errors: Array, small: Array, small_errors: Array) -> Look:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hptransfer.core.errors import UsageError
 from hptransfer.core.training.loop import to_device
 from hptransfer.monitoring.edge import EdgeProbe
 from hptransfer.monitoring.halves import noise_of
@@ -57,6 +58,8 @@ class Measurements:
         if name == "spectra":
             return self._spectra()
         assert self.loss_fn is not None  # `NEED_LOSS` are not measured without
+        if batch is None:
+            raise UsageError("observe was given no batch. Call observe(loss, batch).")
         moved = to_device(batch, self.device)
         if name == "layers":
             loss_fn, model = self.loss_fn, self.model

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hptransfer.core.errors import UsageError, described
 from hptransfer.monitoring.budget import Account, Budget
+from hptransfer.monitoring.clock import Clock
 from hptransfer.monitoring.collapse import LossCurve, Watch, curve_of
 from hptransfer.monitoring.edge import NotNow, base_lr, is_preconditioned, stable_limit
 from hptransfer.monitoring.measurements import GUESSES, NEED_LOSS, WEIGHTS, Measurements
@@ -72,6 +72,7 @@ class Monitor:
         if reference is not None and steps is None:
             raise UsageError("reference without steps: the curves are compared at equal fractions of the run.")
         self.model, self.optimizers, self.loss_fn, self.steps = bare(model), _several(optimizer), loss_fn, steps
+        self._given = model
         _refuse_unfit(self.model)
         self.ranks = Ranks(process_group)
         self.alarms: list[str] = []
@@ -94,7 +95,7 @@ class Monitor:
             measured=tuple(names),
         )
         self._recorder = Recorder(out, header, resume=resume) if self.ranks.first else None
-        self._clock = _Clock()
+        self._clock = Clock()
         self._loss: Tensor | None = None
         self._count, self._batch = 0, None
         self._stepped: set[int] = set()
@@ -105,8 +106,13 @@ class Monitor:
             self._handles.append(each.register_step_post_hook(self._after))
 
     def observe(self, loss: Tensor | float, batch: Any = None) -> None:
-        """Take in one microbatch: its mean loss, undivided, and the batch as `loss_fn` takes it."""
+        """Take in one microbatch: its mean loss, undivided, and the batch as `loss_fn` takes it.
+
+        Raises UsageError for a loss that is not one number.
+        """
         with self._clock.bookkeeping():
+            if isinstance(loss, Tensor) and loss.numel() != 1:
+                raise UsageError(f"observe: the loss has shape {tuple(loss.shape)}; give the microbatch's mean.")
             value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(loss))
             self._loss = value if self._loss is None else self._loss + value
             self._count += 1
@@ -154,7 +160,7 @@ class Monitor:
         if self._stepped:
             return
         with self._clock.bookkeeping():
-            self._due = [n for n in self._budget.due(self.step + 1) if self._batch is not None or n not in NEED_LOSS]
+            self._due = self._budget.due(self.step + 1)
         for name in self._due:
             with self._clock.measuring(name, self._measure.device):
                 self._measure.prepare(name)
@@ -178,7 +184,7 @@ class Monitor:
     def _made(self, name: str) -> dict[str, Any]:
         """One measurement's fields of the reading; it is spaced anew, or dropped where it raised."""
         try:
-            with self._clock.measuring(name, self._measure.device):
+            with self._clock.measuring(name, self._measure.device), _not_called(self._given):
                 fields = self._measure(name, self._batch, seed=self.step)
         except NotNow:
             fields = {}
@@ -224,105 +230,6 @@ class Monitor:
         return any(text in alarm for alarm in self.alarms)
 
 
-class _Clock:
-    """Where the time goes: training, bookkeeping at every step, and measurements."""
-
-    def __init__(self) -> None:
-        self.begun = self._last = time.perf_counter()
-        self._kept, self._booked, self._measured, self._steps = 0.0, 0.0, 0.0, 0
-        self._mine, self._skipped = 0.0, 0.0
-        self._recent: deque[float] = deque(maxlen=64)
-        self._taken: dict[str, float] = {}
-
-    def bookkeeping(self) -> _Span:
-        """A span that counts as bookkeeping."""
-        return _Span(self._book, None)
-
-    def measuring(self, name: str, device: torch.device) -> _Span:
-        """A span that counts as part of a measurement; the device's queue is emptied at both ends."""
-
-        def enter(seconds: float) -> None:
-            self._mine += seconds
-            self._measured += seconds
-            self._taken[name] = self._taken.get(name, 0.0) + seconds
-
-        return _Span(enter, device)
-
-    def taken(self, name: str) -> float:
-        """What the measurement took since the last call, seconds."""
-        return self._taken.pop(name, 0.0)
-
-    def stepped(self) -> None:
-        """The end of a step."""
-        now = time.perf_counter()
-        self._recent.append(now - self._last - self._mine)
-        self._last, self._mine = now, 0.0
-        self._steps += 1
-
-    def skip(self) -> None:
-        """Leave out what passed since the last step."""
-        now = time.perf_counter()
-        self._skipped += now - self._last - self._mine
-        self._last, self._mine = now, 0.0
-
-    @property
-    def step_seconds(self) -> float:
-        """A step of the last ones without the monitor, the slowest tenth left out (they evaluate, save or compile)."""
-        ordered = sorted(self._recent)
-        kept = ordered[: max(1, len(ordered) * 9 // 10)]
-        return sum(kept) / len(kept) if kept else 0.0
-
-    @property
-    def overhead(self) -> float:
-        """Bookkeeping per step, seconds."""
-        return self._booked / max(1, self._steps)
-
-    @property
-    def seconds(self) -> float:
-        """Since the start, also that of runs before this one was taken up."""
-        return self._kept + time.perf_counter() - self.begun
-
-    @property
-    def share(self) -> float:
-        """Bookkeeping and measurements over the rest."""
-        mine = self._booked + self._measured
-        rest = self.seconds - mine - self._skipped
-        return mine / rest if rest > 0 else 0.0
-
-    def state(self) -> tuple[float, float, float, float, int]:
-        """What `load` takes back."""
-        return self.seconds, self._booked, self._measured, self._skipped, self._steps
-
-    def load(self, state: Sequence[float]) -> None:
-        """Go on from a state."""
-        self._kept, self._booked, self._measured, self._skipped = map(float, state[:4])
-        self._steps, self.begun = int(state[4]), time.perf_counter()
-        self._last = self.begun
-
-    def _book(self, seconds: float) -> None:
-        self._mine += seconds
-        self._booked += seconds
-
-
-class _Span:
-    """Tells how long its body took, on the device too where one is given."""
-
-    def __init__(self, tell: Callable[[float], None], device: torch.device | None) -> None:
-        self._tell, self._device = tell, device
-
-    def __enter__(self) -> None:
-        self._settle()
-        self._begun = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._settle()
-        self._tell(time.perf_counter() - self._begun)
-
-    def _settle(self) -> None:
-        if self._device is not None and self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-
 def bare(model: nn.Module) -> nn.Module:
     """The model inside torch.compile and DDP."""
     while True:
@@ -332,6 +239,22 @@ def bare(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+@contextmanager
+def _not_called(model: nn.Module) -> Generator[None, None, None]:
+    """Raise UsageError where a DDP model is called inside: its next backward would wait for one that never comes."""
+
+    def refuse(*_: object) -> None:
+        raise UsageError("loss_fn calls the DDP model; it must compute the loss from the model that it is given.")
+
+    wrapped = type(model).__name__ == "DistributedDataParallel"
+    handle = model.register_forward_pre_hook(refuse) if wrapped else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def reference_curve(reference: str | os.PathLike[str] | Monitored | LossCurve) -> LossCurve:

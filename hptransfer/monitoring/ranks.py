@@ -37,4 +37,5 @@ class Ranks:
         if self.count == 1:
             return numbers
         packed = torch.tensor(list(numbers.values()), dtype=torch.float64).to(device, torch.float32)
-        return dict(zip(numbers, self.mean(packed).tolist(), strict=True))
+        mean: Any = self.mean(packed)
+        return {name: float(mean[k]) for k, name in enumerate(numbers)}

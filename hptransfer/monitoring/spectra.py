@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.training.seeding import seeded
 from hptransfer.monitoring.readings import Spectrum
-from hptransfer.prediction.typed import norm
+from hptransfer.prediction.typed import norm, submodules
 
 LARGE = 1024
 """Beyond this smaller side only the largest singular value is computed, by a randomised SVD."""
@@ -24,7 +24,7 @@ def spectrum(tensor: Tensor, *, embedding: bool = False) -> Spectrum:
     matrix = tensor.detach().flatten(1)
     matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
     exact = min(matrix.shape) <= LARGE
-    values = (_singular_values(matrix) if exact else _largest(matrix)).double().cpu()
+    values = (_singular_values(matrix) if exact else _largest(matrix)).cpu().double()
     size, top = float(norm(matrix)), float(values[0])
     rows, columns = matrix.shape[::-1] if embedding else matrix.shape
     return Spectrum(
@@ -32,7 +32,7 @@ def spectrum(tensor: Tensor, *, embedding: bool = False) -> Spectrum:
         norm=top,
         stable_rank=(size / top) ** 2 if top > 0 else 0.0,
         natural=top / math.sqrt(rows / columns),
-        values=tuple(values[_evenly(len(values))].tolist()) if exact else (),
+        values=tuple(float(v) for v in values[_evenly(len(values))]) if exact else (),
     )
 
 
@@ -47,7 +47,7 @@ def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def embeddings(model: nn.Module) -> set[str]:
     """The names of the weights of embeddings, whose rows are inputs."""
-    modules: Any = model.named_modules()
+    modules = submodules(model).items()
     return {f"{name}.weight".lstrip(".") for name, module in modules if isinstance(module, nn.Embedding)}
 
 

@@ -145,7 +145,7 @@ def _alarms(summary: Summary) -> list[str]:
 def _edges(edges: Sequence[EdgeSummary]) -> list[str]:
     if not edges:
         return []
-    rows = [("", "last", "against", "last ratio", "largest", "edge reached", "place")]
+    rows: list[tuple[str, ...]] = [("", "last", "against", "last ratio", "largest", "edge reached", "place")]
     for edge in edges:
         ratios = (f"{edge.ratios[-1]:.2f}", f"{max(edge.ratios):.2f}") if edge.ratios else ("-", "-")
         reached = "no" if edge.arrival is None else f"step {edge.arrival}"

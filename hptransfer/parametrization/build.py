@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.roles import Role
-from hptransfer.core.rules import Rule, Scheme, has_exact_std, init_ratio, rule_for
+from hptransfer.core.rules import HALF, Power, Rule, Scheme, has_exact_std, init_ratio, rule_for
 from hptransfer.graph.graph import Graph
 from hptransfer.graph.parameters.uses import Use
 from hptransfer.graph.readings.outputs import output_uses
 from hptransfer.graph.readings.scale_flow import ScaleFlow
 from hptransfer.parametrization.finetune import fine_tune
 from hptransfer.parametrization.init.unit import UnitForward, unit_branches
-from hptransfer.parametrization.init.zero import zero_readouts
+from hptransfer.parametrization.init.zero import fan_in_readouts, zero_readouts
 from hptransfer.parametrization.matching.compare import Comparison
 from hptransfer.parametrization.multipliers.depth import Depth, depth_of
 from hptransfer.parametrization.multipliers.placement import Absorbed, Hook, Multiplier, place
@@ -50,6 +51,9 @@ class Builder:
         self.notes = [*compared.notes, *(unit.notes if unit is not None else ())]
         self.tuned = fine_tune(compared.parameters, graphs[0], compared.settled, compared.roles, options)
         self.roles = {**compared.roles, **(self.tuned.roles if self.tuned else {})}
+        self.larger = fan_in_readouts(compared, graphs[0]) if options.readout_init == "fan-in" else frozenset[str]()
+        if self.larger and scheme.exact_spectral:
+            raise UsageError(f"Options(readout_init='fan-in'): scheme {scheme.name!r} sets that init by its condition.")
         self.zeros = zero_readouts(compared, graphs[0]) if options.readout_init == "zero" else frozenset[str]()
 
     def rows(self) -> dict[str, Row]:
@@ -111,7 +115,12 @@ class Builder:
 
     def rule(self, name: str, role: Role, depth: Depth | None = None) -> Rule:
         where = {} if depth is None else {"in_branch": name in depth.in_branch, "on_stream": name in depth.on_stream}
-        return rule_for(role, self.trained_by(name).geometry, self.scheme, **where)
+        rule = rule_for(role, self.trained_by(name).geometry, self.scheme, **where)
+        if name not in self.larger or role.kind != "readout" or self.scheme.global_lr:
+            return rule
+        larger = Power(fan_in=-HALF)
+        lr = rule.lr * rule.init * larger.inverse() if self.trained_by(name).geometry == "relative" else rule.lr
+        return replace(rule, init=larger, lr=lr)
 
     def tied_factors(self) -> dict[str, float]:
         """Tied embedding -> multiplier of its readout: the ratio of the two roles' initial stds (1/m for muP)."""
@@ -142,7 +151,9 @@ class Builder:
             base,
             std,
             0.0 if zero else 1.0 if kept else ratio,
-            1.0 if own else self.lr(name, rule, m_depth, ratio) / eps**optimizer.step_per_eps,
+            rule.lr.at(role.m_in, role.m_out)
+            if own
+            else self.lr(name, rule, m_depth, ratio) / eps**optimizer.step_per_eps,
             1.0,
             eps,
             optimizer=optimizer.name,
@@ -169,7 +180,8 @@ class Builder:
     def reason(self, role: Role, rule: Rule, optimizer: OptimizerInfo, kept: bool) -> str:
         """The rule in words."""
         if self.scheme.global_lr:
-            return "SP control: own init, one learning rate"
+            rate = "one learning rate" if rule.lr == Power() else f"lr {rule.lr}; {self.scheme.source}"
+            return f"SP control: own init, {rate}"
         if role.kind == "unused":
             return "not used in the traced forward"
         exact = has_exact_std(role, self.scheme)

@@ -20,7 +20,8 @@ class Options:
     readout_init: "own" keeps the base's own readout init times the rule's ratio; "zero" starts the weights that make
     the outputs at zero, at every size, the base's included, and under every scheme, the control included. A frozen one
     stays, as does a gate's; one that could not learn from zero is refused (tied, multiplied with another such one, or
-    divided by its own norm).
+    divided by its own norm). "fan-in" starts them at n^-1/2 in place of n^-1 and leaves every rate as it is: a base
+    whose readout starts small starves no wider model (docs/limits.md); of untied ones, and not with forward="unit".
     attention: logits multiplier; None takes the scheme's.
     forward: "own" keeps the base's own initial scales; "unit" replaces those of its weights, at every size, so that
     each weight's output has rms 1 at the base (a readout's fan_in^-1/2), and puts residual branches at (2/L)^1/2 of the
@@ -48,7 +49,7 @@ class Options:
     batch, duration, decay_horizon: rules for batch size and tokens, see hptransfer.core.horizon.carried.
     """
 
-    readout_init: Literal["own", "zero"] = "own"
+    readout_init: Literal["own", "zero", "fan-in"] = "own"
     attention: Literal["1/d", "1/sqrt(d)"] | None = None
     forward: Literal["own", "unit"] = "own"
     weight_decay: DecayRule = "independent"
@@ -65,7 +66,7 @@ class Options:
 
     def __post_init__(self) -> None:
         allowed = {
-            "readout_init": ("own", "zero"),
+            "readout_init": ("own", "zero", "fan-in"),
             "attention": (None, "1/d", "1/sqrt(d)"),
             "forward": ("own", "unit"),
             "weight_decay": ("independent", "coupled"),
@@ -80,6 +81,8 @@ class Options:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise UsageError(f"Options({name}={getattr(self, name)!r}): use one of {values}.")
+        if (self.readout_init, self.forward) == ("fan-in", "unit"):
+            raise UsageError("Options(readout_init='fan-in', forward='unit'): both set the readout's init; give one.")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from hptransfer.reporting.advice import advice
 from hptransfer.reporting.coordinates import coord_info, coord_rows, coordinate_figure
 from hptransfer.reporting.downloads import downloads
 from hptransfer.reporting.info import curves_info, gap_info, loss_axis, optima_info, schemes_of
+from hptransfer.reporting.measures import measure_rows
 from hptransfer.reporting.page import number, rate, render_page
 from hptransfer.validation.records.results import TransferResult
 
@@ -31,6 +32,7 @@ def render_report(result: TransferResult) -> str:
         advice=advice(result),
         downloads=downloads(result),
         facts=words.facts(result),
+        measures=measure_rows(result),
         figures=draw(result) | ({"coord": draw_coord(coord)} if coord else {}),
         schemes=schemes_of(result),
         plan=plan_lines(result.plan),

@@ -64,7 +64,7 @@ class GapInfo(NamedTuple):
 
 def schemes_of(result: TransferResult) -> tuple[str, ...]:
     """The control first, then the checked scheme: the order of the panels."""
-    return tuple(dict.fromkeys(s for s in (result.against, result.scheme) if s))
+    return tuple(dict.fromkeys(s for s in (result.against, *result.schemes) if s))
 
 
 def curves_info(result: TransferResult, scheme: str) -> CurvesInfo:

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import NamedTuple
 
 from hptransfer.core.files import columns
+from hptransfer.reporting.measures import measure_rows
+from hptransfer.reporting.schemes import short_name, spelled
 from hptransfer.validation.records.results import Drift, Optimum, Regret, TransferResult
-
-NAMES = {"sp": "SP", "mup": "muP", "completep": "CompleteP", "depth-mup": "depth-muP", "umup": "u-muP", "ntk": "NTK"}
-"""Schemes as papers write them; the others are called as in the code."""
-
-
-_SPELLED = re.compile(rf"(?<![\w./-])({'|'.join(NAMES)})(?![\w/-]|\.\w)")
-
-
-def spelled(text: str) -> str:
-    """A sentence with schemes spelled as papers write them, wherever a word of it is a scheme's name in the code."""
-    return _SPELLED.sub(lambda name: NAMES[name[0]], text)
-
 
 LARGER = {"width": "wider", "depth": "deeper", "batch": "a larger batch", "tokens": "longer"}
 """What a model, or its training, is at a larger size."""
@@ -49,14 +38,9 @@ def _span(result: TransferResult) -> str:
     return f"from {result.axis} {min(result.sizes)} to {max(result.sizes)}" if result.sizes else ""
 
 
-def short_name(scheme: str) -> str:
-    """A scheme's name for running text."""
-    return NAMES.get(scheme, scheme)
-
-
 def facts(result: TransferResult) -> tuple[Fact, ...]:
     """Drift and regret of every scheme, the checked one first, and its loss gap to tuned SP at the largest size."""
-    order = [s for s in (result.scheme, result.against) if s]
+    order = result.schemes
     drifts = sorted((d for d in result.drifts if d.scheme in order), key=lambda d: order.index(d.scheme))
     regrets = sorted((r for r in result.regrets if r.scheme in order), key=lambda r: order.index(r.scheme))
     found = [*(_drift(d, result) for d in drifts), *(_regret(r, result) for r in regrets)]
@@ -139,7 +123,7 @@ def table(result: TransferResult) -> str:
 
 def cells(result: TransferResult) -> list[tuple[str, ...]]:
     """Header and lines of the table: for every size the best rate and loss of each scheme, and their difference."""
-    schemes = [s for s in (result.scheme, result.against) if s]
+    schemes = result.schemes
     rows = [(str(result.axis), *(p for s in schemes for p in (f"{short_name(s)}: best rate", "loss")), "difference")]
     gaps = {g.size: g for g in result.loss_gaps}
     for size in result.sizes:
@@ -152,6 +136,7 @@ def cells(result: TransferResult) -> list[tuple[str, ...]]:
 def beside(result: TransferResult) -> list[str]:
     """The lines below the table: the headline numbers, failures and notes, then the verdict and why it is no PASS."""
     lines = ["", *(_line(fact) for fact in facts(result)), ""]
+    lines += [*columns(measured), ""] if (measured := measure_rows(result)) else []
     lines += [f"{text}." for text in (str(result.tally), coordinates_text(result)) if text]
     lines += [f"Note: {note}" for note in result.notes]
     reasons = () if result.verdict == "PASS" else result.reasons

@@ -16,7 +16,10 @@ from hptransfer.validation.records.runs import Job
 
 @dataclass(frozen=True)
 class Grid:
-    """What is to be run: every scheme x scale x learning rate x seed, each for `steps` optimizer steps."""
+    """What is to be run: every scheme x scale x learning rate x seed.
+
+    steps: optimizer steps of a run, where its scale does not say both batch and tokens.
+    """
 
     schemes: tuple[str, ...]
     scales: tuple[Scale, ...]
@@ -24,10 +27,16 @@ class Grid:
     seeds: tuple[int, ...]
     steps: int
 
+    def steps_at(self, scale: Scale) -> int:
+        """Optimizer steps of a run at a scale: its tokens by its batch where it says both, else those of all runs."""
+        if scale.batch is None or scale.tokens is None:
+            return self.steps
+        return max(1, round(scale.tokens / scale.batch))
+
     def jobs(self, fingerprint: str) -> list[Job]:
         """All jobs, seeds fastest."""
         return [
-            job_at(scheme, scale, lr=lr, seed=seed, steps=self.steps, fingerprint=fingerprint)
+            job_at(scheme, scale, lr=lr, seed=seed, steps=self.steps_at(scale), fingerprint=fingerprint)
             for scheme in self.schemes
             for scale in self.scales
             for lr in self.lrs

@@ -84,4 +84,5 @@ def sizes_of(grid: Grid, axis: Axis) -> list[int]:
 def _jobs(fit: Fit, lr: float, grid: Grid, fingerprint: str) -> list[Job]:
     scheme, axis = fit.curve.scheme, fit.curve.axis
     scale = next(s for s in grid.scales if getattr(s, axis) == fit.curve.size)
-    return [job_at(scheme, scale, lr=lr, seed=s, steps=grid.steps, fingerprint=fingerprint) for s in grid.seeds]
+    steps = grid.steps_at(scale)
+    return [job_at(scheme, scale, lr=lr, seed=s, steps=steps, fingerprint=fingerprint) for s in grid.seeds]

@@ -43,16 +43,17 @@ def probe(grid: Grid, make: Callable[[Sequence[Job]], list[Run]], *, fingerprint
     cells = [(scheme, scale) for scheme in grid.schemes for scale in grid.scales]
     middle = grid.lrs[len(grid.lrs) // 2]
 
-    def tried(some: Sequence[Cell], lr: float, seed: int, steps: int) -> list[Run]:
-        job = functools.partial(job_at, lr=lr, seed=seed, steps=steps, fingerprint=fingerprint)
-        return make([job(scheme, scale) for scheme, scale in some])
+    def tried(some: Sequence[Cell], lr: float, seed: int, most: int | None = None) -> list[Run]:
+        steps = [min(grid.steps_at(scale), most or grid.steps_at(scale)) for _, scale in some]
+        job = functools.partial(job_at, lr=lr, seed=seed, fingerprint=fingerprint)
+        return make([job(scheme, scale, steps=n) for (scheme, scale), n in zip(some, steps, strict=True)])
 
-    brief = tried(cells, middle, grid.seeds[0], min(STEPS, grid.steps))
+    brief = tried(cells, middle, grid.seeds[0], STEPS)
     left: Sequence[Cell] = [cell for cell, run in zip(cells, brief, strict=True) if run.state == "failed"]
     runs: list[Run] = []
     places = ((middle, grid.seeds[0]), (grid.lrs[0], grid.seeds[-1]), (middle, grid.seeds[-1]))
     for lr, seed in dict.fromkeys(places):
-        latest = tried(left, lr, seed, grid.steps) if left else []
+        latest = tried(left, lr, seed) if left else []
         runs += latest
         left = [cell for cell, run in zip(left, latest, strict=True) if run.state == "failed"] if left else []
     kept = [run for run in runs if (run.scheme, scale_of(run.job)) in left]

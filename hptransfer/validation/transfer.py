@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.secrets import masked
-from hptransfer.core.training.recipe import Axis, Recipe
+from hptransfer.core.training.recipe import Axis, Recipe, load_recipe
+from hptransfer.validation.axes import PLURALS, growth
 from hptransfer.validation.choices import SamplerName
 from hptransfer.validation.engines.engine import EngineName
 from hptransfer.validation.engines.trainer import CONTROL
@@ -29,6 +31,7 @@ from hptransfer.validation.search.samplers import planner_of
 from hptransfer.validation.sweep import Sweep, refuse_no_growth
 from hptransfer.validation.verdict import comparisons, judge
 from hptransfer.validation.verdict.judged import judged
+from hptransfer.validation.verdict.measures import measures_of
 
 FEWEST_SEEDS = 3
 """An interval of the drift that is worth stopping at needs as many."""
@@ -48,11 +51,14 @@ def transfer_check(
     *,
     widths: Sequence[int] | None = None,
     depths: Sequence[int] | None = None,
+    batches: Sequence[int] | None = None,
+    tokens: Sequence[int] | None = None,
     lrs: Sequence[float] | None = None,
     seeds: int | Sequence[int] | None = None,
     steps: int | None = None,
     scheme: str | None = None,
     against: str | None = CONTROL,
+    also: Sequence[str] = (),
     tolerance: float = 0.5,
     extend: float = 4.0,
     sampler: SamplerName = "zoom",
@@ -69,26 +75,31 @@ def transfer_check(
     """Sweep the learning rate at every width, or depth, under `scheme` and under the control, and judge the transfer.
 
     widths: at least two; lrs: base learning rates; seeds: a count or a list (3 or more for an interval); steps: all
-    default to the recipe's own. depths: in place of widths, at the base's width. scheme: default "mup" over widths,
-    "completep" over depths. against: the control, None for none. tolerance: allowed drift in octaves. sampler: "zoom"
-    runs rates two octaves apart with one seed, then half an octave apart around the best with all seeds, larger sizes
-    starting at the transferred rate; "grid" runs every rate; "tpe" and "gp" let Optuna choose as many as the grid has.
-    extend: a search whose best rate is its first or last goes on by up to this many octaves on that side, for that
-    (scheme, size). precision: stop adding seeds, from the third on, once the drift's interval reaches no further than
-    so many octaves to either side; default: use all seeds. timeout: seconds that a run may take; one that takes longer
-    is killed and recorded as failed. out: a directory that gets runs.jsonl as runs finish and verdict.json at the end.
-    storage: an Optuna storage URL through which the runs are shared with `hptransfer worker` processes. Either makes
-    the check resumable. workers, device, engine, plan_options: as in run_sweep. command: recorded in the result;
-    default: this process's. Raises UsageError on bad input, and where all runs of a scheme fail. See judge.RULE for the
-    verdict.
+    default to the recipe's own. depths: in place of widths, at the base's width. batches: at the base's tokens, so
+    that runs have fewer steps; tokens: at the base's batch; either beside widths or depths, of as many sizes, grows
+    together with them (see axes.growth). scheme: default "mup" over widths, "completep" over depths. against: the
+    control, None for none. also: further schemes, run and reported beside them and not judged ("sp-embedding": SP
+    with the embedding's rate as muP has it). tolerance: allowed drift in octaves. sampler: "zoom" runs rates two
+    octaves apart with one seed, then half an octave apart around the best with all seeds, larger sizes starting at
+    the transferred rate; "grid" runs every rate; "tpe" and "gp" let Optuna choose as many as the grid has. extend:
+    a search whose best rate is its first or last goes on by up to this many octaves on that side, for that (scheme,
+    size). precision: stop adding seeds, from the third on, once the drift's interval reaches no further than so
+    many octaves to either side; default: use all seeds. timeout: seconds that a run may take; one that takes longer
+    is killed and recorded as failed. out: a directory that gets runs.jsonl as runs finish and verdict.json at the
+    end. storage: an Optuna storage URL through which the runs are shared with `hptransfer worker` processes. Either
+    makes the check resumable. workers, device, engine, plan_options: as in run_sweep. command: recorded in the
+    result; default: this process's. Raises UsageError on bad input, and where all runs of a scheme fail. See
+    judge.RULE for the verdict.
     """
     choices = {"storage": storage, "timeout": timeout, "plan_options": plan_options}
-    sweep = Sweep.of(recipe, device=device, workers=workers, engine=engine, **choices)
-    axis: Axis = "width" if depths is None else "depth"
-    scheme = scheme or {"width": "mup", "depth": "completep"}[axis]
+    loaded = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    grown = growth(loaded, widths=widths, depths=depths, batches=batches, tokens=tokens, steps=steps)
+    sweep = Sweep.of(grown.recipe, device=device, workers=workers, engine=engine, **choices)
+    axis = grown.axis
+    scheme = scheme or ("completep" if axis == "depth" else "mup")
     control = None if against == scheme else against
-    schemes = [scheme] if control is None else [scheme, control]
-    chosen = {"widths": widths, "depths": depths, "lrs": lrs, "seeds": seeds, "steps": steps}
+    schemes = list(dict.fromkeys(name for name in (scheme, control, *also) if name is not None))
+    chosen = {"scales": grown.scales, "lrs": lrs, "seeds": seeds, "steps": steps}
     grid = grid_of(sweep.trainer.recipe, schemes=schemes, **chosen)
     search = Search(sampler, extend, precision)
     _refuse_no_range(grid, axis, tolerance, search)
@@ -97,7 +108,7 @@ def transfer_check(
         log = stack.enter_context(RunLog(out)) if out is not None else None
         found = _measured(sweep, grid, axis, search, log)
     notes = (*(log.notes if log else ()), *sweep.notes, *found.notes, *_two_inits(sweep, scheme, control))
-    notes = (*notes, *_unlike_at_base(sweep, found, axis, scheme, control))
+    notes = (*notes, *_unlike_at_base(sweep, found, axis, scheme, control), *_rule_carried(sweep, grid, axis, scheme))
     result = _result(sweep, found, axis, control, tolerance, command or command_line(), notes)
     if out is not None:
         result.save(out)
@@ -139,6 +150,21 @@ def _two_inits(sweep: Sweep, scheme: str, control: str | None) -> list[str]:
     ]
 
 
+def _rule_carried(sweep: Sweep, grid: Grid, axis: Axis, scheme: str) -> list[str]:
+    """What the plan's rule for batch and tokens does to the rate, so that the drift is what the rule leaves."""
+    if axis not in ("batch", "tokens"):
+        return []
+    small, large = min(sizes := sizes_of(grid, axis)), max(sizes)
+    ends = [next(s for s in grid.scales if getattr(s, axis) == size) for size in (small, large)]
+    plans = [sweep.trainer.prepare(scheme, scale) for scale in ends]
+    factors = [next(iter(plan.rows.values())).lr_mult if plan is not None else 1.0 for plan in plans]
+    moved = math.log2(factors[1] / factors[0])
+    return [
+        f"Learning rates are the base's: from {axis} {small} to {large} the rule of {scheme}'s plan moves the rate by "
+        f"{moved:+.2f} octaves, and a drift is what the rule leaves."
+    ]
+
+
 def _unlike_at_base(sweep: Sweep, found: Measurement, axis: Axis, scheme: str, control: str | None) -> list[str]:
     """That the recipe is not deterministic, where a plan that changes nothing at the base changed something there."""
     base = sweep.trainer.recipe.base
@@ -154,8 +180,9 @@ def _unlike_at_base(sweep: Sweep, found: Measurement, axis: Axis, scheme: str, c
 
 def _refuse_no_range(grid: Grid, axis: Axis, tolerance: float, search: Search) -> None:
     if len(sizes := sizes_of(grid, axis)) < 2:
-        example = {"width": "64,128,256", "depth": "2,4,8"}[axis]
-        raise UsageError(f"{axis}s={sizes}: a transfer needs at least two {axis}s, for example {example}.")
+        example = {"width": "64,128,256", "depth": "2,4,8", "batch": "16,64,256", "tokens": "10000,40000"}[axis]
+        name = PLURALS[axis]
+        raise UsageError(f"{name}={sizes}: a transfer needs at least two {name}, for example {example}.")
     if len(grid.lrs) < 3:
         raise UsageError(f"lrs={list(grid.lrs)}: an optimum needs at least three learning rates, a factor 2 apart.")
     if not tolerance > 0:
@@ -202,4 +229,6 @@ def _result(
         fingerprint=sweep.fingerprint,
         notes=notes,
         tally=Tally.of(found.runs),
+        measures=measures_of(fits, found.runs),
+        also=tuple(name for name in grid.schemes if name not in (scheme, control)),
     )

@@ -50,9 +50,9 @@ def work(
     with lost_database(storage):
         while limit is None or done < limit:
             before = done
-            for found in _works(sweep, storage, name, space):
+            for found in _works(sweep, storage, name, space, wait=True):
                 left = math.inf if limit is None else limit - done
-                queue = found.open(storage)
+                queue = found.open(storage, wait=True)
                 done += drain_of(queue, found, limit=left).all()
                 queue.disconnect()
             if done > before:
@@ -64,10 +64,10 @@ def work(
     return done
 
 
-def _works(sweep: Sweep, url: str, name: str | None, space: Space | None) -> list[Work]:
-    """The work of every study of this recipe in the storage."""
+def _works(sweep: Sweep, url: str, name: str | None, space: Space | None, *, wait: bool = False) -> list[Work]:
+    """The work of every study of this recipe in the storage. wait: see open_storage."""
     trainer, works = sweep.trainer, []
-    storage = open_storage(url)
+    storage = open_storage(url, wait=wait)
     studies = storage.get_all_studies()
     release(storage)
     for study in studies:

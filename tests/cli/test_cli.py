@@ -283,3 +283,11 @@ def test_plan_prints_what_another_tool_reads(capsys):
     assert printed.count("ParamGroupConfig(pattern=") == 4 and "'lr': 0.01" in printed
     assert main(["plan", "recipes/mlp.py", "--export", "torchtitan"]) == 2
     assert "give the base's as lr=" in capsys.readouterr().err
+
+
+def test_a_check_waits_for_no_import_of_what_it_does_not_use():
+    code = (
+        "import sys; from hptransfer.cli.command import build_parser as b; b(['check']); print('scipy' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "False"

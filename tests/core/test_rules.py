@@ -140,6 +140,14 @@ def test_the_control_has_one_learning_rate(geometry) -> None:
         assert rule_for(role, geometry, SCHEMES["sp"]) == Rule(Power(), Power(), Power())
 
 
+@pytest.mark.parametrize("geometry", ["gradient", "sign", "relative", "spectral"])
+def test_the_second_control_is_the_first_but_for_the_rate_of_input_weights(geometry) -> None:
+    for name, role in ROLES.items():
+        rule = rule_for(role, geometry, SCHEMES["sp-embedding"])
+        faster = Power(fan_out=F(1)) if role.kind == "input" else Power()
+        assert rule == Rule(Power(), faster, Power()), name
+
+
 @pytest.mark.parametrize("role", ["hidden", "readout"])
 def test_exact_spectral_init_gives_the_norm_of_the_condition(role: str) -> None:
     """2310.17813, Condition 1: |W|_2 = sqrt(o/i), with |W|_2 = std (sqrt(i) + sqrt(o))."""

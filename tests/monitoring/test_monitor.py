@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import time
 
 import pytest
 import torch
@@ -188,6 +187,18 @@ def test_a_measurement_that_raises_is_made_no_more_and_the_run_goes_on(tmp_path)
     assert len(found.number("noise scale")[0]) == 3
 
 
+def test_a_loss_without_its_batch_says_so_and_a_vector_is_refused(tmp_path):
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with hpt.Monitor(model, optimizer, out=tmp_path / "run.jsonl", loss_fn=loss_fn, every={"noise": 2}) as monitor:
+        for _ in range(3):
+            monitor.observe(1.0)
+            optimizer.step()
+        with pytest.raises(UsageError, match=r"shape \(3,\)"):
+            monitor.observe(torch.ones(3))
+    assert "given no batch" in monitor.dropped["noise"]
+
+
 def test_a_loss_that_is_not_finite_is_told_once(tmp_path):
     model, told = nn.Linear(4, 3), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -229,19 +240,6 @@ def test_the_share_is_kept_and_told(tmp_path):
     found = read_run(path)
     assert found.number("noise scale")[0] and any(r.outputs for r in found.readings)
     assert monitor.share > 0 and found.number("monitor share")[1][-1] == pytest.approx(monitor.share, rel=0.5)
-
-
-def test_what_is_skipped_is_no_training_time(tmp_path):
-    model = nn.Linear(4, 3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with hpt.Monitor(model, optimizer, out=tmp_path / "run.jsonl") as monitor:
-        train(model, optimizer, monitor, count=5)
-        before = monitor.share
-        time.sleep(0.3)
-        monitor.skip()
-        assert monitor.share == pytest.approx(before, rel=0.3)
-        time.sleep(0.3)
-        assert monitor.share < 0.7 * before
 
 
 def test_a_run_is_taken_up_again_from_its_state(tmp_path):
@@ -339,6 +337,14 @@ def ddp_worker(rank: int, path: str) -> None:
             optimizer.step()
             optimizer.zero_grad()
     assert m.dropped == {} and m.step == 6
+    wrong = {"every": {"noise": 1}, "loss_fn": lambda _, batch: loss_fn(model, batch)}  # the wrapped one
+    with hpt.Monitor(model, optimizer, out=f"{path}/wrong.jsonl", **wrong) as n:
+        for _ in range(2):
+            loss = loss_fn(model, batch)
+            loss.backward()
+            n.observe(loss, batch)
+            optimizer.step()
+    assert "calls the DDP model" in n.dropped["noise"]
     torch.save(inner.state_dict(), f"{path}/rank{rank}.pt")
     dist.destroy_process_group()
 

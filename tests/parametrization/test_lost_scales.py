@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import hptransfer as hpt
+from hptransfer.checks.oracle.held import following
+from hptransfer.checks.oracle.subject import subject_of
 from hptransfer.checks.oracle.verify import verify_plan
 from tests.cases.traces import plan_of
 
@@ -235,3 +237,52 @@ def test_the_scale_of_a_complex_parameter_counts_both_parts() -> None:
 
     plan = plan_of(Stored, X)
     assert (plan["W"].init_mult, plan["W"].init_std) == (pytest.approx(0.5), pytest.approx(0.5, rel=0.3))
+
+
+class Pre(nn.Module):
+    """A stream of standardised convolutions alone (BiT's): all of it is m^1/2 as large, and only norms read it."""
+
+    def __init__(self, width: int, *, bare: bool) -> None:
+        super().__init__()
+        self.bare = bare
+        self.stem, self.a, self.b = nn.Linear(5, width), Standard(width), Standard(width)
+        self.norm, self.last = nn.LayerNorm(width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(self.stem(x), (self.norm.weight.numel(),))
+        stream = self.a(x) + self.b(torch.relu(x))
+        return self.last(torch.relu(self.norm(stream))) + (stream.mean(-1, keepdim=True) if self.bare else 0)
+
+
+class Standard(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = Inner(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+class Inner(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(width, width) * width**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, standardised(self.W, self.W))
+
+
+def test_modules_that_pass_on_what_a_plan_lets_grow_are_no_fault() -> None:
+    report = verify_plan(lambda width: Pre(width, bare=False), widths=(32, 64, 128), example_inputs=X, seeds=2)
+    (grown,) = (row for row in report.outputs if row.name == "a")
+    size = grown.check("size")
+    assert report.verdict == "PASS" and size is not None and size.measured == pytest.approx(0.5, abs=0.1), str(report)
+
+
+def test_growth_that_the_outputs_see_is_a_fault() -> None:
+    """The same claim about a stream that something other than a norm reads follows nobody."""
+    plan = plan_of(lambda width: Pre(width, bare=False), X)
+    for bare, expected in ((False, {"a", "a.inner", "b", "b.inner"}), (True, set[str]())):
+        subject = subject_of(lambda width, bare=bare: Pre(width, bare=bare), X)
+        followed = following(subject, plan, {"a.inner": 0.5, "b.inner": 0.5}, 32)
+        assert {name for name, exponent in followed.items() if exponent > 0.25} == expected

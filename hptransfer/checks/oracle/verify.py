@@ -28,6 +28,7 @@ import torch
 from hptransfer.checks.checked import checked_count, checked_widths
 from hptransfer.checks.oracle.depth import OverDepth, gained
 from hptransfer.checks.oracle.gradients import owner_of
+from hptransfer.checks.oracle.held import following
 from hptransfer.checks.oracle.judge import judged
 from hptransfer.checks.oracle.measure import Measurements
 from hptransfer.checks.oracle.promises import Promise, promise_of
@@ -170,6 +171,8 @@ def _beside(found: Measurements, promise: Promise, tolerance: float) -> list[Ora
     logits = logit_rows(found.sites, promise, tolerance, quadratic=quadratic)
     if not found.walks:
         return logits
+    followed = following(found.subject, found.plans[min(found.plans)], above, min(found.plans))
+    above |= {module: max(exponent, above.get(module, 0.0)) for module, exponent in followed.items()}
     rows = output_rows(found.walks, promise, lambda m: above.get(m, 0.0), tolerance)
     if any((change := row.check("change")) is not None and not change.ok for row in rows):
         rows = output_rows(found.walks, promise, lambda m: above.get(m, 0.0), tolerance, found.jumping)

@@ -18,9 +18,11 @@ from hptransfer.cli.arguments import (
     command_line,
     given,
     grid_options,
+    names,
     output_directory,
     recipe_of,
     refuse_two_axes,
+    widths,
 )
 from hptransfer.cli.exits import OF_VERDICT
 from hptransfer.cli.output import show
@@ -42,6 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_grid(parser)
     add_depths(parser)
+    parser.add_argument("--batches", type=widths, metavar="B,B,...", help="vary the batch, at the base's tokens")
+    parser.add_argument("--tokens", type=widths, metavar="T,T,...", help="vary the tokens (length of a run)")
     add_lrs(parser)
     parser.add_argument("--tolerance", type=float, default=0.5, help="allowed drift in octaves; default: 0.5")
     parser.add_argument(
@@ -67,6 +71,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-coord", action="store_true", help="leave out the coordinate check")
     parser.add_argument("--scheme", help="the scheme to check, against SP; default: mup, over depths completep")
+    parser.add_argument(
+        "--readout-init",
+        choices=("own", "zero", "fan-in"),
+        default="own",
+        help="where the readout starts: by the scheme (own), at zero, or at n^-1/2 with the same rates",
+    )
+    parser.add_argument(
+        "--also",
+        type=names,
+        default=(),
+        metavar="SCHEME,...",
+        help="run and report these beside, as sp-embedding: SP with the embedding's rate as muP has it",
+    )
     parser.add_argument("--storage", metavar="URL", help="Optuna storage, as sqlite:///study.db; default: in DIR")
     parser.add_argument("--against", metavar="FILE", help="score this prediction.json, made before the sweep")
     parser.add_argument("--out", metavar="DIR", help="where the results go; default: hptransfer-out/<recipe>")
@@ -107,8 +124,8 @@ def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:
     """The forecast to score. Raises UsageError where this check would not train what it is for."""
     if not args.against:
         return None
-    if args.depths:
-        raise UsageError("--against scores a check over widths; leave out --depths.")
+    if args.depths or args.batches or args.tokens:
+        raise UsageError("--against scores a check over widths; leave out --depths, --batches and --tokens.")
     from hptransfer.prediction.forecast.forecast import Forecast
     from hptransfer.validation.forecasts.against import refuse_other_run
 
@@ -119,6 +136,7 @@ def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:
 
 def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferResult:
     """The transfer check, and over three widths or more the coordinate check beside it."""
+    from hptransfer.parametrization.options import Options
     from hptransfer.validation.transfer import transfer_check
 
     result = transfer_check(
@@ -130,6 +148,8 @@ def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferRes
         command=command_line(args),
         **grid_options(args),
         sampler=args.sampler,
+        also=args.also,
+        plan_options=None if args.readout_init == "own" else {"options": Options(readout_init=args.readout_init)},
         **given(scheme=args.scheme, storage=args.storage, precision=args.precision, timeout=args.run_timeout),
     )
     if not args.no_coord and result.axis == "width" and len(result.sizes) >= 3:

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hptransfer.cli.arguments import add_format, command_line, no_more, output_folder, pairs
+from hptransfer.cli.arguments import add_format, command_line, names, no_more, output_folder, pairs
 from hptransfer.cli.exits import OF_VERDICT
 from hptransfer.cli.results.formats import show_as
 from hptransfer.cli.results.next_step import after_judge
@@ -60,8 +60,3 @@ def run(args: argparse.Namespace) -> int:
     show_as(args.format, verdict_forms(result), then=after_judge(result, page))
     print(f"Wrote {out / VERDICT_FILE}, {out / RUNS_FILE}, {page}", file=sys.stderr)
     return OF_VERDICT[result.verdict]
-
-
-def names(text: str) -> tuple[str, ...]:
-    """ "a,b" -> ("a", "b")."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())

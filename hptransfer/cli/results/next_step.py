@@ -72,6 +72,9 @@ def after_judge(result: TransferResult, page: Path) -> str:
 
 
 def after_forecast(forecast: Forecast, args: argparse.Namespace, path: Path) -> str:
+    if not forecast.conclusive:
+        told = "the noise scale, measured, narrows the factor for the batch"
+        return "" if args.noise else next_step(*args.given, "--noise", what_for=told)
     sizes = [
         word
         for axis in ("width", "depth")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import hptransfer as hpt
 
 # The base: the size at which your learning rates, weight decay and initialisation keep their meaning. Tune there.
-BASE = hpt.Scale(width=16, depth=2, batch=64)
+BASE = hpt.Scale(width=32, depth=2, batch=64)
 PIXELS, PATCH, HEADS, CLASSES = 16, 4, 4, 10
 
 
@@ -52,7 +52,7 @@ class ViT(nn.Module):
 
 def build(scale: hpt.Scale) -> nn.Module:
     """The model at a width and a depth, freshly initialised; the seed is set for you."""
-    return ViT(scale.width or 16, scale.depth or 2)
+    return ViT(scale.width or 32, scale.depth or 2)
 
 
 def images(count: int, seed: int) -> tuple[Tensor, Tensor]:

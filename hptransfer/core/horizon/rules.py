@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from hptransfer.core.errors import UsageError
 from hptransfer.core.horizon.evidence import EVIDENCE, joint_rule
 from hptransfer.core.rules import Geometry
 
@@ -130,13 +131,26 @@ BATCH_RULES: Mapping[str, BatchRule] = {
 """Plans call "constant" "none", and leave the betas then, too."""
 
 
+LARGEST_POWER = 1.5
+"""Of the batch or the tokens in the rate, either way: half as much again as linear scaling."""
+
+
 def measured_exponent(name: str) -> float | None:
-    """E of "power:E", an exponent of the batch or the tokens that the user has measured; None for another name."""
-    kind, _, exponent = name.partition(":")
+    """E of "power:E", an exponent of the batch or the tokens that the user has measured; None for another name.
+
+    Raises UsageError where it lies beyond +-LARGEST_POWER, which no rule or measurement comes near.
+    """
+    kind, _, text = name.partition(":")
     try:
-        return float(exponent) if kind == "power" else None
+        exponent = float(text) if kind == "power" else None
     except ValueError:
         return None
+    if exponent is not None and not abs(exponent) <= LARGEST_POWER:
+        raise UsageError(
+            f"{name!r}: batch or tokens to the power {exponent:g} in a rate was never measured: linear scaling is 1, "
+            f"the steepest fall over tokens -.7. Give an exponent from -{LARGEST_POWER:g} to {LARGEST_POWER:g}."
+        )
+    return exponent
 
 
 def measured_batch_rule(name: str) -> BatchRule | None:

@@ -9,6 +9,7 @@ from typing import get_args
 from hptransfer.core.errors import UsageError
 from hptransfer.core.roles import Kind, Role
 from hptransfer.graph.operands import is_transposed
+from hptransfer.graph.ops import facts
 from hptransfer.graph.parameters.uses import Unsettled, Use
 
 
@@ -16,7 +17,9 @@ def role_of_use(use: Use, shape: Sequence[int], base: Use, base_shape: Sequence[
     """The role that one use gives a parameter, from its shapes at target and base.
 
     A number of blocks (heads, experts) that grows makes more outputs, each of which reads as many inputs as before.
+    Raises UsageError of entries taken one by one along two growing axes: a matrix, whose sum is out of sight.
     """
+    _refuse_two_axes(use, shape, base_shape)
     (fan_in, fan_out), (base_in, base_out) = _fans(use, shape), _fans(base, base_shape)
     blocks, base_blocks = _product(use, shape, "batched"), _product(base, base_shape, "batched")
     if blocks != base_blocks:
@@ -30,6 +33,18 @@ def role_of_use(use: Use, shape: Sequence[int], base: Use, base_shape: Sequence[
     else:
         kind = "scalar"
     return Role(kind, fan_in, fan_out, base_in, base_out)
+
+
+def _refuse_two_axes(use: Use, shape: Sequence[int], base_shape: Sequence[int]) -> None:
+    pairs = zip(use.axes, shape, base_shape, strict=True)
+    growing = [(size, base) for label, size, base in pairs if label == "elementwise" and size != base]
+    if len(growing) > 1 and facts(use.node).multiplies:
+        sizes, bases = (" x ".join(map(str, side)) for side in zip(*growing, strict=True))
+        raise UsageError(
+            f"The role of parameter {use.parameter!r} cannot be settled: {use} takes its entries one by one along axes "
+            f"of {sizes} ({bases} in the base), and no sum right behind it says which of them is contracted. Write a "
+            f"matrix product (F.linear, @), or say what it is with roles={{{use.parameter!r}: Role(...)}}."
+        )
 
 
 def _fans(use: Use, shape: Sequence[int]) -> tuple[int, int]:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from torch import fx
 
-from hptransfer.graph.graph import number, sequence, shape, users
+from hptransfer.graph.graph import number, sequence
 from hptransfer.graph.operands import argument, is_convolution, is_transposed
-from hptransfer.graph.ops import facts, law
-from hptransfer.graph.parameters.axes import NONE, Dims, broadcast
+from hptransfer.graph.ops import facts
+from hptransfer.graph.parameters.axes import NONE, Dims
 
 Label = Literal["contracted", "produced", "indexed", "elementwise", "kernel", "batched", "stacked"]
 Found = tuple[list[Label], fx.Node | None] | None
@@ -65,18 +65,9 @@ def _elementwise(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.N
 
 
 def _scaled(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:
-    """Multiplied with an activation; a sum right after it contracts the summed dimensions.
-
-    A mean contracts as well, but brings the 1/n that a contraction asks for: its dimensions stay elementwise.
-    """
-    aligned = broadcast(dims, len(shape(node)))
-    labels: list[Label] = ["elementwise"] * len(aligned)
-    readers = users(node)
-    if readers and all(law(r) == "sum" and len(r.args) > 1 for r in readers):
-        for dim in (d for r in readers for d in sequence(r.args[1])):
-            labels[number(dim)] = "contracted"
+    """Multiplied with an activation, entry by entry; what is summed over behind it, `summed_behind` tells."""
     other = node.args[1 - position] if isinstance(position, int) else None
-    return labels[len(aligned) - len(dims) :], _node(other)
+    return ["elementwise"] * len(dims), _node(other)
 
 
 def _linear(node: fx.Node, position: Any, dims: Dims, from_inputs: set[fx.Node]) -> Found:

@@ -24,6 +24,7 @@ class Use:
     column (contracted), per tap of a kernel (over all rows and columns), or as a whole by its largest singular value;
     entries: by their standard deviation, so that each entry has order 1 (weight standardization, 1903.10520).
     form: what the op sees as a function of the parameter; mate: the op that multiplied it with a weight of its shape.
+    sums: of a product entry by entry, the ops behind it that sum over the contracted axes.
     """
 
     parameter: str
@@ -36,6 +37,7 @@ class Use:
     normalised: Norm = ""
     form: Form = WEIGHT
     mate: fx.Node | None = None
+    sums: frozenset[fx.Node] = frozenset()
 
     def __str__(self) -> str:
         return f"{self.op}[{', '.join(self.axes)}] in {self.module or 'the root module'}"

@@ -14,6 +14,7 @@ from hptransfer.graph.ops import facts, law, op
 from hptransfer.graph.parameters.axes import NONE, Dims, broadcast, through_view
 from hptransfer.graph.parameters.homogeneity import WEIGHT, forms
 from hptransfer.graph.parameters.labels import Label, consumer_of, groups_of, label_of, positions, written_letters
+from hptransfer.graph.parameters.summed import summed_behind
 from hptransfer.graph.parameters.use import Norm, Unsettled, Use
 
 
@@ -241,6 +242,8 @@ class Walk:
                     yield Unsettled(self.parameter, op(held.reduced or node), module_path(node))
                 continue
             labels, contracted = labelled
+            summed = summed_behind(node, source, dims, self.from_inputs)
+            labels = ["contracted" if axes & summed.axes else own for axes, own in zip(dims, labels, strict=True)]
             if any(_both_sides(axis, dims, labels) for axis in range(self.rank)):
                 yield Unsettled(self.parameter, f"{op(node)} that contracts and produces one axis", module_path(node))
                 continue
@@ -249,7 +252,8 @@ class Walk:
             form = self.forms.get(source, WEIGHT)
             norm = self.norm(axes) if form.degree == 0 else ""
             where, groups = module_path(node), groups_of(node)
-            yield Use(self.parameter, op(node), where, node, axes, contracted, groups, norm, form, held.mate)
+            made = (self.parameter, op(node), where, node, axes, contracted, groups, norm, form, held.mate)
+            yield Use(*made, sums=summed.by)
 
     def label(self, axis: int, dims: Dims, labels: list[Label]) -> Label:
         label = label_of(axis, dims, labels)

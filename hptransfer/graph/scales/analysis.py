@@ -34,7 +34,7 @@ from hptransfer.graph.scales.arithmetic import (
     softmax_size,
     summed_size,
     terms,
-    turned_size,
+    turned_gain,
     vector_order,
 )
 from hptransfer.graph.scales.counted import Counted
@@ -74,6 +74,8 @@ class Analysis(Counted):
         if known.law in {"power", "spread"}:
             degree = 1.0 if math.isnan(known.degree) else known.degree
             return Scale(self.of(operand(node)).ratio ** degree)
+        if known.law == "transform":
+            return self.transform(node)
         if known.passes or known.law in {"norm", "extreme", "clamp"}:
             return self.of(operand(node))
         if known.law == "normalise":  # its gain is all that scales it
@@ -231,10 +233,9 @@ class Analysis(Counted):
 
     def sum(self, node: fx.Node) -> Scale:
         inside, source = self.first(node), self.summed_over(node)
-        readout = law(source) in {"product", "quotient"} and source in self.sizes.weights  # (x w).sum
-        growth = self.growth[node] = 1.0 if readout else self.sizes.ratio(node, summed_size)
-        known = row(node)
-        mean = growth if known is not None and known.law == "mean" else 1.0
+        size = self.sizes.ratio(node, summed_size)
+        growth = self.growth[node] = 1.0 if node in self.sizes.sums else size  # (x w).sum
+        mean = size if law(node) == "mean" else 1.0
         alone = law(source) != "product" or inside.positive or inside.bounded or len(set(source.args[:2])) < 2
         ratio = inside.ratio * growth ** (1.0 if alone else self.sizes.alignment) / mean
         return replace(inside, ratio=ratio)
@@ -261,9 +262,8 @@ class Analysis(Counted):
         return Scale(1 / growth, positive=True, bounded=growth != 1)
 
     def transform(self, node: fx.Node) -> Scale:
-        if self.sizes.ratio(node, turned_size) != 1:
-            self.turned.append(node)
-        return self.first(node)
+        """It keeps the sum of squares up to its norm, whatever enters: no alignment matters."""
+        return Scale(self.first(node).ratio * self.sizes.ratio(node, turned_gain))
 
     def end(self, node: fx.Node) -> Scale:
         """Outputs that share a length or a sum stay as they are."""

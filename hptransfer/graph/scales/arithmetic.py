@@ -112,11 +112,21 @@ def own_scale(node: fx.Node) -> float:
     return float(scale) if isinstance(scale, (int, float)) else 1 / math.sqrt(contracted_size(node))
 
 
-def turned_size(node: fx.Node) -> float:
-    """How many entries each entry of a Fourier transform is the sum of; 1 where it is orthogonal."""
-    dims, sizes = argument(node, "dim"), shape(node.args[0])
-    if argument(node, "norm") == "ortho":
-        return 1
+def turned_gain(node: fx.Node) -> float:
+    """What a Fourier transform of n entries multiplies their rms by (Parseval): n^1/2 over 1, n^1/2 or n, as told."""
+    given, divides = argument(node, "n_fft"), argument(node, "norm")
+    size = float(given) if given is not None else _turned_size(node)
+    if argument(node, "normalized") or divides == "ortho":
+        return 1.0
+    power = argument(node, "normalization")  # of the op that the others end in: 0, 1 or 2 times 1/2
+    if power is None:
+        power = 2 if facts(node).inverse != (divides == "forward") else 0
+    return size ** ((1 - power) / 2)
+
+
+def _turned_size(node: fx.Node) -> float:
+    """Entries along the transformed axes; of a real signal, whose transform keeps one half, the signal's."""
+    dims, before, after = argument(node, "dim"), shape(node.args[0]), shape(node)
     last = argument(node, "s", ()) is None and dims is None  # fftn without axes: all of them
-    chosen = range(len(sizes)) if last else sequence(-1 if dims is None else dims)
-    return math.prod(sizes[int(at)] for at in chosen)
+    chosen = range(len(before)) if last else sequence(-1 if dims is None else dims)
+    return math.prod(max(before[int(at)], after[int(at)]) for at in chosen)

@@ -16,7 +16,7 @@ class Counted:
     logits: attention ops -> the factor that their logits lack. resets: edges on which a scale does not matter.
     deferred: edges into a product over a growing axis, which answers for its factors. growth: op -> ratio of the size
     that it sums over. unknown: ops without a row on the way from a parameter to an output. settled: ops all of whose
-    operands must have order one; closed: (summand, add), all that were met; turned: transforms of a growing axis.
+    operands must have order one; closed: (summand, add), all that were met.
     """
 
     sizes: Sizes
@@ -30,7 +30,6 @@ class Counted:
     unknown: list[fx.Node] = field(default_factory=list[fx.Node])
     settled: set[fx.Node] = field(default_factory=set[fx.Node])
     closed: set[Edge] = field(default_factory=set[Edge])
-    turned: list[fx.Node] = field(default_factory=list[fx.Node])
 
     def of(self, argument: object) -> Scale:
         return self.scales.get(argument, ONE) if isinstance(argument, fx.Node) else ONE

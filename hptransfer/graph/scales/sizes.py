@@ -41,7 +41,8 @@ class Sizes:
     """What the analysis compares: two graphs, which ops correspond, and the constants' ratios.
 
     alignment: exponent with which a product of two activations adds up over a growing axis (see above). constants:
-    multiplication by a constant -> target / base; weights: ops in which a parameter is contracted; depth: (branch,
+    multiplication by a constant -> target / base; weights: ops in which a parameter is contracted; sums: those behind
+    a product written out that contract it; depth: (branch,
     add) -> the ratio that the branch shall have; lost: op that contracts a weight divided by a statistic of itself ->
     how far that leaves its entries from what the weight's rule asks for.
     """
@@ -51,6 +52,7 @@ class Sizes:
     alignment: float
     constants: Mapping[fx.Node, float]
     weights: frozenset[fx.Node]
+    sums: frozenset[fx.Node] = frozenset()
     depth: Mapping[Edge, float] = field(default_factory=dict[Edge, float])
     lost: Mapping[fx.Node, float] = field(default_factory=dict[fx.Node, float])
     pairs: Mapping[fx.Node, fx.Node] = field(default_factory=dict[fx.Node, fx.Node])
@@ -67,9 +69,11 @@ class Sizes:
         lost: Mapping[fx.Node, float] | None = None,
         pairs: Pairs | None = None,
     ) -> Sizes:
+        uses = list(uses)
         contracting = frozenset(use.node for use in uses if "contracted" in use.axes)
+        sums = frozenset[fx.Node]().union(*(use.sums for use in uses))
         known = node_pairs(target, base) if pairs is None else pairs
-        return Sizes(target, base, alignment, constants or {}, contracting, depth or {}, lost or {}, known)
+        return Sizes(target, base, alignment, constants or {}, contracting, sums, depth or {}, lost or {}, known)
 
     @cached_property
     def from_inputs(self) -> set[fx.Node]:

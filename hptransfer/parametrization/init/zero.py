@@ -1,4 +1,4 @@
-"""Which readouts start at zero: the same weights at every size, so that curves over widths share one initialisation."""
+"""Which readouts start at zero or fan_in^-1/2: the same ones at every size, so that curves share one initialisation."""
 
 from __future__ import annotations
 
@@ -23,18 +23,30 @@ def zero_readouts(compared: Comparison, graph: Graph) -> frozenset[str]:
     Raises UsageError where one of them is tied with an input weight, meets another one in a product, or is divided by
     its own norm: these cannot start at zero.
     """
+    zeros = _readouts(compared, graph, "zero", "at zero the model would read nothing")
+    _refuse_stopped(graph, zeros)
+    return zeros
+
+
+def fan_in_readouts(compared: Comparison, graph: Graph) -> frozenset[str]:
+    """The same weights, for the option that starts them at fan_in^-1/2.
+
+    Raises UsageError where one of them is tied with an input weight, whose init is its own.
+    """
+    return _readouts(compared, graph, "fan-in", "its init is the input's")
+
+
+def _readouts(compared: Comparison, graph: Graph, option: str, why: str) -> frozenset[str]:
     trainable = [name for name, parameter in compared.parameters.items() if parameter.requires_grad]
     outputs = output_uses(graph, compared.uses)
     for name in trainable:
         if name in outputs and _tied(name, compared.uses, outputs):
             raise UsageError(
-                f"Options(readout_init='zero'): {name!r} is the readout and an input weight at once (tied), so at zero "
-                f"the model would read nothing. Untie them, or use readout_init='own'."
+                f"Options(readout_init={option!r}): {name!r} is the readout and an input weight at once (tied), so "
+                f"{why}. Untie them, or use readout_init='own'."
             )
     said = {name: _annotation(name, compared.annotated) for name in trainable}
-    zeros = frozenset(n for n, role in said.items() if (role.kind == "readout" if role else n in outputs))
-    _refuse_stopped(graph, zeros)
-    return zeros
+    return frozenset(n for n, role in said.items() if (role.kind == "readout" if role else n in outputs))
 
 
 def _refuse_stopped(graph: Graph, zeros: frozenset[str]) -> None:

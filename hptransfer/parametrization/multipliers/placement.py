@@ -11,6 +11,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.graph.graph import Graph, module_path, users
 from hptransfer.graph.ops import facts
 from hptransfer.graph.readings.scale_flow import STAND_IN, Holders, NotAbsorbed, ScaleFlow
+from hptransfer.graph.scales.arithmetic import factors_of
 
 
 @dataclass(frozen=True)
@@ -134,36 +135,48 @@ def _readers(multiplier: Multiplier, flow: ScaleFlow) -> frozenset[str]:
 
 
 def _hook(multiplier: Multiplier, graph: Graph) -> Hook | None:
-    """Multiply what one module returns or takes: of an attention's two factors one takes the whole multiplier."""
-    factor = multiplier.factor ** len(multiplier.targets)
+    """Multiply what one module returns or takes: of a product's two factors one takes the whole multiplier."""
     takes = _taken_by(multiplier, graph)
-    for where, module in (
-        ("output", _returned_by(multiplier, graph, views=True)),
-        ("input", takes),
-        ("output", None if takes else _returned_by(multiplier, graph)),
-    ):
-        if module is not None:
-            return Hook(module, where, factor, multiplier.why)
-    return None
+    if found := _returned_by(multiplier, graph, views=True):
+        return Hook(found[0], "output", found[1], multiplier.why)
+    if takes is not None:
+        return Hook(takes, "input", multiplier.factor, multiplier.why)
+    found = _returned_by(multiplier, graph)
+    return Hook(found[0], "output", found[1], multiplier.why) if found else None
+
+
+def _alone(target: fx.Node, multiplier: Multiplier) -> float | None:
+    """The factor on one target that does all of it; None where a consumer multiplies others only."""
+    if len(multiplier.targets) == 1:
+        return multiplier.factor
+    powers: set[float] = set()
+    for consumer in multiplier.consumers:
+        read = [factor for factor in factors_of(consumer) if factor in multiplier.targets]
+        if target not in read:
+            return None
+        powers.add(len(read) / read.count(target))
+    return multiplier.factor ** powers.pop() if len(powers) == 1 else None
 
 
 _FAR = 64
 """How many nodes before an activation are tried, the nearest first."""
 
 
-def _returned_by(multiplier: Multiplier, graph: Graph, *, views: bool = False) -> str | None:
-    """The nearest module that runs once and whose output's scale is just a target's, as the consumers see it.
+def _returned_by(multiplier: Multiplier, graph: Graph, *, views: bool = False) -> tuple[str, float] | None:
+    """The nearest module that runs once and whose output's scale is just a target's, as the consumers see it, and the
+    factor on it.
 
     views: only views may stand between the two; else any op, if a scale passes it.
     """
     for target in multiplier.targets:
-        tried: list[fx.Node] = [target]
+        factor = _alone(target, multiplier)
+        tried: list[fx.Node] = [target] if factor is not None else []
         for node in tried:
             module = _module_of_output(node, graph)
             flow = ScaleFlow(graph, stand_in=node) if module is not None else None
             held = flow.holders((target,), consumers=multiplier.consumers) if flow is not None else None
-            if held == Holders(frozenset({STAND_IN})):
-                return module
+            if module is not None and factor is not None and held == Holders(frozenset({STAND_IN})):
+                return module, factor
             if not views or _is_view(node):
                 before = [n for n in node.all_input_nodes if n not in tried and n.op == "call_function"]
                 tried += before[: max(0, _FAR - len(tried))]

@@ -78,7 +78,7 @@ def lacking_multipliers(
     worded = [_multiplier(one, _why(one, sizes, scheme, depth, changed)) for one in lacking]
     worded = [replace(one, why=words.get(k, one.why)) for k, one in enumerate(worded)]
     multipliers, notes = _together(worded, lacking, depth), _notes(analysis, lacking)
-    return Lacking(tuple(multipliers), tuple(notes), _larger(lost or {}, by_code))
+    return Lacking(tuple(multipliers), tuple(dict.fromkeys(notes)), _larger(lost or {}, by_code))
 
 
 def _words_of_lost(
@@ -198,19 +198,32 @@ def _notes(analysis: Analysis, lacking: Sequence[Missing]) -> Iterable[str]:
                 f"grows: x {one.factor ** len(one.targets):.4g} keeps what training makes of the product at order one; "
                 f"at the start, where they are independent, it is smaller in a wider model"
             )
-    for node, growth in analysis.growth.items():
-        reset = law(node) in {"contract", "sum"} and analysis.scales[node].deviates and not math.isclose(growth, 1.0)
-        if reset and any(node is operand for operand, _ in analysis.resets):
-            yield (
-                f"in {module_path(node) or 'the root module'} two activations are multiplied over an axis that grows "
-                f"and a norm reads the product: at the start it grows by m^1/2, once trained by m, so that features "
-                f"behind the norm turn faster in a wider model"
-            )
-    for node in analysis.turned:
+    for node in _products_under_norms(analysis):
         yield (
-            f"{op(node)} in {module_path(node) or 'the root module'} turns an axis that grows: its entries are sums "
-            f"over the whole axis, and no rule scales them"
+            f"in {module_path(node) or 'the root module'} two activations are multiplied over an axis that grows "
+            f"and a norm reads the product: at the start it grows by m^1/2, once trained by m, so that features "
+            f"behind the norm turn faster in a wider model"
         )
+
+
+def _products_under_norms(analysis: Analysis) -> Iterable[fx.Node]:
+    """Products over a growing axis whose scale goes on, through sums and views, to a norm that does not mind it."""
+    for node, growth in analysis.growth.items():
+        deviates = law(node) in {"contract", "sum"} and analysis.scales[node].deviates
+        if deviates and not math.isclose(growth, 1.0) and _meets_norm(node, analysis):
+            yield node
+
+
+def _meets_norm(node: fx.Node, analysis: Analysis) -> bool:
+    """True where the scale ends at an op of another, be it a norm or the product with 1 / |x| of one written out."""
+    pending, seen = [node], {node}
+    while pending:
+        fresh = [user for user in users(pending.pop()) if user not in seen]
+        seen.update(fresh)
+        if any(not analysis.scales[n].deviates and law(n) in {"normalise", "product", "quotient"} for n in fresh):
+            return True
+        pending += [user for user in fresh if analysis.scales[user].deviates]
+    return False
 
 
 def _weighs(node: fx.Node) -> bool:

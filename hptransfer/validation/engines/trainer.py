@@ -14,6 +14,7 @@ from torch import nn
 
 from hptransfer.checks.planned import PlannedModels
 from hptransfer.core.errors import UsageError, described
+from hptransfer.core.rules import SCHEMES
 from hptransfer.core.training.loop import TrainResult, thin, train
 from hptransfer.core.training.recipe import Recipe, Scale
 from hptransfer.parametrization.options import Options
@@ -66,9 +67,11 @@ class Trainer(PlannedModels):
     def options_of(self, scheme: str) -> dict[str, Any] | None:
         """The keyword arguments of a scheme's plan, None where it needs none. The control keeps its own forward."""
         options: Options = self.plan_options.get("options") or Options()
-        if scheme != CONTROL:
+        if not SCHEMES[scheme].global_lr:
             return self.plan_options
-        if options.readout_init == "own" and not self.pair:  # a pair's plan says which parameter each one trains
+        if (
+            scheme == CONTROL and options.readout_init != "zero" and not self.pair
+        ):  # a pair's plan says which parameter each one trains
             return None
         kept = {name: self.plan_options[name] for name in CONTROL_TAKES if name in self.plan_options}
         return {**kept, "options": replace(options, forward="own")}

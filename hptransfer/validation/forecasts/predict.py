@@ -103,7 +103,8 @@ def predict(
         begin, points = found.prediction(), found.end
         leaned = _lean(points, begin, forecast(**known, start=begin).learning_rate, found.initial_loss)
     else:
-        tell(f"Finding the best rate at the base, {recipe.base}: {recipe.steps} steps a run; lr= skips it.")
+        if checked is None:
+            tell(f"Finding the best rate at the base, {recipe.base}: {recipe.steps} steps a run; lr= skips it.")
         curve, known["drift"] = _curve(recipe, checked, options)
         begin = _start(curve)
         points = tuple(zip(curve.log2_lrs.tolist(), curve.means.tolist(), strict=True))

@@ -30,12 +30,13 @@ SPACES: Mapping[str, BaseDistribution] = {
 """The settings of a job that Optuna's own tools show."""
 
 
-def open_queue(url: str, name: str, about: dict[str, Any], sampler: BaseSampler) -> TrialQueue:
+def open_queue(url: str, name: str, about: dict[str, Any], sampler: BaseSampler, *, wait: bool = False) -> TrialQueue:
     """The trials of the Optuna study of that name, which is made where missing.
 
-    about: what it is a study of, kept in its attributes. Raises UsageError where the study is of something else.
+    about: what it is a study of, kept in its attributes. wait: see open_storage. Raises UsageError where the study is
+    of something else.
     """
-    storage = open_storage(url)
+    storage = open_storage(url, wait=wait)
     with quiet():
         study = optuna.create_study(
             study_name=name, storage=storage, direction="minimize", load_if_exists=True, sampler=sampler
@@ -74,10 +75,10 @@ class JobWork:
         """The study's."""
         return f"{self.trainer.recipe.name}-{self.fingerprint}"
 
-    def open(self, url: str) -> TrialQueue:
-        """The queue of this recipe's jobs."""
+    def open(self, url: str, *, wait: bool = False) -> TrialQueue:
+        """The queue of this recipe's jobs. wait: see open_storage."""
         about = {"kind": "grid", "recipe": self.trainer.recipe.name, "fingerprint": self.fingerprint}
-        return open_queue(url, self.name, about, RandomSampler(seed=0))
+        return open_queue(url, self.name, about, RandomSampler(seed=0), wait=wait)
 
     def item(self, job: Job) -> Item:
         """The trial of a job; jobs of one scheme, scale and length are alike."""

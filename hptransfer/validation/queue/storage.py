@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from sqlalchemy.exc import ArgumentError
 from hptransfer.core.errors import UsageError, bounded
 from hptransfer.core.secrets import masked
 from hptransfer.validation.queue.journal import open_journal
-from hptransfer.validation.queue.patience import Patient
+from hptransfer.validation.queue.patience import LONGEST, SECONDS, Patient, is_away
 
 BUSY_SECONDS = 120
 """How long a process waits for another one's write to a SQLite file before it gives up."""
@@ -29,24 +30,25 @@ ATTEMPTS = 6
 KINDS = "sqlite:///FILE.db, journal:///FILE, grpc://HOST:PORT or postgresql://USER@HOST/NAME"
 
 
-def open_storage(url: str) -> BaseStorage:
+def open_storage(url: str, *, wait: bool = False) -> BaseStorage:
     """The storage at a URL; its tables are made where missing.
 
     url: any Optuna database URL (sqlite:///FILE, postgresql://..., mysql://...); journal:///FILE, Optuna's journal in
     one file; grpc://HOST:PORT, a server made with optuna.storages.run_grpc_proxy_server; or a directory, which is the
-    journal of a check with that `out`. A server that goes away is waited for (see patience.py).
+    journal of a check with that `out`. A server that goes away later is waited for (see patience.py); wait: one that
+    is away now too, as where it has answered before.
     Raises UsageError, on one line, where the URL is none or the storage cannot be reached or is no Optuna storage.
     """
     target = _parsed(url)
-    storage = _ready(target)
+    storage = _ready(target, until=time.monotonic() + (SECONDS if wait else 0))
     if target.get_backend_name() in ("sqlite", "journal"):
         return storage
     return Patient(storage)  # pyright: ignore[reportAbstractUsage]
 
 
-def _ready(target: URL) -> BaseStorage:
-    """The storage, once it has answered."""
-    for attempt in range(ATTEMPTS):
+def _ready(target: URL, *, until: float) -> BaseStorage:
+    """The storage, once it has answered. until: when to give up waiting for a server that is away."""
+    for attempt in itertools.count():
         try:
             with quiet():
                 storage = _opened(target)
@@ -55,9 +57,10 @@ def _ready(target: URL) -> BaseStorage:
         except UsageError:
             raise
         except Exception as error:
-            if attempt == ATTEMPTS - 1 or not _made_by_another(error):
+            again = is_away(error) and time.monotonic() < until
+            if not again and (attempt >= ATTEMPTS - 1 or not _made_by_another(error)):
                 raise UsageError(f"Cannot use storage {target.render_as_string()}: {_reason(error)}") from error
-            time.sleep(0.2 * (attempt + 1))
+            time.sleep(min(0.2 * (attempt + 1), LONGEST))
     raise AssertionError("unreachable")
 
 

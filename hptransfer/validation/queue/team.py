@@ -39,7 +39,7 @@ class Work(Protocol):
     @property
     def timeout(self) -> float | None: ...
 
-    def open(self, url: str) -> TrialQueue: ...
+    def open(self, url: str, *, wait: bool = False) -> TrialQueue: ...
 
     def lanes(self, trial: Trial) -> int: ...
 
@@ -171,8 +171,8 @@ class Team:
 
 
 def _serve(url: str, work: Work) -> None:
-    """A worker's life: trial after trial until its parent ends it."""
-    drain_of(work.open(url), work, patience=float("inf")).all()
+    """A worker's life: trial after trial until its parent ends it. Its parent has reached the storage before it."""
+    drain_of(work.open(url, wait=True), work, patience=float("inf")).all()
 
 
 @contextlib.contextmanager

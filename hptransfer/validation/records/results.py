@@ -114,6 +114,31 @@ class SizePair:
 
 
 @dataclass(frozen=True)
+class Measures:
+    """A scheme's transfer in the field's measures, each with a 90% interval where seeds give one; nan: not known.
+
+    exponent, fit_error: of the best rate as a power of the size, and how far the optima scatter about it in octaves.
+    robustness: the cost of a rate off by an octave, as a share of the loss, goes as size^-robustness. penalty: the
+    tuned loss extrapolated to infinite size, over that of the best scheme, less 1. share: what the smallest size's rate
+    loses at the largest, over what the larger size gains; speed: "fast" where it is surely less than 1, "slow" where
+    surely more. saved: the part of a search's time saved at the smallest size. See verdict/measures.py.
+    """
+
+    scheme: str
+    exponent: float
+    fit_error: float
+    robustness: float
+    robustness_low: float
+    robustness_high: float
+    penalty: float
+    penalty_low: float
+    penalty_high: float
+    share: float
+    speed: Literal["fast", "slow", "unknown"]
+    saved: float
+
+
+@dataclass(frozen=True)
 class TransferResult(Document):
     """Everything a transfer check found, and what it was found with.
 
@@ -123,6 +148,7 @@ class TransferResult(Document):
     plan: Plan.to_json() at the largest size. coord: CoordReport.to_json(), or None. environment: versions,
     machine, device, date. command: the exact command line. against: the control scheme (SP), or None.
     tolerance: allowed drift, octaves. notes: what the reader should know of how it ran. tally: how all runs ended.
+    measures: of every scheme, reported and not judged. also: further schemes that were run beside, not judged.
     """
 
     SCHEMA = 2
@@ -155,6 +181,13 @@ class TransferResult(Document):
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
     tally: Tally = NO_RUNS
+    measures: tuple[Measures, ...] = ()
+    also: tuple[str, ...] = ()
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The checked scheme, its control, and those run beside them."""
+        return tuple(dict.fromkeys(s for s in (self.scheme, self.against, *self.also) if s))
 
     def optimum(self, scheme: str, size: int) -> Optimum:
         """The optimum of one (scheme, size). Raises KeyError where it was not measured."""

@@ -79,7 +79,7 @@ class Cell:
 
     def job(self, lr: float, seed: int) -> Job:
         """The job of one rate and seed."""
-        steps = self.grid.steps
+        steps = self.grid.steps_at(self.scale)
         return job_at(self.scheme, self.scale, lr=lr, seed=seed, steps=steps, fingerprint=self.fingerprint)
 
     def losses(self, lrs: Iterable[float], seeds: Sequence[int], runs: Runs) -> dict[float, float]:

@@ -70,10 +70,10 @@ class TuneWork:
         """Where this work is done."""
         return self.trainer.device
 
-    def open(self, url: str) -> TrialQueue:
-        """The trials of this proxy's study."""
+    def open(self, url: str, *, wait: bool = False) -> TrialQueue:
+        """The trials of this proxy's study. wait: see open_storage."""
         about = encode({"kind": "tune", "recipe": self.trainer.recipe.name, **asdict(self.proxy)})
-        queue = open_queue(url, self.name, about, TPESampler(seed=0))
+        queue = open_queue(url, self.name, about, TPESampler(seed=0), wait=wait)
         queue.study.pruner = self.pruner
         if queue.study.user_attrs.get(TRIALS) != self.new:
             queue.study.set_user_attr(TRIALS, self.new)

@@ -21,6 +21,11 @@ OCTAVE = 2
 """Steps of the lattice of rates in an octave."""
 FINE = (-OCTAVE, -1, 0, 1, OCTAVE)
 """Steps from the best rate that are run with all seeds."""
+MOVES: dict[Axis, float] = {"width": -1.0, "depth": -1.0, "batch": 0.5, "tokens": 0.0}
+"""The exponent of the size by which a search expects the control's best rate to move, until it knows better.
+
+Only where it looks first depends on it. Width: see tune.transferred_guess; batch: the square root of sign steps.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class ZoomPlanner:
         centres: list[tuple[int, int]] = []
         for scale in sorted(self.grid.scales, key=lambda scale: getattr(scale, self.axis) or 0):
             size = getattr(scale, self.axis) or 1
-            starts = self._coarse() if not centres else self._around(_guess(scheme, centres, size))
+            starts = self._coarse() if not centres else self._around(_guess(scheme, centres, size, self.axis))
             search = _Search(self, Cell(self.grid, scheme, scale, self.fingerprint), runs)
             missing, best = search.sought(starts)
             if missing or best is None:
@@ -142,16 +147,16 @@ class _Search:
         return [step for step in steps if first <= step <= last]
 
 
-def _guess(scheme: str, centres: Sequence[tuple[int, int]], size: int) -> int:
+def _guess(scheme: str, centres: Sequence[tuple[int, int]], size: int, axis: Axis) -> int:
     """The step to start at: the smallest size's best one; for the control it is moved on as it moved so far.
 
-    Between its first two sizes the control is taken to move as size^-1 (see tune.transferred_guess).
+    Between its first two sizes the control is taken to move by MOVES.
     """
     if scheme != CONTROL:
         return centres[0][1]
     last, step = centres[-1]
-    slope = -1.0
+    slope = MOVES[axis]
     if len(centres) > 1:
         before, other = centres[-2]
-        slope = min(max((step - other) / (OCTAVE * math.log2(last / before)), -1.5), 0.5)
+        slope = min(max((step - other) / (OCTAVE * math.log2(last / before)), -1.5), 1.0)
     return round(step + OCTAVE * slope * math.log2(size / last))

@@ -19,6 +19,7 @@ from hptransfer.validation.tables.columns import AXES, Chosen, chosen, refuse_va
 from hptransfer.validation.tables.exports import Table, number, read_export
 from hptransfer.validation.verdict import judge
 from hptransfer.validation.verdict.judged import judged
+from hptransfer.validation.verdict.measures import measures_of
 from hptransfer.validation.verdict.optimum import Fit, curve_of
 
 CONTROLS = ("sp", "standard", "baseline", "none")
@@ -219,4 +220,5 @@ def _result(
         tolerance=tolerance,
         notes=tuple(notes),
         tally=Tally.of(runs),
+        measures=measures_of(fits, runs),
     )

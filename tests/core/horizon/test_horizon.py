@@ -63,6 +63,9 @@ def test_each_default_is_a_rule_for_its_geometry_and_the_duration_is_the_shrunk_
         ({"decay": "power-lines"}, "decay rule 'power-lines' is unknown or needs more"),
         ({"decay": "width"}, "decay rule 'width' is unknown or needs more"),
         ({"duration": "power:x"}, "Duration rule 'power:x' is unknown"),
+        ({"duration": "power:-3"}, "was never measured"),
+        ({"batch": "power:5"}, "was never measured"),
+        ({"batch": "power:nan"}, "was never measured"),
         ({"batch": "linear", "decay": "sqrt-batch"}, r"carries lr ~ sqrt\(batch\), which makes lr x 2, but .* x 4"),
     ],
 )

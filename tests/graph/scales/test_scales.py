@@ -226,6 +226,63 @@ def test_a_softmax_over_an_axis_that_grows_has_entries_of_one_over_it() -> None:
     assert shorter.is_identity
 
 
+@pytest.mark.parametrize(
+    ("turn", "power"),
+    [
+        (lambda x: torch.fft.fft(x).real, 0.5),
+        (lambda x: torch.fft.fft(x, norm="ortho").real, 0.0),
+        (lambda x: torch.fft.fft(x, norm="forward").real, -0.5),
+        (lambda x: torch.fft.ifft(x).real, -0.5),
+        (lambda x: torch.fft.ifft(x, norm="forward").real, 0.5),
+        (lambda x: torch.fft.fft(x, dim=1).real, 0.0),
+        (lambda x: torch.fft.fftn(x, dim=(1, 2)).imag, 0.5),
+        (lambda x: torch.fft.irfft(torch.fft.rfft(x)), 0.0),
+        (lambda x: torch.fft.irfft(torch.fft.rfft(x, norm="ortho"), norm="backward"), -0.5),
+        (lambda x: torch.fft.hfft(x)[..., : x.shape[-1]], 0.5),
+    ],
+)
+def test_a_fourier_transform_keeps_the_sum_of_squares(turn, power: float) -> None:
+    """Parseval: behind a transform over the width, entries are m^power as large; a hook on it takes that back."""
+
+    class Mix(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return turn(x)
+
+    class Net(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.first, self.last, self.mix = nn.Linear(3, width), nn.Linear(width, 3), Mix()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x).tanh()
+            return self.last(F.layer_norm(x + self.mix(x), x.shape[-1:]))
+
+    plan = hpt.make_plan(Net(128), base=Net(32), example_inputs=(torch.randn(2, 4, 3),))
+    expected = [("mix", "output", pytest.approx(4**-power, rel=0.05))] if power else []
+    assert [(hook.module, hook.where, hook.factor) for hook in plan.hooks] == expected
+    sizes = [turn(torch.randn(64, 4, n, generator=torch.Generator().manual_seed(n))).std() for n in (32, 128)]
+    assert float(sizes[1] / sizes[0]) == pytest.approx(4**power, rel=0.1)
+
+
+@pytest.mark.parametrize("norm", [lambda x: F.layer_norm(x, x.shape[-1:]), lambda x: x / x.norm(dim=-1, keepdim=True)])
+def test_a_product_under_a_norm_is_noted_once(norm) -> None:
+    """Linear attention over heads that grow: whichever way the norm is written and whatever stands between."""
+
+    class Linear(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.first, self.q, self.k = nn.Linear(3, width), nn.Linear(width, width), nn.Linear(width, width)
+            self.last = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            products = self.q(x) @ self.k(x).mT
+            return self.last(norm((products + products).flip(-1)))
+
+    plan = hpt.make_plan(Linear(32), base=Linear(8), example_inputs=(torch.randn(2, 5, 3),))
+    assert sum("a norm reads the product" in note for note in plan.notes) == 1
+
+
 def test_trained_twins_of_two_forms_stay_together() -> None:
     """Constant on q beside a fused projection: the form that once lost its d twice trains as the plain one does."""
     found = {}

@@ -173,6 +173,39 @@ def test_a_hook_stands_behind_a_rotation_where_no_gain_holds_the_multiplier() ->
     assert report.verdict == "PASS", str(report)
 
 
+class Bent(Positions):
+    """DeBERTa's three products, of contents that no weight's scale reaches."""
+
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        return super().logits(q.tanh(), k.tanh())
+
+
+class OneQuery(Attend):
+    """Keys and positions against one query, whose module's output both read."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.q_norm = Rotated.Norm(width)
+        self.places, self.pk = nn.Embedding(LENGTH, width), nn.Linear(width, width, bias=False)
+
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        scale, q, places = q.shape[-1] ** -0.5, self.q_norm(q), self.places(torch.arange(LENGTH))
+        return q @ k.tanh().mT * scale + q @ self.pk(places).tanh().mT * scale
+
+
+def test_a_hook_on_one_of_several_products_factors_is_refused() -> None:
+    """Multiplying the positions' keys mends one product of three: it was done, with all five targets' factor."""
+    with pytest.raises(hpt.UsageError, match="no place"):
+        attention_plan(Bent)
+
+
+def test_one_hook_does_for_products_that_share_a_factor() -> None:
+    (hook,) = attention_plan(OneQuery).hooks
+    assert (hook.module, hook.where, hook.factor) == ("attend.q_norm", "output", pytest.approx(HALF**2))
+    report = verify_plan(lambda w: Net(w, OneQuery(w)), widths=WIDTHS, example_inputs=(ids(),), seeds=2)
+    assert report.verdict == "PASS", str(report)
+
+
 def test_a_tied_table_times_a_constant_outside_its_module_is_hooked() -> None:
     class Scaled(Net):
         def __init__(self, width: int) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.validation.queue.storage import open_storage
+from hptransfer.core.errors import UsageError
+from hptransfer.validation.queue.storage import open_storage, release
 from hptransfer.validation.records.runs import read_runs
 from hptransfer.validation.sweep import run_sweep
 from tests.cases import validation as cases
@@ -76,12 +77,40 @@ def test_the_grpc_proxy_gives_the_same_runs(tmp_path):
 def test_a_database_that_restarts_ends_nothing(tmp_path, seconds):
     pytest.importorskip("psycopg")
     with restartable(tmp_path) as (url, restart):
-        timer = threading.Timer(2.0, restart, [seconds])
-        timer.start()
+        thread = threading.Thread(target=lambda: (until_told(url), restart(seconds)))
+        thread.start()
         runs = run_sweep(slow_recipe(), workers=2, storage=url)
-        timer.join()
+        thread.join()
     assert all(run.state == "complete" for run in runs)
     assert outcome(runs) == outcome(run_sweep(slow_recipe(), workers=2))
+
+
+@pytest.mark.slow
+@needs_postgres
+def test_a_storage_that_answered_before_is_waited_for_as_it_is_opened_again(tmp_path):
+    pytest.importorskip("psycopg")
+    with restartable(tmp_path) as (url, restart):
+        release(open_storage(url))
+        thread = threading.Thread(target=restart, args=[2.0])
+        thread.start()
+        time.sleep(1.0)
+        began = time.monotonic()
+        with pytest.raises(UsageError, match="Cannot use storage"):
+            open_storage(url)
+        assert time.monotonic() - began < 1.0
+        release(open_storage(url, wait=True))
+        thread.join()
+
+
+def until_told(url: str) -> None:
+    """Wait until a trial of the storage was told, at most a minute."""
+    storage, until = open_storage(url), time.monotonic() + 60
+    while time.monotonic() < until:
+        trials = [t for study in storage.get_all_studies() for t in storage.get_all_trials(study._study_id)]
+        if any(trial.state.is_finished() for trial in trials):
+            break
+        time.sleep(0.1)
+    release(storage)
 
 
 def _children(pid: int) -> list[int]:
