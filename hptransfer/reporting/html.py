@@ -123,7 +123,9 @@ def run_lines(result: TransferResult) -> list[dict[str, Any]]:
     for run in result.runs:
         size = getattr(run, result.axis)
         shown = [(f"{size:g}", size), (f"{run.lr:.4g}", run.lr), (str(run.seed), run.seed)]
-        shown += [(number(loss) if math.isfinite(loss) else "–", loss) for loss in (run.val_loss, run.train_loss)]
+        shown += [
+            (number(loss), loss) if math.isfinite(loss) else ("–", math.inf) for loss in (run.val_loss, run.train_loss)
+        ]
         rest = {"state": run.state, "seconds": run.seconds, "error": bounded(run.error or "")}
         lines.append({"scheme": words.short_name(run.scheme), "numbers": shown, **rest})
     return lines
