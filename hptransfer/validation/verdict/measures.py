@@ -42,10 +42,15 @@ def _measured(name: str, fits: Sequence[Fit], penalty: tuple[float, float], runs
     share, excess, half = _share(fits[0], fits[-1])
     faster = "fast" if excess + half < 0 else "slow" if excess - half > 0 else "unknown"
     return Measures(
-        *(name, exponent, error, robustness, robustness - off, robustness + off),
-        *(penalty[0], penalty[0] - penalty[1], penalty[0] + penalty[1]),
-        *(share, faster, _saved(name, fits, runs)),
+        *(name, _known(exponent), _known(error)),
+        *map(_known, (robustness, robustness - off, robustness + off)),
+        *map(_known, (penalty[0], penalty[0] - penalty[1], penalty[0] + penalty[1])),
+        *(_known(share), faster, _known(_saved(name, fits, runs))),
     )
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _law(fits: Sequence[Fit]) -> tuple[float, float]:
