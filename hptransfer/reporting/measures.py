@@ -3,8 +3,6 @@
 # pyright: strict
 from __future__ import annotations
 
-import math
-
 from hptransfer.reporting.schemes import short_name
 from hptransfer.validation.records.results import Measures, TransferResult
 
@@ -26,21 +24,24 @@ def measure_rows(result: TransferResult) -> list[tuple[str, ...]]:
 
 
 def _row(m: Measures, axis: str) -> tuple[str, ...]:
-    times = f"{m.share:.0%}" if m.share < 2 else f"{m.share:.3g} times"
+    share = None if m.share is None else f"{m.share:.0%}" if m.share < 2 else f"{m.share:.3g} times"
     return (
         short_name(m.scheme),
-        _text(m.exponent, f"{axis}^{m.exponent:+.2f}"),
-        _text(m.fit_error, f"{m.fit_error:.2f}"),
-        _text(m.robustness, f"{axis}^{-m.robustness:+.2f}{_between(-m.robustness_high, -m.robustness_low, '+.2f')}"),
-        _text(m.penalty, f"{m.penalty:+.1%}{_between(m.penalty_low, m.penalty_high, '+.1%')}"),
-        _text(m.share, f"{times} ({m.speed})"),
-        _text(m.saved, f"{m.saved:.0%}"),
+        _text(m.exponent, f"{axis}^", "+.2f"),
+        _text(m.fit_error, "", ".2f"),
+        _text(_minus(m.robustness), f"{axis}^", "+.2f", _minus(m.robustness_high), _minus(m.robustness_low)),
+        _text(m.penalty, "", "+.1%", m.penalty_low, m.penalty_high),
+        UNKNOWN if share is None else f"{share} ({m.speed})",
+        _text(m.saved, "", ".0%"),
     )
 
 
-def _text(value: float, shown: str) -> str:
-    return shown if math.isfinite(value) else UNKNOWN
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
 
 
-def _between(low: float, high: float, form: str) -> str:
-    return f" ({low:{form}} to {high:{form}})" if math.isfinite(low) and math.isfinite(high) else ""
+def _text(value: float | None, before: str, form: str, low: float | None = None, high: float | None = None) -> str:
+    if value is None:
+        return UNKNOWN
+    between = "" if low is None or high is None else f" ({low:{form}} to {high:{form}})"
+    return f"{before}{value:{form}}{between}"

@@ -44,9 +44,11 @@ def growth(
     Raises UsageError where both widths and depths are given, lists differ in length, or the recipe ignores the batch.
     """
     if widths is not None and depths is not None:
-        raise UsageError("Give widths or depths, not both: one of them stays at the base's.")
+        raise UsageError("Give one of widths, depths, not both: the other stays at the base's.")
     given: dict[Axis, Sequence[int] | None] = {"width": widths, "depth": depths, "batch": batches, "tokens": tokens}
-    named = {axis: sizes for axis, sizes in given.items() if sizes is not None} or {"width": recipe.widths}
+    named: dict[Axis, Sequence[int]] = {axis: sizes for axis, sizes in given.items() if sizes is not None}
+    if not named:
+        named["width"] = recipe.widths
     grown = {axis: sorted(checked_sizes(PLURALS[axis], sizes)) for axis, sizes in named.items()}
     if len({len(sizes) for sizes in grown.values()}) != 1:
         counts = ", ".join(f"{len(sizes)} {PLURALS[axis]}" for axis, sizes in grown.items())

@@ -115,7 +115,7 @@ class SizePair:
 
 @dataclass(frozen=True)
 class Measures:
-    """A scheme's transfer in the field's measures, each with a 90% interval where seeds give one; nan: not known.
+    """A scheme's transfer in the field's measures, each with a 90% interval where seeds give one; None: not known.
 
     exponent, fit_error: of the best rate as a power of the size, and how far the optima scatter about it in octaves.
     robustness: the cost of a rate off by an octave, as a share of the loss, goes as size^-robustness. penalty: the
@@ -125,17 +125,17 @@ class Measures:
     """
 
     scheme: str
-    exponent: float
-    fit_error: float
-    robustness: float
-    robustness_low: float
-    robustness_high: float
-    penalty: float
-    penalty_low: float
-    penalty_high: float
-    share: float
+    exponent: float | None
+    fit_error: float | None
+    robustness: float | None
+    robustness_low: float | None
+    robustness_high: float | None
+    penalty: float | None
+    penalty_low: float | None
+    penalty_high: float | None
+    share: float | None
     speed: Literal["fast", "slow", "unknown"]
-    saved: float
+    saved: float | None
 
 
 @dataclass(frozen=True)

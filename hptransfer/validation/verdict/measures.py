@@ -42,10 +42,23 @@ def _measured(name: str, fits: Sequence[Fit], penalty: tuple[float, float], runs
     share, excess, half = _share(fits[0], fits[-1])
     faster = "fast" if excess + half < 0 else "slow" if excess - half > 0 else "unknown"
     return Measures(
-        *(name, exponent, error, robustness, robustness - off, robustness + off),
-        *(penalty[0], penalty[0] - penalty[1], penalty[0] + penalty[1]),
-        *(share, faster, _saved(name, fits, runs)),
+        scheme=name,
+        exponent=_known(exponent),
+        fit_error=_known(error),
+        robustness=_known(robustness),
+        robustness_low=_known(robustness - off),
+        robustness_high=_known(robustness + off),
+        penalty=_known(penalty[0]),
+        penalty_low=_known(penalty[0] - penalty[1]),
+        penalty_high=_known(penalty[0] + penalty[1]),
+        share=_known(share),
+        speed=faster,
+        saved=_known(_saved(name, fits, runs)),
     )
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _law(fits: Sequence[Fit]) -> tuple[float, float]:
@@ -96,7 +109,7 @@ def _penalties(fits: Mapping[str, Sequence[Fit]]) -> dict[str, tuple[float, floa
     sizes = np.array([float(fit.curve.size) for fit in next(iter(whole.values()))])
     losses = np.stack([[[fit.loss, *fit.losses] for fit in own] for own in whole.values()])  # [schemes, sizes, 1 + R]
     designs = [np.stack([np.ones_like(sizes), (sizes / sizes[0]) ** -b], axis=1) for b in POWERS]
-    rest = [sum(float(np.linalg.lstsq(d, own[:, :1], rcond=None)[1].sum()) for own in losses) for d in designs]
+    rest = [_left(design, losses[:, :, 0].T) for design in designs]
     inverse = np.linalg.pinv(designs[int(np.argmin(rest))])
     limits = np.einsum("s,nsr->nr", inverse[0], losses)
     if not limits[:, 0].min() > 0:
@@ -105,6 +118,11 @@ def _penalties(fits: Mapping[str, Sequence[Fit]]) -> dict[str, tuple[float, floa
     seeds = next(iter(whole.values()))[0].curve.seeds
     halves = [half_width([variance(row[1:], seeds)], seeds) for row in over]
     return {name: (float(row[0]), half) for name, row, half in zip(whole, over, halves, strict=True)}
+
+
+def _left(design: Array, losses: Array) -> float:
+    """The sum of squares that least squares leaves of losses [sizes, schemes]."""
+    return float(np.sum((losses - design @ (np.linalg.pinv(design) @ losses)) ** 2))
 
 
 def _share(small: Fit, large: Fit) -> tuple[float, float, float]:

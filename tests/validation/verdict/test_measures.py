@@ -1,4 +1,4 @@
-"""The field's measures on curves of known laws: exponents, limits and shares come back; what is not known is nan."""
+"""The field's measures on curves of known laws: exponents, limits and shares come back; what is not known is None."""
 
 from __future__ import annotations
 
@@ -77,17 +77,17 @@ def test_what_a_search_at_the_smallest_size_saves():
 
     runs = [run(16, 1.0), run(16, 2.0), run(128, 6.0), run(128, 1.0, "diverged"), run(128, 1.0, scheme="sp")]
     assert of(fits(), runs=runs)["mup"].saved == pytest.approx(0.75)
-    assert math.isnan(of(fits(), runs=[run(16, 0.0), run(128, 0.0)])["mup"].saved)
+    assert of(fits(), runs=[run(16, 0.0), run(128, 0.0)])["mup"].saved is None
 
 
 def test_two_sizes_or_one_scheme_leave_unknown_what_they_cannot_tell():
     two = of(fits(sizes=(16, 128)), fits(sizes=(16, 128), scheme="sp"))["mup"]
-    assert math.isnan(two.exponent) and math.isnan(two.fit_error) and math.isnan(two.penalty)
+    assert two.exponent is None and two.fit_error is None and two.penalty is None
     assert two.speed == "fast"
-    assert math.isnan(of(fits())["mup"].penalty)
+    assert of(fits())["mup"].penalty is None
     gone = [Fit.of(Curve("mup", size, X, np.full((len(X), 3), math.inf))) for size in SIZES]
     lost = of(gone, fits(scheme="sp"))["mup"]
-    assert lost.speed == "unknown" and all(math.isnan(v) for v in (lost.exponent, lost.penalty, lost.share))
+    assert lost.speed == "unknown" and lost.exponent is lost.penalty is lost.share is None
 
 
 def test_the_table_says_unknown_and_keeps_to_the_order_of_the_schemes():
