@@ -49,14 +49,16 @@ def growth(
     named: dict[Axis, Sequence[int]] = {axis: sizes for axis, sizes in given.items() if sizes is not None}
     if not named:
         named["width"] = recipe.widths
-    grown = {axis: sorted(checked_sizes(PLURALS[axis], sizes)) for axis, sizes in named.items()}
+    grown: dict[Axis, list[int]] = {
+        axis: sorted(checked_sizes(PLURALS[axis], list(sizes))) for axis, sizes in named.items()
+    }
     if len({len(sizes) for sizes in grown.values()}) != 1:
         counts = ", ".join(f"{len(sizes)} {PLURALS[axis]}" for axis, sizes in grown.items())
         raise UsageError(f"{counts}: they grow together, so give as many of each.")
     known = recipe
     if {"batch", "tokens"} & set(grown):
         known = _with_horizon(recipe, recipe.steps if steps is None else steps)
-    rows = [dict(zip(grown, sizes, strict=True)) for sizes in zip(*grown.values(), strict=True)]
+    rows: list[dict[str, int]] = [dict(zip(grown, sizes, strict=True)) for sizes in zip(*grown.values(), strict=True)]
     scales = tuple(known.base.with_(**row) for row in rows)
     if "batch" in grown:
         _refuse_same_batches(known, scales)

@@ -40,6 +40,11 @@ def label_of(axis: int, dims: Dims, labels: list[Label]) -> Label:
     return "stacked"
 
 
+def relabelled(labels: list[Label], dims: Dims, summed: frozenset[int]) -> list[Label]:
+    """The labels with those dimensions contracted that hold an axis which is summed over behind the op."""
+    return ["contracted" if axes & summed else label for axes, label in zip(dims, labels, strict=True)]
+
+
 def positions(node: fx.Node, source: fx.Node) -> list[Any]:
     """Where `source` stands among a node's arguments: indices, keyword names, or (index, k) inside a list."""
     found: list[Any] = []

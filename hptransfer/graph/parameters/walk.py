@@ -13,7 +13,15 @@ from hptransfer.graph.operands import argument
 from hptransfer.graph.ops import facts, law, op
 from hptransfer.graph.parameters.axes import NONE, Dims, broadcast, through_view
 from hptransfer.graph.parameters.homogeneity import WEIGHT, forms
-from hptransfer.graph.parameters.labels import Label, consumer_of, groups_of, label_of, positions, written_letters
+from hptransfer.graph.parameters.labels import (
+    Label,
+    consumer_of,
+    groups_of,
+    label_of,
+    positions,
+    relabelled,
+    written_letters,
+)
 from hptransfer.graph.parameters.summed import summed_behind
 from hptransfer.graph.parameters.use import Norm, Unsettled, Use
 
@@ -243,7 +251,7 @@ class Walk:
                 continue
             labels, contracted = labelled
             summed = summed_behind(node, source, dims, self.from_inputs)
-            labels = ["contracted" if axes & summed.axes else own for axes, own in zip(dims, labels, strict=True)]
+            labels = relabelled(labels, dims, summed.axes)
             if any(_both_sides(axis, dims, labels) for axis in range(self.rank)):
                 yield Unsettled(self.parameter, f"{op(node)} that contracts and produces one axis", module_path(node))
                 continue
