@@ -32,6 +32,7 @@ SMALL = {  # appended to a command; the last option wins
     "check": "--quick --steps 4 --seeds 2 --widths 16,32 --lrs 2^-8..2^-6 --extend 0 --workers 1 --no-coord",
     "coord-check": "--widths 16,32,64 --steps 1 --seeds 2",
     "check depths": "--steps 4 --seeds 2 --depths 1,2 --lrs 2^-8..2^-6 --extend 0 --workers 1",
+    "check batches": "--quick --steps 4 --seeds 2 --lrs 2^-8..2^-6 --extend 0 --workers 1 --no-coord",
     "equilibrium": "--widths 16,32,64 --steps 8 --seeds 2",
     "sweep": "--widths 16,32 --steps 4 --seeds 1 --lrs 2^-8,2^-7 --workers 1",
     "study": "--widths 16 --steps 4 --trials 2 --workers 1",
@@ -113,9 +114,21 @@ def test_hptransfer_commands_run(words, beside_recipes, capsys, monkeypatch):
         monkeypatch.setattr("sys.argv", ["own_sweep.py", words[2]])
         runpy.run_path(str(ROOT / "scripts" / "journeys" / "own_sweep.py"))
     if "--from" in words:
-        checked = ["--widths", "64,128", "--out", words[words.index("--from") + 1]]
+        checked = [
+            "--widths",
+            "64,128",
+            "--steps",
+            "20",
+            "--lrs",
+            "2^-10..2^-4",
+            "--extend",
+            "6",
+            "--out",
+            words[words.index("--from") + 1],
+        ]
         main(["check", words[2], *SMALL["check"].split(), *checked])
-    small = SMALL.get("check depths" if "--depths" in words else words[1], "")
+    axis = next((word[2:] for word in words if word in ("--depths", "--batches")), "")
+    small = SMALL.get(f"{words[1]} {axis}" if axis else words[1], "")
     assert main([*words[1:], *small.split()]) in (0, 1, 3), capsys.readouterr().err
 
 

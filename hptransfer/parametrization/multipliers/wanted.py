@@ -209,9 +209,16 @@ def _notes(analysis: Analysis, lacking: Sequence[Missing]) -> Iterable[str]:
 def _products_under_norms(analysis: Analysis) -> Iterable[fx.Node]:
     """Products over a growing axis whose scale goes on, through sums and views, to a norm that does not mind it."""
     for node, growth in analysis.growth.items():
-        deviates = law(node) in {"contract", "sum"} and analysis.scales[node].deviates
+        deviates = _multiplies_two(node, analysis) and analysis.scales[node].deviates
         if deviates and not math.isclose(growth, 1.0) and _meets_norm(node, analysis):
             yield node
+
+
+def _multiplies_two(node: fx.Node, analysis: Analysis) -> bool:
+    """True for a contraction of two activations, or a sum of their products; a square is a norm's own."""
+    source = analysis.summed_over(node) if law(node) == "sum" else node
+    factors = {a for a in source.all_input_nodes if a in analysis.from_inputs}
+    return law(source) in {"contract", "product"} and len(factors) > 1
 
 
 def _meets_norm(node: fx.Node, analysis: Analysis) -> bool:
@@ -220,10 +227,16 @@ def _meets_norm(node: fx.Node, analysis: Analysis) -> bool:
     while pending:
         fresh = [user for user in users(pending.pop()) if user not in seen]
         seen.update(fresh)
-        if any(not analysis.scales[n].deviates and law(n) in {"normalise", "product", "quotient"} for n in fresh):
+        if any(not analysis.scales[n].deviates and _takes_scale(n, analysis) for n in fresh):
             return True
         pending += [user for user in fresh if analysis.scales[user].deviates]
     return False
+
+
+def _takes_scale(node: fx.Node, analysis: Analysis) -> bool:
+    """True for a norm, and for an activation times, or over, another: what 1 / |x| of a norm written out ends in."""
+    factors = {a for a in node.all_input_nodes if a in analysis.from_inputs}
+    return law(node) == "normalise" or (law(node) in {"product", "quotient"} and len(factors) > 1)
 
 
 def _weighs(node: fx.Node) -> bool:

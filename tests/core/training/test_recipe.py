@@ -69,7 +69,7 @@ def test_a_file_s_recipe_is_named_or_the_default(tmp_path: Path) -> None:
     ("spec", "message"),
     [
         ("none.py", r"No recipe file at '.*none.py'"),
-        ("mine.py:absent", r"no recipe named 'absent'; it has \['other', 'recipe'\]"),
+        ("mine.py:absent", r"no recipe named 'absent'. It has \['other', 'recipe'\]"),
         ("mine.py:number", r"no recipe named 'number'"),
         ("broken.py", r"broken.py raised ZeroDivisionError while being loaded"),
         ("text.txt", r"text.txt is not a Python file"),

@@ -244,7 +244,7 @@ def test_tied_weights_have_one_row_under_both_names() -> None:
 @pytest.mark.parametrize(
     ("forward", "shown"),
     [
-        (lambda m, x: torch.fft.rfft(m.w).real.sum() + x, "fft"),
+        (lambda m, x: m.w.cumsum(0).sum() + x, "cumsum"),
         (lambda m, x: F.linear(x, m.w @ m.w), "matmul"),
     ],
     ids=["unknown op", "product with itself"],

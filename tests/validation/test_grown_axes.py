@@ -93,7 +93,7 @@ def test_the_page_speaks_of_batches(over_batches):
 
 def test_the_command_takes_the_axes_and_refuses_them_beside_a_forecast(tmp_path, capsys):
     path = tmp_path / "small.py"
-    path.write_text("from tests.validation.test_axes import SIZED as recipe\n")
+    path.write_text("from tests.validation.test_grown_axes import SIZED as recipe\n")
     options = ["--lrs", "2^-8..2^-1", "--seeds", "3", "--workers", "1", "--out", str(tmp_path / "out"), "--no-coord"]
     assert main(["check", str(path), "--tokens", "160,640", *options]) in (0, 1, 3)
     assert "tokens" in capsys.readouterr().out
