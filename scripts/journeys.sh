@@ -78,7 +78,7 @@ own_model() {
 }
 
 forecast() {
-    hpt predict mine.py --quick --from checked --target width=8192,depth=8 --out forecast
+    verdict hpt predict mine.py --quick --from checked --target width=8192,depth=8 --out forecast
     sane forecast/prediction.json
 }
 

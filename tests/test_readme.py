@@ -114,19 +114,8 @@ def test_hptransfer_commands_run(words, beside_recipes, capsys, monkeypatch):
         monkeypatch.setattr("sys.argv", ["own_sweep.py", words[2]])
         runpy.run_path(str(ROOT / "scripts" / "journeys" / "own_sweep.py"))
     if "--from" in words:
-        checked = [
-            "--widths",
-            "64,128",
-            "--steps",
-            "20",
-            "--lrs",
-            "2^-10..2^-4",
-            "--extend",
-            "6",
-            "--out",
-            words[words.index("--from") + 1],
-        ]
-        main(["check", words[2], *SMALL["check"].split(), *checked])
+        enough = ["--widths", "64,128", "--steps", "20", "--lrs", "2^-10..2^-4", "--extend", "6", "--out"]
+        main(["check", words[2], *SMALL["check"].split(), *enough, words[words.index("--from") + 1]])
     axis = next((word[2:] for word in words if word in ("--depths", "--batches")), "")
     small = SMALL.get(f"{words[1]} {axis}" if axis else words[1], "")
     assert main([*words[1:], *small.split()]) in (0, 1, 3), capsys.readouterr().err

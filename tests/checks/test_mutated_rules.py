@@ -17,6 +17,7 @@ from hptransfer.checks.oracle.report import OracleReport
 from hptransfer.checks.oracle.verify import verify_plan
 from hptransfer.core import rules
 from hptransfer.core.training.recipe import Recipe, Scale
+from tests.support.some import the_rest_slow
 
 HALF = Fraction(1, 2)
 
@@ -66,7 +67,7 @@ SCHEMES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("scheme", "change"), SCHEMES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("scheme", "change"), the_rest_slow(SCHEMES, always=2), ids=lambda value: str(value))
 def test_an_altered_scheme_fails(scheme, change, monkeypatch):
     altered = dataclasses.replace(rules.SCHEMES[scheme], **change)
     monkeypatch.setattr(rules, "SCHEMES", {**rules.SCHEMES, scheme: altered})
@@ -76,7 +77,9 @@ def test_an_altered_scheme_fails(scheme, change, monkeypatch):
 
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD], ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize(
-    "factor", [{"fan_in": HALF}, {"fan_out": HALF}, {"fan_in": -HALF}, {"fan_out": -HALF}], ids=str
+    "factor",
+    the_rest_slow([{"fan_in": HALF}, {"fan_out": HALF}, {"fan_in": -HALF}, {"fan_out": -HALF}], always=1),
+    ids=str,
 )
 def test_an_altered_learning_rate_fails(factor, optimizer, monkeypatch):
     rule = rules._update

@@ -27,6 +27,7 @@ from hptransfer.core.training.recipe import Recipe, Scale
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
+from tests.support.some import the_rest_slow
 
 WIDTHS = (32, 64, 128)
 VOCABULARY, LENGTH, HEADS = 20, 8, 2
@@ -187,7 +188,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", the_rest_slow(WRONG, always=3))
 def test_a_corrupted_row_fails_and_is_named(case):
     name, changes = WRONG[case]
     report = verify(plan=corrupted(name, **changes))
