@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hptransfer.parametrization.plan import Plan, verify_fingerprint
     from hptransfer.prediction.forecast.forecast import Forecast, Rules
     from hptransfer.prediction.provenance import Prediction
-    from hptransfer.reporting.html import write_figure, write_report
+    from hptransfer.reporting.report.html import write_figure, write_report
     from hptransfer.validation.forecasts.predict import predict
     from hptransfer.validation.records.results import TransferResult
     from hptransfer.validation.search.study import StudyResult, study
@@ -84,8 +84,8 @@ _LAZY = {
     "Forecast": "prediction.forecast.forecast",
     "Rules": "prediction.forecast.forecast",
     "Prediction": "prediction.provenance",
-    "write_figure": "reporting.html",
-    "write_report": "reporting.html",
+    "write_figure": "reporting.report.html",
+    "write_report": "reporting.report.html",
     "predict": "validation.forecasts.predict",
     "TransferResult": "validation.records.results",
     "study": "validation.search.study",

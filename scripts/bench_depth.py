@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from hptransfer.core.files import encode
-from hptransfer.reporting.html import write_figure
+from hptransfer.reporting.report.html import write_figure
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.transfer import transfer_check
 from hptransfer.validation.verdict.optimum import curve_of

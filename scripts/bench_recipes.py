@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from hptransfer.core.training.recipe import load_recipe
-from hptransfer.reporting.html import write_figure
+from hptransfer.reporting.report.html import write_figure
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.transfer import transfer_check
 

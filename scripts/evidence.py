@@ -21,8 +21,8 @@ from matplotlib.ticker import FuncFormatter
 
 from hptransfer.core.files import decode
 from hptransfer.reporting import svg
-from hptransfer.reporting.figures import draw_optima
-from hptransfer.reporting.info import OptimaInfo
+from hptransfer.reporting.report.figures import draw_optima
+from hptransfer.reporting.report.info import OptimaInfo
 from hptransfer.reporting.words import short_name
 from hptransfer.validation.records.results import Optimum
 

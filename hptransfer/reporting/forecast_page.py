@@ -13,8 +13,8 @@ from hptransfer.core.files import write_whole
 from hptransfer.prediction.forecast.forecast import Forecast
 from hptransfer.prediction.provenance import Prediction
 from hptransfer.reporting import svg
-from hptransfer.reporting.info import superscript
 from hptransfer.reporting.page import render_page
+from hptransfer.reporting.report.info import superscript
 from hptransfer.validation.forecasts.against import Score
 
 PAGE_FILE = "prediction.html"

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hptransfer.reporting import words
-from hptransfer.reporting.info import superscript
+from hptransfer.reporting.report.info import superscript
 from hptransfer.reporting.svg import minus, palette
 
 PAGES = "pages"

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from hptransfer.core.files import columns
-from hptransfer.reporting.measures import measure_rows
+from hptransfer.reporting.report.measures import measure_rows
 from hptransfer.reporting.schemes import short_name, spelled
 from hptransfer.validation.records.results import Drift, Optimum, Regret, TransferResult
 

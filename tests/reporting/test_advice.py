@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import hptransfer as hpt
-from hptransfer.reporting.advice import advice
+from hptransfer.reporting.report.advice import advice
 from tests.cases.reporting import BEST, plan_json, result
 
 ADAM = [{"name": "AdamW"}]

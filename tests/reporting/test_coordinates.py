@@ -11,7 +11,14 @@ import pytest
 
 from hptransfer.checks.coord.report import CoordReport
 from hptransfer.checks.coord.rows import Module, Record, fit_rows
-from hptransfer.reporting.coordinates import NAMES_SHOWN, _apart, coord_info, coord_rows, coordinate_figure, line_text
+from hptransfer.reporting.report.coordinates import (
+    NAMES_SHOWN,
+    _apart,
+    coord_info,
+    coord_rows,
+    coordinate_figure,
+    line_text,
+)
 from hptransfer.reporting.svg import minus
 
 WIDTHS, SEEDS, STEPS = (64, 128, 256), (0, 1), (0, 1, 2)

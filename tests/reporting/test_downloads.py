@@ -9,8 +9,8 @@ import math
 import pytest
 
 import hptransfer as hpt
-from hptransfer.reporting.downloads import csv_text, downloads
-from hptransfer.reporting.html import render_report
+from hptransfer.reporting.report.downloads import csv_text, downloads
+from hptransfer.reporting.report.html import render_report
 from tests.cases.reporting import result
 
 

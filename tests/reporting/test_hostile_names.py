@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hptransfer.reporting import figures
-from hptransfer.reporting.html import render_report
+from hptransfer.reporting.report import figures
+from hptransfer.reporting.report.html import render_report
 from hptransfer.reporting.svg import identifier
 from tests.cases.reporting import plan_json, result
 

@@ -11,8 +11,9 @@ from html.parser import HTMLParser
 import pytest
 
 from hptransfer.core.errors import UsageError
-from hptransfer.reporting import figures, svg, words
-from hptransfer.reporting.html import plan_lines, render_report, write_report
+from hptransfer.reporting import svg, words
+from hptransfer.reporting.report import figures
+from hptransfer.reporting.report.html import plan_lines, render_report, write_report
 from hptransfer.validation.records.results import TransferResult
 from tests.cases.reporting import plan_json, result
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from hptransfer.reporting.info import curves_info, gap_info, loss_axis, optima_info, schemes_of, superscript
+from hptransfer.reporting.report.info import curves_info, gap_info, loss_axis, optima_info, schemes_of, superscript
 from hptransfer.validation.records.results import LossGap
 from tests.cases.reporting import BEST, FLOOR, LRS, SEEDS, WIDTHS, result
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from hptransfer.core.errors import MAX_TEXT, UsageError
-from hptransfer.reporting.html import render_report
+from hptransfer.reporting.report.html import render_report
 from hptransfer.reporting.words import table
 from hptransfer.validation.records.tally import Tally
 from hptransfer.validation.sweep import run_sweep

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.training.recipe import Scale
-from hptransfer.reporting.html import render_report
+from hptransfer.reporting.report.html import render_report
 from hptransfer.reporting.words import table
 from hptransfer.validation.forecasts.against import score_forecast
 from hptransfer.validation.forecasts.predict import predict

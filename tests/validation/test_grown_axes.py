@@ -12,7 +12,7 @@ from torch import Tensor
 from hptransfer.cli.command import main
 from hptransfer.core.errors import UsageError
 from hptransfer.core.training.recipe import Recipe, Scale
-from hptransfer.reporting.html import render_report
+from hptransfer.reporting.report.html import render_report
 from hptransfer.validation.axes import growth
 from hptransfer.validation.records.results import TransferResult
 from hptransfer.validation.transfer import transfer_check

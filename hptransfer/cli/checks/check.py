@@ -169,7 +169,7 @@ def _coordinates(recipe: Recipe, result: TransferResult, device: str) -> CoordRe
 
 def write_all(result: TransferResult, out: Path) -> list[Path]:
     """verdict.json, runs.jsonl, plan.json and report.html; returns their paths."""
-    from hptransfer.reporting.html import write_report
+    from hptransfer.reporting.report.html import write_report
     from hptransfer.validation.records.results import VERDICT_FILE
     from hptransfer.validation.records.runs import RUNS_FILE
 

@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     no_more(args)
-    from hptransfer.reporting.html import write_report
+    from hptransfer.reporting.report.html import write_report
     from hptransfer.validation.records.results import VERDICT_FILE
     from hptransfer.validation.records.runs import RUNS_FILE
     from hptransfer.validation.tables.judge import judge_table

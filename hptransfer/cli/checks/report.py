@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     no_more(args)
-    from hptransfer.reporting.html import write_figure, write_report
+    from hptransfer.reporting.report.html import write_figure, write_report
     from hptransfer.validation.records.results import TransferResult
 
     result = TransferResult.load(args.directory)

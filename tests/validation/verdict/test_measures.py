@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from hptransfer.reporting.measures import measure_rows
+from hptransfer.reporting.report.measures import measure_rows
 from hptransfer.reporting.words import table
 from hptransfer.validation.records.runs import Run
 from hptransfer.validation.verdict.measures import measures_of

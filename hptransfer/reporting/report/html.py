@@ -11,13 +11,14 @@ from typing import Any
 from hptransfer.checks.coord.report import CoordReport
 from hptransfer.core.errors import UsageError, bounded
 from hptransfer.core.files import write_whole
-from hptransfer.reporting import figures, words
-from hptransfer.reporting.advice import advice
-from hptransfer.reporting.coordinates import coord_info, coord_rows, coordinate_figure
-from hptransfer.reporting.downloads import downloads
-from hptransfer.reporting.info import curves_info, gap_info, loss_axis, optima_info, schemes_of
-from hptransfer.reporting.measures import measure_rows
+from hptransfer.reporting import words
 from hptransfer.reporting.page import number, rate, render_page
+from hptransfer.reporting.report import figures
+from hptransfer.reporting.report.advice import advice
+from hptransfer.reporting.report.coordinates import coord_info, coord_rows, coordinate_figure
+from hptransfer.reporting.report.downloads import downloads
+from hptransfer.reporting.report.info import curves_info, gap_info, loss_axis, optima_info, schemes_of
+from hptransfer.reporting.report.measures import measure_rows
 from hptransfer.validation.records.results import TransferResult
 
 

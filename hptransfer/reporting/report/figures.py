@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from hptransfer.core.training.recipe import Axis
 from hptransfer.reporting import svg
-from hptransfer.reporting.info import (
+from hptransfer.reporting.report.info import (
     CurvesInfo,
     GapInfo,
     LossAxis,

@@ -1,0 +1,1 @@
+"""The page of a check: its figures, tables, downloads and advice."""
