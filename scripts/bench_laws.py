@@ -35,11 +35,11 @@ from public_data import (
 from torch import nn
 
 from hptransfer.prediction.laws.lr_fit import fit_sweep
+from hptransfer.prediction.laws.scaling import FREE, LOSS_LAWS
+from hptransfer.prediction.laws.scaling_fit import fit_loss_law, huber_objective
 from hptransfer.prediction.laws.score import score_lr_laws
 from hptransfer.prediction.laws.sweep_table import make_table
 from hptransfer.prediction.noise.noise_meter import NoiseScaleMeter
-from hptransfer.prediction.scaling.fit import fit_loss_law, huber_objective
-from hptransfer.prediction.scaling.law import FREE, LOSS_LAWS
 from hptransfer.prediction.schedules.convex_bound import best_cooldown, convex_bound, theory_exponent
 from hptransfer.prediction.schedules.multi_power import LossCurve, MultiPowerLaw
 from hptransfer.prediction.schedules.multi_power_fit import fit_multi_power, held_out_errors

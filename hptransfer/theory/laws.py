@@ -25,6 +25,12 @@ from hptransfer.prediction.laws.lr_fit import fit_sweep as fit_sweep
 from hptransfer.prediction.laws.lr_laws import LR_LAWS as LR_LAWS
 from hptransfer.prediction.laws.lr_laws import Law as Law
 from hptransfer.prediction.laws.own_law import OwnLaw as OwnLaw
+from hptransfer.prediction.laws.scaling import LOSS_LAWS as LOSS_LAWS
+from hptransfer.prediction.laws.scaling import LossLaw as LossLaw
+from hptransfer.prediction.laws.scaling import PublishedLaw as PublishedLaw
+from hptransfer.prediction.laws.scaling import kaplan as kaplan
+from hptransfer.prediction.laws.scaling_fit import LossLawFit as LossLawFit
+from hptransfer.prediction.laws.scaling_fit import fit_loss_law as fit_loss_law
 from hptransfer.prediction.laws.score import LawScore as LawScore
 from hptransfer.prediction.laws.score import Scoreboard as Scoreboard
 from hptransfer.prediction.laws.score import score_joint as score_joint
@@ -33,11 +39,5 @@ from hptransfer.prediction.laws.sweep_table import Cell as Cell
 from hptransfer.prediction.laws.sweep_table import SweepTable as SweepTable
 from hptransfer.prediction.laws.sweep_table import make_table as make_table
 from hptransfer.prediction.laws.sweep_table import read_table as read_table
-from hptransfer.prediction.scaling.fit import LossLawFit as LossLawFit
-from hptransfer.prediction.scaling.fit import fit_loss_law as fit_loss_law
-from hptransfer.prediction.scaling.law import LOSS_LAWS as LOSS_LAWS
-from hptransfer.prediction.scaling.law import LossLaw as LossLaw
-from hptransfer.prediction.scaling.law import PublishedLaw as PublishedLaw
-from hptransfer.prediction.scaling.law import kaplan as kaplan
 from hptransfer.prediction.scaling.line import LossLine as LossLine
 from hptransfer.prediction.scaling.line import fit_loss_line as fit_loss_line

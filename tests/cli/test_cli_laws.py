@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hptransfer.cli import main
-from hptransfer.prediction.scaling.law import LossLaw
+from hptransfer.prediction.laws.scaling import LossLaw
 
 LAW = LossLaw("chinchilla", 1.8, 480.0, 0.35, 2100.0, 0.37)
 

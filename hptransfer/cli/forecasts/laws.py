@@ -14,8 +14,8 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.files import columns, encode
 
 if TYPE_CHECKING:
-    from hptransfer.prediction.scaling.fit import LossLawFit
-    from hptransfer.prediction.scaling.law import Form
+    from hptransfer.prediction.laws.scaling import Form
+    from hptransfer.prediction.laws.scaling_fit import LossLawFit
     from hptransfer.prediction.scaling.line import LossLine
     from hptransfer.prediction.table import Array
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     no_more(args)
     import numpy as np
 
-    from hptransfer.prediction.scaling.law import FREE
+    from hptransfer.prediction.laws.scaling import FREE
     from hptransfer.prediction.scaling.problem import APART, off_line
     from hptransfer.prediction.table import read_columns
 
@@ -101,7 +101,7 @@ def refuse_far(budget: float | None, compute: float, *, far: bool) -> None:
 def _fit(
     form: Form, args: argparse.Namespace, n: Array, d: Array, loss: Array, groups: Sequence[object] | None
 ) -> LossLawFit | str:
-    from hptransfer.prediction.scaling.fit import fit_loss_law
+    from hptransfer.prediction.laws.scaling_fit import fit_loss_law
 
     options = {"resamples": 100, "groups": groups, "tie": args.tie and form != "kaplan", "undertuned": args.undertuned}
     try:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize, nnls
 
 from hptransfer.core.errors import UsageError
-from hptransfer.prediction.scaling.law import Form, LossLaw
+from hptransfer.prediction.laws.scaling import Form, LossLaw
 
 Array = np.ndarray
 

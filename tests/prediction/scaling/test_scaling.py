@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import approx_fprime, minimize_scalar
 
 from hptransfer.core.errors import UsageError
-from hptransfer.prediction.scaling.fit import fit_loss_law, huber_objective
-from hptransfer.prediction.scaling.law import FREE, LOSS_LAWS, LossLaw, kaplan
+from hptransfer.prediction.laws.scaling import FREE, LOSS_LAWS, LossLaw, kaplan
+from hptransfer.prediction.laws.scaling_fit import fit_loss_law, huber_objective
 from hptransfer.prediction.scaling.line import fit_loss_line
 from hptransfer.prediction.scaling.problem import Problem
 from scripts.public_data import chinchilla_runs

@@ -11,9 +11,9 @@ import numpy as np
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.training.seeding import numpy_generator
+from hptransfer.prediction.laws.scaling import FREE, Form, LossLaw, log_loss
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.prediction.scaling.backtest import Backtest, Curve, backtested
-from hptransfer.prediction.scaling.law import FREE, Form, LossLaw, log_loss
 from hptransfer.prediction.scaling.problem import APART, Problem, checked_runs, off_line, resampled, run_labels
 
 Array = np.ndarray
