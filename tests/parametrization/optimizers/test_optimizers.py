@@ -309,10 +309,10 @@ def test_a_users_optimizer_is_declared_once():
 
 
 def test_a_subclass_is_what_its_parent_is():
-    class Mine(optim.AdamW):
+    class Heir(optim.AdamW):
         pass
 
-    info = OptimizerInfo.of(Mine)
+    info = OptimizerInfo.of(Heir)
     assert (info.geometry, info.decoupled, info.default_eps) == ("sign", True, 1e-8)
 
 
