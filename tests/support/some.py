@@ -10,5 +10,5 @@ import pytest
 
 def the_rest_slow(cases: Iterable[Any], *, always: int) -> list[Any]:
     """The cases in their order, all but the first `always` marked slow."""
-    rows = [case if isinstance(case, tuple) else (case,) for case in cases]
+    rows: list[tuple[Any, ...]] = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [pytest.param(*row, marks=[pytest.mark.slow] if k >= always else []) for k, row in enumerate(rows)]
