@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from hptransfer._version import __version__
 from hptransfer.cli.commands import COMMANDS, nearest_command
-from hptransfer.core.errors import UsageError
+from hptransfer.core.errors import UsageError, meant
 
 SHELLS = ("bash", "zsh", "tcsh")
 FILES = ("RECIPE", "RUNS.csv", "TABLE.csv", "FILE", "FILE.svg")
@@ -53,9 +53,7 @@ def build_parser(asked: Collection[str] = tuple(COMMANDS)) -> Parser:
 def refuse_unknown(word: str) -> None:
     """Raise UsageError where a word in a subcommand's place is none."""
     if word not in COMMANDS:
-        likely = nearest_command(word)
-        meant = "." if likely is None else f"; did you mean {likely!r}?"
-        raise UsageError(f"there is no command {word!r}{meant} There are {', '.join(COMMANDS)}.")
+        raise UsageError(f"there is no command {word!r}{meant(nearest_command(word))} There are {', '.join(COMMANDS)}.")
 
 
 def completion(shell: str) -> str:

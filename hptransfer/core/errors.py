@@ -34,7 +34,11 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 def near(word: str, known: Iterable[str]) -> str:
     """The end of a sentence on an unknown word: "; did you mean 'check'?" where a known one is like it, else "."."""
-    likely = nearest(word, known)
+    return meant(nearest(word, known))
+
+
+def meant(likely: str | None) -> str:
+    """ "; did you mean 'check'?", or "." where nothing is likely: the end of a sentence on an unknown word."""
     return "." if likely is None else f"; did you mean {likely!r}?"
 
 

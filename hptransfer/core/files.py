@@ -162,6 +162,18 @@ def write_whole(path: str | os.PathLike[str], text: str) -> Path:
     return target
 
 
+def drop_cut_off_line(path: Path) -> None:
+    """Remove what follows a file's last newline: a line whose writer died."""
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def json_text(data: Any) -> str:
     """Data as the JSON text that files and the command line show. Raises ValueError for an inf or nan not encoded."""
     return json.dumps(data, indent=1, allow_nan=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.files import Document
+from hptransfer.core.files import Document, drop_cut_off_line
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Recorder:
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}. Give a writable path.") from error
         if begun:
-            self._end_cut_off_line()
+            drop_cut_off_line(self.path)
         else:
             self.write(header)
 
@@ -157,8 +157,3 @@ class Recorder:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def _end_cut_off_line(self) -> None:
-        whole = self.path.read_bytes()
-        if not whole.endswith(b"\n"):
-            os.truncate(self.path, whole.rfind(b"\n") + 1)

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hptransfer.core.training.seeding import seeded
+from hptransfer.checks.coord.update_size import LARGE, sketched_singular_values
 from hptransfer.monitoring.readings import Spectrum
 from hptransfer.prediction.typed import norm, submodules
 
-LARGE = 1024
-"""Beyond this smaller side only the largest singular value is computed, by a randomised SVD."""
 KEPT = 17
 """Singular values that a reading keeps of a matrix."""
 
@@ -24,7 +22,7 @@ def spectrum(tensor: Tensor, *, embedding: bool = False) -> Spectrum:
     matrix = tensor.detach().flatten(1)
     matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
     exact = min(matrix.shape) <= LARGE
-    values = (_singular_values(matrix) if exact else _largest(matrix)).cpu().double()
+    values = (_singular_values(matrix) if exact else sketched_singular_values(matrix)).cpu().double()
     size, top = float(norm(matrix)), float(values[0])
     rows, columns = matrix.shape[::-1] if embedding else matrix.shape
     return Spectrum(
@@ -54,12 +52,6 @@ def embeddings(model: nn.Module) -> set[str]:
 def _singular_values(matrix: Tensor) -> Tensor:
     linalg: Any = torch.linalg
     return linalg.svdvals(matrix)
-
-
-def _largest(matrix: Tensor) -> Tensor:
-    untyped: Any = torch
-    with seeded(None):
-        return untyped.svd_lowrank(matrix, q=8, niter=6)[1]
 
 
 def _evenly(count: int) -> Tensor:

@@ -158,6 +158,7 @@ def load_recipe(spec: str) -> Recipe:
         ) from error
     if not isinstance(found, Recipe):
         have = sorted(k for k, v in vars(module).items() if isinstance(v, Recipe))
-        meant = near(name, have)
-        raise UsageError(f"{path} has no recipe named {name!r}{meant} It has {have or 'none'}. Use FILE.py:name.")
+        raise UsageError(
+            f"{path} has no recipe named {name!r}{near(name, have)} It has {have or 'none'}. Use FILE.py:name."
+        )
     return found

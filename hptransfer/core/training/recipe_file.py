@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from hptransfer.core.errors import UsageError, nearest
+from hptransfer.core.errors import UsageError, meant, nearest
 
 
 def recipe_file(spec: str) -> tuple[Path, str]:
@@ -32,7 +32,7 @@ def _instead(path: Path) -> str:
     folders = [folder for folder in (Path("recipes"), Path("."), path.parent) if folder.is_dir()]
     files = {file.stem: file for folder in folders for file in sorted(folder.glob("*.py"))}
     likely = nearest(path.stem, files)
-    return "." if likely is None else f"; did you mean {str(files[likely])!r}?"
+    return meant(None if likely is None else str(files[likely]))
 
 
 def declared_options(path: Path) -> Mapping[str, str] | None:

@@ -42,9 +42,9 @@ class Sizes:
 
     alignment: exponent with which a product of two activations adds up over a growing axis (see above). constants:
     multiplication by a constant -> target / base; weights: ops in which a parameter is contracted; sums: those behind
-    a product written out that contract it; depth: (branch,
-    add) -> the ratio that the branch shall have; lost: op that contracts a weight divided by a statistic of itself ->
-    how far that leaves its entries from what the weight's rule asks for.
+    a product written out that contract it; depth: (branch, add) -> the ratio that the branch shall have; lost: op that
+    contracts a weight divided by a statistic of itself -> how far that leaves its entries from what the weight's rule
+    asks for.
     """
 
     target: Graph

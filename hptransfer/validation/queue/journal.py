@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.storages.journal._file import BaseJournalFileLock
 
 from hptransfer.core.errors import UsageError
+from hptransfer.core.files import drop_cut_off_line
 
 try:
     import fcntl
@@ -70,7 +71,7 @@ class Journal(JournalFileBackend):
                 if file.write(lines) != len(lines):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            _cut_off(self.path)
+            drop_cut_off_line(self.path)
             raise UsageError(
                 f"Cannot write to {self.path}: {error.strerror or error}. Finished runs are kept; make room and run "
                 "the same command again to go on."
@@ -93,22 +94,10 @@ class FileLock(BaseJournalFileLock):
         """Wait for the lock."""
         self.descriptor = os.open(self.path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
         fcntl.flock(self.descriptor, fcntl.LOCK_EX)  # pyright: ignore[reportOptionalMemberAccess]
-        _cut_off(self.path)
+        drop_cut_off_line(self.path)
         return True
 
     def release(self) -> None:
         """Give the lock back."""
         os.close(self.descriptor)
         self.descriptor = -1
-
-
-def _cut_off(path: Path) -> None:
-    """Remove what follows the file's last newline."""
-    with open(path, "r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            return
-        file.seek(size - 1)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
