@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +97,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("recipe", choices=tuple(SETTINGS))
     parser.add_argument("optimizer", choices=tuple(HIDDEN))
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=ROOT / "hptransfer-out", help="where the runs are kept")
     args = parser.parse_args()
     torch.set_num_threads(1)
     recipe = recipe_of(args.recipe, args.optimizer)
-    result = hpt.transfer_check(recipe, out=args.out / recipe.name, workers=1)  # goes on from the runs that are there
-    print(result)
+    begin, out = time.monotonic(), args.out / recipe.name  # goes on from the runs that are there
+    result = hpt.transfer_check(recipe, out=out, workers=args.workers, device=args.device)
+    print(result.verdict, *result.reasons, sep="\n")
     path = ROOT / "benchmarks" / f"optimizers-{recipe.name}.json"
-    path.write_text(json.dumps(result.to_json(), indent=1) + "\n")
+    seconds = round(time.monotonic() - begin, 1)
+    path.write_text(json.dumps({"seconds": seconds, "workers": args.workers, **result.to_json()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

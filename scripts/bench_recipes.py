@@ -37,13 +37,13 @@ def entry(name: str, result: TransferResult, seconds: float, options: dict[str, 
     return {**about, **{key: data[key] for key in KEPT}}
 
 
-def check(name: str, seeds: list[int], options: dict[str, str], *, quick: bool, out: Path) -> TransferResult:
+def check(name: str, seeds: list[int], options: dict[str, str], *, quick: bool, out: Path, workers: int) -> TransferResult:
     """The transfer check of a recipe at its own grid."""
     for key, value in options.items():
         os.environ[f"HPTRANSFER_{key.upper()}"] = value
     recipe = load_recipe(str(ROOT / "recipes" / f"{name}.py"))
     grid: dict[str, Any] = {"widths": recipe.quickened().widths, "steps": recipe.quickened().steps} if quick else {}
-    return transfer_check(str(ROOT / "recipes" / f"{name}.py"), seeds=seeds, out=out, workers=1, **grid)
+    return transfer_check(str(ROOT / "recipes" / f"{name}.py"), seeds=seeds, out=out, workers=workers, device="cpu", **grid)
 
 
 def main() -> None:
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--seeds", default="300,301,302")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--images", help="for resnet: a directory with MNIST's files")
     parser.add_argument("--runs", type=Path, default=Path("hptransfer-out/bench-recipes"))
     parser.add_argument("--figure", action="store_true", help="only write the figure")
@@ -62,7 +63,7 @@ def main() -> None:
     if not args.figure and any((e["recipe"], e["seeds"], e["options"]) == (args.recipe, seeds, shown) for e in known):
         raise SystemExit("These seeds are measured; take others.")
     begin = time.monotonic()
-    result = check(args.recipe, seeds, options, quick=args.quick, out=args.runs / f"{args.recipe}-{args.seeds}")
+    result = check(args.recipe, seeds, options, quick=args.quick, out=args.runs / f"{args.recipe}-{args.seeds}", workers=args.workers)
     if args.figure:
         write_figure(result, ROOT / "docs" / "figures" / f"{args.recipe}.svg")
     else:
