@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_recipes import entry
 from torch import Tensor
 
 import hptransfer as hpt
@@ -107,8 +108,8 @@ def main() -> None:
     result = hpt.transfer_check(recipe, out=out, workers=args.workers, device=args.device)
     print(result.verdict, *result.reasons, sep="\n")
     path = ROOT / "benchmarks" / f"optimizers-{recipe.name}.json"
-    seconds = round(time.monotonic() - begin, 1)
-    path.write_text(json.dumps({"seconds": seconds, "workers": args.workers, **result.to_json()}, indent=1) + "\n")
+    row = entry(args.recipe, result, time.monotonic() - begin, {"optimizer": args.optimizer})
+    path.write_text(json.dumps(row, indent=1) + "\n")
 
 
 if __name__ == "__main__":

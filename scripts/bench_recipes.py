@@ -37,13 +37,16 @@ def entry(name: str, result: TransferResult, seconds: float, options: dict[str, 
     return {**about, **{key: data[key] for key in KEPT}}
 
 
-def check(name: str, seeds: list[int], options: dict[str, str], *, quick: bool, out: Path, workers: int) -> TransferResult:
+def check(
+    name: str, seeds: list[int], options: dict[str, str], *, quick: bool, out: Path, workers: int
+) -> TransferResult:
     """The transfer check of a recipe at its own grid."""
     for key, value in options.items():
         os.environ[f"HPTRANSFER_{key.upper()}"] = value
     recipe = load_recipe(str(ROOT / "recipes" / f"{name}.py"))
     grid: dict[str, Any] = {"widths": recipe.quickened().widths, "steps": recipe.quickened().steps} if quick else {}
-    return transfer_check(str(ROOT / "recipes" / f"{name}.py"), seeds=seeds, out=out, workers=workers, device="cpu", **grid)
+    grid |= {"seeds": seeds, "out": out, "workers": workers, "device": "cpu"}
+    return transfer_check(str(ROOT / "recipes" / f"{name}.py"), **grid)
 
 
 def main() -> None:
@@ -63,7 +66,8 @@ def main() -> None:
     if not args.figure and any((e["recipe"], e["seeds"], e["options"]) == (args.recipe, seeds, shown) for e in known):
         raise SystemExit("These seeds are measured; take others.")
     begin = time.monotonic()
-    result = check(args.recipe, seeds, options, quick=args.quick, out=args.runs / f"{args.recipe}-{args.seeds}", workers=args.workers)
+    out = args.runs / f"{args.recipe}-{args.seeds}"
+    result = check(args.recipe, seeds, options, quick=args.quick, out=out, workers=args.workers)
     if args.figure:
         write_figure(result, ROOT / "docs" / "figures" / f"{args.recipe}.svg")
     else:

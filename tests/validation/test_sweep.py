@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -72,6 +73,16 @@ def test_a_spawned_worker_rebuilds_a_changed_recipe_from_its_file(tmp_path, monk
     alone = run_sweep(mine, schemes=["sp"], seeds=1, workers=1)
     monkeypatch.setattr(team, "process_context", lambda device: process_context(device, "spawn"))
     assert outcome(run_sweep(mine, schemes=["sp"], seeds=1, workers=2)) == outcome(alone)
+
+
+@pytest.mark.parametrize(
+    ("device", "sees_cuda", "method"), [("cpu", False, "fork"), ("cpu", True, "spawn"), ("cuda", True, "spawn")]
+)
+def test_nothing_is_forked_where_an_accelerator_is_in_sight(device, sees_cuda, method, monkeypatch):
+    if method == "fork" and "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this platform cannot fork")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_cuda)
+    assert process_context(device).get_start_method() == method
 
 
 def test_a_recipe_that_cannot_be_sent_to_spawned_workers_says_what_to_do(monkeypatch):

@@ -26,10 +26,13 @@ def usable_cores() -> int:
 
 
 def process_context(device: str, start_method: str | None = None) -> Any:
-    """fork where platform and device allow it: quick, and any recipe will do. Else spawn (see Portable)."""
-    forks = "fork" in multiprocessing.get_all_start_methods() and not device.startswith("cuda")
-    method = start_method or ("fork" if forks and not torch.cuda.is_initialized() else "spawn")
-    return multiprocessing.get_context(method)
+    """fork where the platform allows it and no accelerator is in sight: quick, and any recipe will do. Else spawn.
+
+    Beside a GPU not even runs on the CPU may be forked: once this process asked whether CUDA is there, a child's first
+    backward pass fails ("CUDA error: initialization error"). What spawned processes need of a recipe: see Portable.
+    """
+    forks = "fork" in multiprocessing.get_all_start_methods() and device == "cpu" and not torch.cuda.is_available()
+    return multiprocessing.get_context(start_method or ("fork" if forks else "spawn"))
 
 
 def started(context: Any, target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
