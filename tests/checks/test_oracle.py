@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import hptransfer as hpt
 from hptransfer.checks.oracle.depth import OverDepth, gained
 from hptransfer.checks.oracle.fans import fan_in_responses
 from hptransfer.checks.oracle.gradients import readings, recorded, sign_average
@@ -23,7 +25,9 @@ from hptransfer.checks.oracle.walk import walk
 from hptransfer.core.errors import UsageError
 from hptransfer.core.geometry import OptimizerInfo
 from hptransfer.core.roles import Role
+from hptransfer.core.rules import HALF, Power, Rule, rule_for
 from hptransfer.core.training.recipe import Recipe, Scale
+from hptransfer.parametrization import build as builder
 from hptransfer.parametrization.make import make_plan
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
@@ -355,7 +359,50 @@ def test_a_spectral_norm_is_the_sum_of_singular_values():
     gradient = torch.autograd.grad(objective(), model.weight)[0]
     nuclear = float(torch.linalg.matrix_norm(gradient, "nuc"))
     assert found.loss == pytest.approx(nuclear * 0.2 * 6**0.5, rel=1e-5)
-    assert found.own == pytest.approx(found.loss, rel=1e-5)  # the whole model is the module that holds it
+    separable = torch.autograd.grad(sign_average([model(x)], 0, separable=True), model.weight)[0]
+    assert found.own == pytest.approx(
+        float(separable.norm()) * 0.2 * 6**0.5, rel=1e-5
+    )  # of rank one: one singular value
+
+
+def test_what_a_spectral_step_moves_does_not_depend_on_how_many_samples_the_batch_has():
+    info = OptimizerInfo.of(torch.optim.Muon)
+
+    def own(width: int, batch: int) -> float:
+        torch.manual_seed(0)
+        model, x = nn.Linear(width, width, bias=False), torch.randn(batch, width).double()
+        seen = [
+            readings(model.double(), {"weight": model.weight}, lambda: model(x).mean(), lambda _: info, seed=seed)
+            for seed in range(8)
+        ]
+        return sum(reading["weight"].own or 0.0 for reading in seen) / len(seen)
+
+    for batch in (8, 1024):  # fewer than the width, and many more: Condition 1 of 2310.17813 holds for both
+        assert abs(math.log2(own(128, batch) / own(16, batch)) / 3) < 0.1, batch
+
+
+def test_a_wrong_rate_of_muon_fails_behind_a_gelu_and_with_a_large_batch(monkeypatch):
+    def build(width: int) -> nn.Module:
+        return nn.Sequential(
+            *(nn.Linear(16, width), nn.GELU(), nn.Linear(width, 2 * width), nn.GELU()),
+            *(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 4)),
+        )
+
+    def state() -> str:
+        torch.manual_seed(0)
+        pair = {"hidden": torch.optim.Muon, "rest": torch.optim.AdamW}
+        plan = hpt.make_plan(
+            build, base=16, target=64, verify=(16, 32, 64), example_inputs=(torch.randn(512, 16),), optimizer=pair
+        )
+        return plan.verification.state
+
+    def steeper(*args: Any, **choices: Any) -> Rule:
+        rule = rule_for(*args, **choices)
+        return dataclasses.replace(rule, lr=rule.lr * Power(fan_in=HALF)) if args[1] == "spectral" else rule
+
+    assert state() == "verified"
+    monkeypatch.setattr(builder, "rule_for", steeper)
+    assert state() == "failed"
 
 
 def test_an_output_changed_in_place_is_measured_as_it_was_returned():

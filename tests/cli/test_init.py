@@ -37,9 +37,8 @@ def test_a_template_runs_as_it_is(kind, tmp_path, monkeypatch, capsys):
     assert "CHANGE" in Path("mine.py").read_text() and load_recipe("mine.py").name == "mine"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in RUN if "vision" not in kind.values])
+@pytest.mark.parametrize("kind", RUN)
 def test_a_templates_plan_is_verified(kind, tmp_path, monkeypatch, capsys):
-    """Not the vision template's: docs/limits.md says what the check says of Muon on a ViT."""
     if kind == "hf":
         pytest.importorskip("transformers")
     monkeypatch.chdir(tmp_path)

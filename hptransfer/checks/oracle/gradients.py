@@ -4,11 +4,16 @@ For an objective q, the step of W that its optimizer takes moves q by lr times a
 (sign), that times rms(W) (relative), the sum of squares (gradient) or of singular values (spectral). Two objectives are
 used: `own`, a random-sign average of the output of the module that holds W, and `loss`, the objective of the whole
 model. Both are exact derivatives of the running model: no graph is traced and no rule of the planner is used.
+
+Of a spectral step `own` is an average over separable signs, one set per axis, so that its gradient has rank one. With
+signs that differ in every entry the sum of its n singular values would say how many independent samples the batch has
+for every direction: n^1/2 more in a wider model, until that is as wide as the batch is large.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,7 +64,7 @@ def readings(
     from_loss = _grad(value, trained)
     found: dict[str, Reading] = {}
     for owner, members in _by_owner(trained).items():
-        own = _own_gradients(outputs, owner, members, seed)
+        own = _own_gradients(outputs, owner, members, geometry, seed)
         output = outputs.get(owner, [])
         for name, parameter in members.items():
             info = geometry(name)
@@ -96,14 +101,22 @@ def tensors_of(output: Any) -> list[Tensor]:
     return [t for t in flat if isinstance(t, Tensor) and t.is_floating_point() and t.requires_grad]
 
 
-def sign_average(tensors: Sequence[Tensor], seed: int) -> Tensor:
-    """Sum over the tensors of mean(c x), with c random signs: its gradient has entries of order 1/size everywhere."""
+def sign_average(tensors: Sequence[Tensor], seed: int, *, separable: bool = False) -> Tensor:
+    """Sum over the tensors of mean(c x), with c random signs: its gradient has entries of order 1/size everywhere.
+
+    separable: c is a product of one set of signs per axis.
+    """
     draw = torch_generator(seed)
     total = torch.zeros(())
     for tensor in tensors:
-        signs = torch.randint(0, 2, tensor.shape, generator=draw) * 2 - 1
-        total = total + (signs.to(tensor) * tensor).mean()
+        shapes = [_along(axis, tensor.shape) for axis in range(tensor.dim())] if separable else [tensor.shape]
+        signs = math.prod(torch.randint(0, 2, shape, generator=draw) * 2 - 1 for shape in shapes)
+        total = total + (torch.as_tensor(signs).to(tensor) * tensor).mean()
     return total
+
+
+def _along(axis: int, shape: torch.Size) -> list[int]:
+    return [size if i == axis else 1 for i, size in enumerate(shape)]
 
 
 def rms_of(tensors: Sequence[Tensor]) -> float:
@@ -124,12 +137,20 @@ def owner_of(name: str) -> str:
     return f".{name}".split(".parametrizations.")[0][1:] if "parametrizations." in name else name.rpartition(".")[0]
 
 
-def _own_gradients(outputs: Outputs, owner: str, members: Mapping[str, nn.Parameter], seed: int) -> dict[str, Tensor]:
+def _own_gradients(
+    outputs: Outputs,
+    owner: str,
+    members: Mapping[str, nn.Parameter],
+    geometry: Callable[[str], OptimizerInfo],
+    seed: int,
+) -> dict[str, Tensor]:
     """Gradients of a random-sign average of the owner's output, or of the nearest output around it that has any."""
     missing, found = dict(members), {}
     while missing:
         if outputs.get(owner):
-            found |= _grad(sign_average(outputs[owner], seed), missing)
+            for separable in (False, True):
+                asking = {n: p for n, p in missing.items() if (geometry(n).geometry == "spectral") == separable}
+                found |= _grad(sign_average(outputs[owner], seed, separable=separable), asking) if asking else {}
             missing = {n: p for n, p in missing.items() if n not in found}
         if not owner:
             break
