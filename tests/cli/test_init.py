@@ -37,7 +37,9 @@ def test_a_template_runs_as_it_is(kind, tmp_path, monkeypatch, capsys):
     assert "CHANGE" in Path("mine.py").read_text() and load_recipe("mine.py").name == "mine"
 
 
-@pytest.mark.parametrize("kind", RUN)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "own" else [pytest.mark.slow]) for kind in KINDS]
+)
 def test_a_templates_plan_is_verified(kind, tmp_path, monkeypatch, capsys):
     if kind == "hf":
         pytest.importorskip("transformers")
