@@ -18,6 +18,7 @@ class Role:
     output: a LoRA's A; initialised like a hidden matrix), input (only fan_out, contracted or looked up),
     vector (only fan_out, elementwise: gains, biases), scalar (nothing grows), unused (not in the traced forward).
     fan_in, fan_out: sizes at the target; base_fan_in, base_fan_out: at the base. A vector's fan_in is 1.
+    copies, base_copies: how many alike it is one of, whose outputs are added up (experts in a list).
     Raises UsageError where the kind is unknown or a fan is not positive.
     """
 
@@ -26,12 +27,15 @@ class Role:
     fan_out: int = 1
     base_fan_in: int = 1
     base_fan_out: int = 1
+    copies: int = 1
+    base_copies: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise UsageError(f"Role kind {self.kind!r} is unknown; use one of {', '.join(get_args(Kind))}.")
-        if min(self.fan_in, self.fan_out, self.base_fan_in, self.base_fan_out) < 1:
-            raise UsageError(f"{self}: every fan must be at least 1.")
+        counts = (self.fan_in, self.fan_out, self.base_fan_in, self.base_fan_out, self.copies, self.base_copies)
+        if min(counts) < 1:
+            raise UsageError(f"{self}: every fan and every number of copies must be at least 1.")
 
     @property
     def m_in(self) -> float:
@@ -42,3 +46,8 @@ class Role:
     def m_out(self) -> float:
         """fan_out / base fan_out."""
         return self.fan_out / self.base_fan_out
+
+    @property
+    def m_copies(self) -> float:
+        """copies / base copies."""
+        return self.copies / self.base_copies

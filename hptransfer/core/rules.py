@@ -21,6 +21,10 @@ init (docs/gqa.md, equations 1 to 6; a "bottleneck" is the same with a hidden ma
 al. 2025, 2505.01618): a branch multiplied by L^-alpha has delta ~ L^-alpha, and L updates add up: sign, relative and
 spectral lr = L^(alpha-1), gradient lr = L^(2 alpha-1), eps = L^-alpha. What acts on the stream
 itself is not multiplied: alpha = 0 there.
+
+Copies: of E alike weights whose outputs are added up with shares that sum to one (experts behind a router, parallel
+branches) each gets 1/E of the gradient, whether all meet every token or K of them do: K/E of the tokens times a share
+of 1/K. So delta ~ E^-1, and with it gradient lr = E and eps = E^-1; no other step sees it (2601.20205).
 """
 
 from __future__ import annotations
@@ -39,25 +43,28 @@ HALF = Fraction(1, 2)
 
 @dataclass(frozen=True)
 class Power:
-    """fan_in^fan_in x fan_out^fan_out x depth^depth, with exact exponents."""
+    """fan_in^fan_in x fan_out^fan_out x depth^depth x copies^copies, with exact exponents."""
 
     fan_in: Fraction = Fraction(0)
     fan_out: Fraction = Fraction(0)
     depth: Fraction = Fraction(0)
+    copies: Fraction = Fraction(0)
 
-    def at(self, m_in: float, m_out: float, m_depth: float = 1.0) -> float:
-        """The ratio target/base, for ratios m_in, m_out and m_depth."""
-        return m_in ** float(self.fan_in) * m_out ** float(self.fan_out) * m_depth ** float(self.depth)
+    def at(self, m_in: float, m_out: float, m_depth: float = 1.0, m_copies: float = 1.0) -> float:
+        """The ratio target/base, for ratios m_in, m_out, m_depth and m_copies."""
+        fans = m_in ** float(self.fan_in) * m_out ** float(self.fan_out)
+        return fans * m_depth ** float(self.depth) * m_copies ** float(self.copies)
 
     def __mul__(self, other: Power) -> Power:
-        return Power(self.fan_in + other.fan_in, self.fan_out + other.fan_out, self.depth + other.depth)
+        fans = self.fan_in + other.fan_in, self.fan_out + other.fan_out
+        return Power(*fans, self.depth + other.depth, self.copies + other.copies)
 
     def inverse(self) -> Power:
         """One over it."""
-        return Power(-self.fan_in, -self.fan_out, -self.depth)
+        return Power(-self.fan_in, -self.fan_out, -self.depth, -self.copies)
 
     def __str__(self) -> str:
-        named = (("m_in", self.fan_in), ("m_out", self.fan_out), ("m_L", self.depth))
+        named = (("m_in", self.fan_in), ("m_out", self.fan_out), ("m_L", self.depth), ("m_copies", self.copies))
         shown = [name if e == 1 else f"{name}^{e}" for name, e in named if e != 0]
         return " ".join(shown) or "1"
 
@@ -142,7 +149,7 @@ class Rule:
 
 def gradient_scale(scheme: Scheme) -> Power:
     """delta: entries of the gradient at a weight's output. A readout's fan_out does not grow, so it drops out there."""
-    return Power(fan_out=scheme.readout_init if scheme.readout_init > -1 else Fraction(-1))
+    return Power(fan_out=scheme.readout_init if scheme.readout_init > -1 else Fraction(-1), copies=Fraction(-1))
 
 
 def rule_for(
@@ -185,7 +192,7 @@ def init_ratio(role: Role, rule: Rule, scheme: Scheme, m_depth: float = 1.0) -> 
     """Target/base ratio of the initial std; for the spectral scheme from |W|_2 = std (i^1/2 + o^1/2) at true sizes."""
     if has_exact_std(role, scheme):
         return _spectral_std(role.fan_in, role.fan_out) / _spectral_std(role.base_fan_in, role.base_fan_out)
-    return rule.init.at(role.m_in, role.m_out, m_depth)
+    return rule.init.at(role.m_in, role.m_out, m_depth, role.m_copies)
 
 
 def has_exact_std(role: Role, scheme: Scheme) -> bool:

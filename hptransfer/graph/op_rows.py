@@ -64,7 +64,8 @@ class Op:
     per_channel: normalises each channel over all the rest; scale_free: the same at any positive scale of its operand;
     reads: takes a value out of the graph; bounds: one operand is
     a bound of the other; diagonal: writes a vector on one; zeros: the result is zero;
-    inverse: of a transform, which then divides by the size unless told otherwise.
+    inverse: of a transform, which then divides by the size unless told otherwise;
+    accumulates: adds to the entries that are there; one_hot: a one among zeros.
     """
 
     law: Law
@@ -94,6 +95,8 @@ class Op:
     diagonal: bool = False
     zeros: bool = False
     inverse: bool = False
+    accumulates: bool = False
+    one_hot: bool = False
 
     @property
     def passes(self) -> bool:
@@ -237,7 +240,8 @@ TABLE: dict[str, Op] = {
             "diagonal_scatter"),
     **_rows(Op("write", consumes="elementwise", summand=2), "index_put _index_put_impl _unsafe_index_put "
             "masked_scatter"),
-    **_rows(Op("write", summand=3), "index_add scatter scatter_add index_copy scatter_reduce index_reduce"),
+    **_rows(Op("write", summand=3, accumulates=True), "index_add scatter_add"),
+    **_rows(Op("write", summand=3), "scatter index_copy scatter_reduce index_reduce"),
     # products
     **_rows(Op("product", consumes="scaled", factors=(0, 1), combines=True), "mul multiply"),
     **_rows(Op("quotient", consumes="scaled", combines=True), "div divide true_divide"),
@@ -284,9 +288,10 @@ TABLE: dict[str, Op] = {
     **_rows(Op("index", scale_free=True), "argmax argmin argsort isnan isinf isfinite"),
     **_rows(Op("index"),
             "logical_not logical_and logical_or logical_xor bitwise_and "
-            "bitwise_or bitwise_not bitwise_xor nonzero nonzero_numpy any all searchsorted bucketize one_hot "
+            "bitwise_or bitwise_not bitwise_xor nonzero nonzero_numpy any all searchsorted bucketize "
             "floor_divide is_nonzero unique _unique2 unique_consecutive unique_dim equal allclose isclose isin "
             "bernoulli multinomial bincount histc"),
+    "one_hot": Op("index", one_hot=True),
     **_rows(Op("index", reads=True), "item _local_scalar_dense"),
     **_rows(Op("bend"),
             "cross_entropy_loss nll_loss nll_loss_nd nll_loss2d nll_loss_forward binary_cross_entropy l1_loss kl_div "

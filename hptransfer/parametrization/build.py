@@ -84,7 +84,8 @@ class Builder:
         """The factors that the forward lacks."""
         traced = {name for name in self.compared.uses if name in self.compared.settled}  # not annotated
         uses = [use for name in traced for use in self.compared.uses[name] if isinstance(use, Use)]
-        lacking = lacking_multipliers(*self.graphs, uses, self.scheme, depth, self.constants, self.compared.lost)
+        choices = {"given": self.constants, "lost": self.compared.lost, "parallel": self.compared.parallel}
+        lacking = lacking_multipliers(*self.graphs, uses, self.scheme, depth, **choices)
         self.notes += lacking.notes
         return lacking
 
@@ -139,7 +140,7 @@ class Builder:
         own = self.scheme.global_lr or role.kind == "unused"
         ratio = 1.0 if own else init_ratio(role, rule, self.scheme, m_depth)
         std = 0.0 if zero else None if own or kept or base not in self.stds else self.stds[base] * ratio
-        grad = rule.eps.at(role.m_in, role.m_out, m_depth)
+        grad = rule.eps.at(role.m_in, role.m_out, m_depth, role.m_copies)
         eps = optimizer.eps_ratio(grad)
         shape, base_shape = self.compared.shapes(name)
         return Row(
@@ -171,10 +172,10 @@ class Builder:
         """The learning rate's ratio, with the library's own shape factor divided out."""
         role, optimizer = self.roles[name], self.trained_by(name)
         shape, base_shape = self.compared.shapes(name)
-        lr = rule.lr.at(role.m_in, role.m_out, m_depth)
+        lr = rule.lr.at(role.m_in, role.m_out, m_depth, role.m_copies)
         lr *= optimizer.own_factor(base_shape) / optimizer.own_factor(shape)
         if optimizer.geometry == "relative":  # the rule divides by its own init, which may not be the exact one
-            lr *= rule.init.at(role.m_in, role.m_out, m_depth) / ratio
+            lr *= rule.init.at(role.m_in, role.m_out, m_depth, role.m_copies) / ratio
         return lr
 
     def reason(self, role: Role, rule: Rule, optimizer: OptimizerInfo, kept: bool) -> str:

@@ -67,7 +67,7 @@ def _joined(kept: Any, other: Any) -> Any:
         return kept
     if kept.shape != other.shape:
         return kept
-    total = kept + other
+    total = torch.add(kept, other, alpha=0)  # no term of the sum that the siblings' outputs make
     with disable_proxy_modes_tracing():
         total.detach().copy_(kept.detach())
     return total

@@ -6,8 +6,10 @@ Programs IV, 2011.14522; spectral condition, 2310.17813):
 - a sum over an axis that grows by r, be it of products of two activations or of entries of one sign, adds up in full
   once training has aligned them: r (law of large numbers; r^1/2, the central limit theorem, where a scheme takes q and
   k to stay independent), a mean divides by r, a norm of order p grows by r^(1/p);
+- a sum of terms that were added up one by one grows with their number (parallel.py), and one over an axis of which a
+  router chose k entries, the others being zero, with k;
 - a norm leaves 1 behind it, a unit vector has entries r^-1/2 and a softmax 1/r, by that same count;
-- a constant of the code is what it is at both sizes, counted and not restored;
+- a constant of the code is counted and not restored;
 - a homogeneous function of degree k has the ratio's kth power; any other one, a sum of different ratios, a weight and
   an output of the model need entries of order one: there a ratio other than one is a factor that is missing.
 """
@@ -15,12 +17,12 @@ Programs IV, 2011.14522; spectral condition, 2310.17813):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import fx
 
-from hptransfer.graph.graph import operand, shape
+from hptransfer.graph.graph import operand, shape, users
 from hptransfer.graph.operands import argument
 from hptransfer.graph.ops import facts, law, row
 from hptransfer.graph.parameters.uses import upstream
@@ -36,6 +38,7 @@ from hptransfer.graph.scales.arithmetic import (
     terms,
     turned_gain,
     vector_order,
+    written_share,
 )
 from hptransfer.graph.scales.counted import Counted
 from hptransfer.graph.scales.sizes import FREE, ONE, Scale, floats, is_free, quotient
@@ -51,7 +54,7 @@ class Analysis(Counted):
         self.weights_side = self.sizes.weights_side
         self.needed = upstream(graph, {node for node in graph.nodes if node.op == "output"})
         for node in graph.nodes:
-            scale = self.scale(node)
+            scale = self.summed_up(node, users(node), self.scale(node))
             factor = self.applied.get(node, 1.0)
             self.scales[node] = replace(scale, ratio=scale.ratio * factor) if factor != 1.0 else scale
 
@@ -97,6 +100,8 @@ class Analysis(Counted):
     def one(self, node: fx.Node) -> Scale:
         known, fill = row(node), argument(node, "fill_value")
         free = isinstance(fill, (int, float)) and is_free(fill)
+        if known is not None and known.one_hot:
+            return Scale(positive=True, share=self.sizes.ratio(node, written_share))
         return FREE if free or (known is not None and known.zeros) else ONE
 
     def normalise(self, node: fx.Node) -> Scale:
@@ -110,12 +115,12 @@ class Analysis(Counted):
             return self.bend(node)
         even = known.degree % 2 == 0
         ratio = inside.ratio**known.degree if inside.ratio > 0 else 1.0
-        return Scale(ratio, known.positive or even or inside.positive, inside.bounded, inside.free)
+        return replace(inside, ratio=ratio, positive=known.positive or even or inside.positive)
 
     def bend(self, node: fx.Node) -> Scale:
         known = row(node)
         self.settle(node, [a for a in node.all_input_nodes if floats(a)])
-        return Scale(positive=known is not None and known.positive)
+        return Scale(positive=known is not None and known.positive, share=self.first(node).share)
 
     def clamp(self, node: fx.Node) -> Scale:
         """Bounds at zero, at next to nothing or far away do not bend."""
@@ -131,12 +136,19 @@ class Analysis(Counted):
         first = joined[0][1].ratio
         positive = all(scale.positive for _, scale in joined)
         if all(math.isclose(scale.ratio, first, rel_tol=1e-6) for _, scale in joined):
-            return Scale(first, positive, all(scale.bounded for _, scale in joined))
+            bounded = all(scale.bounded for _, scale in joined)
+            return Scale(first, positive, bounded, share=self.share_of(node, [scale for _, scale in joined]))
         self.settled.add(node)
         for term, scale in joined:
             if scale.deviates and (lacking := self.activation(term)) is not None:
                 self.missing[lacking, node] = 1 / scale.ratio
         return Scale(positive=positive)
+
+    def share_of(self, node: fx.Node, joined: Sequence[Scale]) -> float:
+        """The share of a sum that is not zero: its summands' where they agree, what is written into zeros."""
+        if law(node) == "write" and self.of(node.args[0]).free:
+            return self.sizes.ratio(node, written_share)
+        return joined[0].share if len({scale.share for scale in joined}) == 1 else 1.0
 
     def terms(self, node: fx.Node) -> list[tuple[Term, Scale]]:
         """The summands' scales, a branch's relative to the one that it shall have."""
@@ -148,6 +160,8 @@ class Analysis(Counted):
             scale, branch = self.of_term(term, theirs[0]), self.activation(term)
             shall = self.sizes.depth.get((branch, node), 1.0) if branch is not None else 1.0
             self.closed |= {(branch, node)} if branch is not None else set()
+            if branch is not None and len(users(branch)) > 1:
+                scale = self.summed_up(branch, [node], scale)
             ratio = scale.ratio * quotient(factor, theirs[1]) / shall
             scaled.append((term, replace(scale, ratio=ratio, positive=scale.positive and factor > 0)))
         return scaled
@@ -162,26 +176,21 @@ class Analysis(Counted):
             return FREE
         return Scale(abs(quotient(term, theirs if isinstance(theirs, (int, float)) else term)), term > 0)
 
-    def activation(self, term: Term) -> fx.Node | None:
-        """The node that a factor can be put on: of a product, the one that depends on inputs."""
-        if isinstance(term, fx.Node):
-            return term
-        parts = [a for a in term if isinstance(a, fx.Node)] if isinstance(term, tuple) else []
-        return next((a for a in parts if a in self.from_inputs), parts[0] if parts else None)
-
     def product(self, node: fx.Node) -> Scale:
         parts = [self.of(a) for a in node.args[:2]]
         twice = node.args[0] is node.args[1] if len(node.args) > 1 else False
         ratio = math.prod(part.ratio for part in parts) * self.sizes.constants.get(node, 1.0)
         odd = [part for part in parts if part.deviates]
         bounded = bool(odd) and all(part.bounded for part in odd)
-        return Scale(ratio, twice or all(self.has_sign(a) for a in node.args[:2]), bounded, any(p.free for p in parts))
+        positive = twice or all(self.has_sign(a) for a in node.args[:2])
+        share = parts[0].share if twice else math.prod(part.share for part in parts)
+        return Scale(ratio, positive, bounded, any(p.free for p in parts), share)
 
     def quotient(self, node: fx.Node) -> Scale:
         above, below = self.of(node.args[0]), self.of(node.args[1])
         ratio = above.ratio / below.ratio * self.sizes.constants.get(node, 1.0)
         bounded = above.bounded or (below.deviates and not above.deviates)
-        return Scale(ratio, above.positive and self.has_sign(node.args[1]), bounded, above.free)
+        return Scale(ratio, above.positive and self.has_sign(node.args[1]), bounded, above.free, above.share)
 
     def has_sign(self, argument: object) -> bool:
         return argument > 0 if isinstance(argument, (int, float)) else self.of(argument).positive
@@ -204,7 +213,8 @@ class Analysis(Counted):
         """A sum of products: its entries, and whether they are of one sign."""
         positive = all(f.positive for f in factors)
         whole = positive or any(f.bounded for f in factors)
-        ratio = math.prod(f.ratio for f in factors) * growth ** (1.0 if whole else self.sizes.alignment)
+        terms = growth * math.prod(f.share for f in factors)
+        ratio = math.prod(f.ratio for f in factors) * terms ** (1.0 if whole else self.sizes.alignment)
         return Scale(ratio, positive)
 
     def with_summand(self, node: fx.Node, scale: Scale) -> Scale:
@@ -237,8 +247,9 @@ class Analysis(Counted):
         growth = self.growth[node] = 1.0 if node in self.sizes.sums else size  # (x w).sum
         mean = size if law(node) == "mean" else 1.0
         alone = law(source) != "product" or inside.positive or inside.bounded or len(set(source.args[:2])) < 2
-        ratio = inside.ratio * growth ** (1.0 if alone else self.sizes.alignment) / mean
-        return replace(inside, ratio=ratio)
+        terms = growth * inside.share
+        ratio = inside.ratio * terms ** (1.0 if alone else self.sizes.alignment) / mean
+        return replace(inside, ratio=ratio, share=1.0)
 
     def summed_over(self, node: fx.Node) -> fx.Node:
         """What stands behind the views that a sum reads."""
@@ -258,8 +269,9 @@ class Analysis(Counted):
 
     def softmax(self, node: fx.Node) -> Scale:
         self.settle(node, [operand(node)])
-        growth = self.sizes.ratio(node, softmax_size)
-        return Scale(1 / growth, positive=True, bounded=growth != 1)
+        share = self.first(node).share
+        growth = self.sizes.ratio(node, softmax_size) * share
+        return Scale(1 / growth, positive=True, bounded=growth != 1, share=share)
 
     def transform(self, node: fx.Node) -> Scale:
         """It keeps the sum of squares up to its norm, whatever enters: no alignment matters."""

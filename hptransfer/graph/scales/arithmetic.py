@@ -100,6 +100,23 @@ def summed_size(node: fx.Node) -> float:
     return math.prod(shape(source)) / max(1, math.prod(shape(node)))
 
 
+def written_share(node: fx.Node) -> float:
+    """What share of a result's entries an op writes into it, or adds to it; of a one-hot encoding, that of the ones."""
+    known = facts(node)
+    if known.one_hot:
+        return math.prod(shape(node.args[0])) / max(1, math.prod(shape(node)))
+    written = argument(node, known.summand)
+    where = argument(node, "index") if known.summand == 3 else None
+    source = written if isinstance(written, fx.Node) and shape(written) else where
+    count = math.prod(shape(source)) if isinstance(source, fx.Node) else math.prod(shape(node))
+    return count / max(1, math.prod(shape(node)))
+
+
+def accumulates(node: fx.Node) -> bool:
+    """It adds entries to those of its first operand, in some rows."""
+    return facts(node).accumulates or argument(node, "accumulate") is True
+
+
 def softmax_size(node: fx.Node) -> float:
     """How many entries share the sum of one."""
     sizes, dim = shape(node), node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
+from hptransfer.graph.scales.arithmetic import Term
 from hptransfer.graph.scales.sizes import ONE, Edge, Scale, Sizes
 
 
@@ -40,3 +41,15 @@ class Counted:
         for a in operands:
             if self.of(a).deviates and isinstance(a, fx.Node):
                 self.missing[a, node] = 1 / self.of(a).ratio
+
+    def summed_up(self, term: fx.Node, readers: Sequence[fx.Node], scale: Scale) -> Scale:
+        """The scale of one of several parallel terms, as its only reader sees what they all add up to."""
+        ratio = self.sizes.parallel.get((term, readers[0])) if len(readers) == 1 else None
+        return scale if ratio is None else replace(scale, ratio=scale.ratio * ratio * scale.share, share=1.0)
+
+    def activation(self, term: Term) -> fx.Node | None:
+        """The node that a factor can be put on: of a product, the one that depends on inputs."""
+        if isinstance(term, fx.Node):
+            return term
+        parts = [a for a in term if isinstance(a, fx.Node)] if isinstance(term, tuple) else []
+        return next((a for a in parts if a in self.sizes.from_inputs), parts[0] if parts else None)

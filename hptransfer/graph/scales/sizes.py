@@ -20,13 +20,15 @@ Edge = tuple[fx.Node, fx.Node]
 @dataclass(frozen=True)
 class Scale:
     """ratio: target / base of a typical entry; positive: no entry is negative; bounded: small because a vector's
-    entries share a length or a sum of one; free: zeros or infinities, which no scale changes.
+    entries share a length or a sum of one; free: zeros or infinities, which no scale changes. share: target / base of
+    the share of entries that are not zero (of the k experts that a router chose among all), which a sum over them sees.
     """
 
     ratio: float = 1.0
     positive: bool = False
     bounded: bool = False
     free: bool = False
+    share: float = 1.0
 
     @property
     def deviates(self) -> bool:
@@ -44,7 +46,7 @@ class Sizes:
     multiplication by a constant -> target / base; weights: ops in which a parameter is contracted; sums: those behind
     a product written out that contract it; depth: (branch, add) -> the ratio that the branch shall have; lost: op that
     contracts a weight divided by a statistic of itself -> how far that leaves its entries from what the weight's rule
-    asks for.
+    asks for. parallel: (term, add) -> ratio of the number of such terms in the sum.
     """
 
     target: Graph
@@ -56,6 +58,7 @@ class Sizes:
     depth: Mapping[Edge, float] = field(default_factory=dict[Edge, float])
     lost: Mapping[fx.Node, float] = field(default_factory=dict[fx.Node, float])
     pairs: Mapping[fx.Node, fx.Node] = field(default_factory=dict[fx.Node, fx.Node])
+    parallel: Mapping[Edge, float] = field(default_factory=dict[Edge, float])
 
     @staticmethod
     def of(
@@ -67,13 +70,15 @@ class Sizes:
         constants: Mapping[fx.Node, float] | None = None,
         depth: Mapping[Edge, float] | None = None,
         lost: Mapping[fx.Node, float] | None = None,
+        parallel: Mapping[Edge, float] | None = None,
         pairs: Pairs | None = None,
     ) -> Sizes:
         uses = list(uses)
         contracting = frozenset(use.node for use in uses if "contracted" in use.axes)
         sums = frozenset[fx.Node]().union(*(use.sums for use in uses))
         known = node_pairs(target, base) if pairs is None else pairs
-        return Sizes(target, base, alignment, constants or {}, contracting, sums, depth or {}, lost or {}, known)
+        maps = {"depth": depth or {}, "lost": lost or {}, "pairs": known, "parallel": parallel or {}}
+        return Sizes(target, base, alignment, constants or {}, contracting, sums, **maps)
 
     @cached_property
     def from_inputs(self) -> set[fx.Node]:

@@ -15,6 +15,7 @@ from hptransfer.graph.parameters.fans import role_of_use, settle
 from hptransfer.graph.parameters.uses import Use, hosts, inner_weights, parameter_uses
 from hptransfer.graph.readings.bottleneck import normalised_readouts
 from hptransfer.graph.readings.grouped import grouped_heads
+from hptransfer.graph.scales.parallel import Parallel, parallel_sums
 from hptransfer.parametrization.functions import Lost, lost_scale, refuse_function
 from hptransfer.parametrization.matching.names import match_names
 
@@ -26,8 +27,9 @@ class Comparison:
 
     roles: parameter -> role; settled: parameter -> the uses it was read off; matches: parameter -> the base's; notes;
     tied: parameter that is both an input weight and a readout -> its uses as a readout; hosts: bias -> the weight it
-    stands beside; lost: op -> what is wrong with its weight's scale, where a norm takes that away; inner: parameters
-    that are neither the first nor the last weight on their way, at any size.
+    stands beside; parallel: sums of alike terms against the base's; lost: op -> what is wrong with its weight's scale,
+    where a norm takes that away; inner: parameters that are neither the first nor the last weight on their way, at any
+    size.
     annotated: parameter name or glob -> role, which overrules the trace. keep_unused: see Options.unused. heads: see
     Options.grouped_heads. ruled: False where no rule will be applied (the SP control), so that uses may contradict each
     other.
@@ -51,6 +53,7 @@ class Comparison:
         self.uses, self.base_uses = parameter_uses(graphs[0]), parameter_uses(graphs[1])
         self.hosts = hosts(self.uses)
         self.inner = inner_weights(graphs[0], self.uses)
+        self.parallel = parallel_sums(*graphs) if ruled else Parallel()
         self.settled: dict[str, list[Use]] = {}
         self.tied: dict[str, list[Use]] = {}
         self.lost: dict[fx.Node, Lost] = {}
@@ -60,7 +63,7 @@ class Comparison:
             raise UsageError(
                 f"roles={matches_nothing[0]!r} matches no parameter; there are for example {list(self.parameters)[:3]}."
             )
-        self.roles = {name: self._role(name) for name in self.parameters}
+        self.roles = {name: self._with_copies(name, self._role(name)) for name in self.parameters}
         if ruled and (grouped := grouped_heads(graphs[0], self.settled, self.roles)):
             kind = "bottleneck" if heads == "fan-in" else "readout"
             self.roles |= {name: replace(self.roles[name], kind=kind) for name in grouped}
@@ -73,6 +76,17 @@ class Comparison:
         if len(target) != len(base):
             raise UsageError(f"{name!r} has shape {target}, but {self.matches[name]!r} of the base has {base}.")
         return target, base
+
+    def _with_copies(self, name: str, role: Role) -> Role:
+        """The role, with how many alike it is one of where there are more of them than in the base.
+
+        More of them make more outputs, as a growing number of blocks does: what contracts the width is hidden then.
+        """
+        if name not in self.parallel.copies or role.kind == "unused" or name not in self.settled:
+            return role
+        count, at_base = self.parallel.copies[name]
+        kind = "hidden" if role.kind == "readout" else role.kind
+        return replace(role, kind=kind, copies=count, base_copies=at_base)
 
     def _role(self, name: str) -> Role:
         annotated = next((r for pattern, r in self.annotated.items() if fnmatch.fnmatchcase(name, pattern)), None)

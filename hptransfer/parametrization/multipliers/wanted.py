@@ -20,6 +20,7 @@ from hptransfer.graph.scales.analysis import Analysis
 from hptransfer.graph.scales.arithmetic import contracted_size, factors_of
 from hptransfer.graph.scales.missing import Missing, missing_factors
 from hptransfer.graph.scales.pairs import Pairs, node_pairs
+from hptransfer.graph.scales.parallel import Parallel
 from hptransfer.graph.scales.sizes import Sizes
 from hptransfer.parametrization.functions import Lost
 from hptransfer.parametrization.multipliers.depth import Depth
@@ -48,18 +49,22 @@ def lacking_multipliers(
     uses: Iterable[Use],
     scheme: Scheme,
     depth: Depth,
+    *,
     given: Values,
     lost: Mapping[fx.Node, Lost] | None = None,
+    parallel: Parallel | None = None,
 ) -> Lacking:
     """The factors by which the target's activations differ from order one, and the branches' L^-alpha.
 
     uses: of all parameters; given: values of buffers that cannot be read; lost: ops with a weight of a scale that its
-    own norm sets.
+    own norm sets; parallel: sums that have more terms than the base's.
     Raises UsageError where a constant is held in a buffer on the meta device and is not given, or where an op that is
     not known stands between a parameter and an output.
     """
     pairs = node_pairs(target, base)
-    changed = changed_constants(target, base, pairs, skip=depth.own_constants, given=given)
+    sums = Parallel() if parallel is None else parallel
+    skip = frozenset(node for node in depth.own_constants if not sums.divides(node))
+    changed = changed_constants(target, base, pairs, skip=skip, given=given)
     sizes = Sizes.of(
         target,
         base,
@@ -69,6 +74,7 @@ def lacking_multipliers(
         constants={node: ours / theirs for node, (ours, theirs) in changed.items()},
         depth=depth.branches,
         lost={node: one.ratio for node, one in (lost or {}).items()},
+        parallel=sums.sums,
     )
     lacking, analysis = missing_factors(sizes)
     _refuse_unknown(analysis)
