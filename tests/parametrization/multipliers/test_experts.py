@@ -203,7 +203,7 @@ def test_layers_and_skips_are_no_parallel_terms():
 
 
 class Heads(nn.Module):
-    """Attention whose heads are modules of their own, of a fixed size: put side by side, or each with its own way out."""
+    """Attention whose heads are modules of their own, of a fixed size: side by side, or each with its own way out."""
 
     def __init__(self, width: int, *, added: bool) -> None:
         super().__init__()
