@@ -3,8 +3,8 @@
     hptransfer check FILE.py --quick      does the learning rate transfer over width? A minute on two cores
     hptransfer plan FILE.py --width 1024  what changes at another width, and why
 
-Put your own model, data and loss where it says CHANGE. Keep it small: a check trains a hundred runs or so. As it is, the
-quick check ends in FAIL: muP's rate carries over, but on these made-up points SP reaches lower losses. Yours decide.
+Put your own model, data and loss where it says CHANGE. Keep it small: a check trains a hundred runs or so.
+As it is, the quick check ends in FAIL: on these made-up points SP reaches lower losses than muP. Yours decide.
 """
 
 from collections.abc import Iterator
