@@ -1,6 +1,5 @@
 """Logarithmic axes whose ticks are plain text: figures parse no mathematics, since names of modules may hold a $."""
 
-# pyright: strict
 from __future__ import annotations
 
 import math
