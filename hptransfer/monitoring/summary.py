@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from hptransfer.prediction.noise.noise_scale import NoiseScale, predict_noise_sc
 
 SHARPNESSES = {"sharpness": "2/lr", "preconditioned sharpness": "the optimizer's limit / lr"}
 """What is held against what."""
+Rows = tuple[tuple[str, ...], ...]
 ENOUGH = 4
 """Readings from which on a place at the edge is told."""
 
@@ -48,6 +50,16 @@ class LayerSummary:
     update_alignment: float | None
 
 
+class Part(NamedTuple):
+    """A table, rows: a heading and its lines, or nothing; sentences that follow it, or stand alone; about: what the
+    table holds."""
+
+    title: str = ""
+    rows: Rows = ()
+    sentences: tuple[str, ...] = ()
+    about: str = ""
+
+
 @dataclass(frozen=True)
 class Summary:
     """What a run's file says. noise: (value, low, high) of the noise scale, high None where there is no upper limit;
@@ -67,9 +79,27 @@ class Summary:
         """Whether anything gave an alarm, during the run or now."""
         return self.alarm is not None or any(reading.alarms for reading in self.run.readings)
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What there is to tell, in the order in which it is read."""
+        parts = (
+            Part(sentences=(_headline(self.run), *_alarms(self))),
+            Part(
+                "Curvature",
+                _edges(self.edges),
+                about="Sharpness against the edge, beyond which nothing converges",
+            ),
+            Part(sentences=_noise(self.noise)),
+            Part(sentences=_collapse(self.looks)),
+            Part("Modules", _layers(self.layers), _aligned(self.layers), "Outputs at first and now; alignment now"),
+            Part("Matrices", _spectra(self.weights, self.updates), about="Spectra of weights and their last updates"),
+            Part(sentences=_dropped(self.run)),
+        )
+        return tuple(part for part in parts if part.rows or part.sentences)
+
     def __str__(self) -> str:
-        parts = [_headline(self.run), *_alarms(self), *_edges(self.edges), *_noise(self.noise), *_collapse(self.looks)]
-        return "\n".join([*parts, *_layers(self.layers), *_spectra(self.weights, self.updates), *_dropped(self.run)])
+        texts = ["\n".join([*(columns(part.rows) if part.rows else ()), *part.sentences]) for part in self.parts]
+        return "\n\n".join(texts)
 
 
 def summarise_run(run: Monitored, reference: Monitored | None = None) -> Summary:
@@ -142,62 +172,65 @@ def _alarms(summary: Summary) -> list[str]:
     return told
 
 
-def _edges(edges: Sequence[EdgeSummary]) -> list[str]:
+def _edges(edges: Sequence[EdgeSummary]) -> Rows:
     if not edges:
-        return []
+        return ()
     rows: list[tuple[str, ...]] = [("", "last", "against", "last ratio", "largest", "edge reached", "place")]
     for edge in edges:
         ratios = (f"{edge.ratios[-1]:.2f}", f"{max(edge.ratios):.2f}") if edge.ratios else ("-", "-")
         reached = "no" if edge.arrival is None else f"step {edge.arrival}"
         rows.append((edge.name, f"{edge.last:.4g}", SHARPNESSES[edge.name], *ratios, reached, edge.place or "-"))
-    return ["", *columns(rows)]
+    return tuple(rows)
 
 
-def _noise(noise: tuple[float, float | None, float | None] | None) -> list[str]:
+def _noise(noise: tuple[float, float | None, float | None] | None) -> tuple[str, ...]:
     if noise is None:
-        return []
+        return ()
     value, low, high = noise
     ends = f"{low or 0:.3g} to {'no upper limit' if high is None else f'{high:.3g}'}"
-    return ["", f"Gradient noise scale: {value:.3g} examples (90%: {ends}); batches far above it buy little."]
+    return (f"Gradient noise scale: {value:.3g} examples (90%: {ends}); batches far above it buy little.",)
 
 
-def _collapse(looks: Sequence[Look]) -> list[str]:
+def _collapse(looks: Sequence[Look]) -> tuple[str, ...]:
     if not looks:
-        return []
+        return ()
     last = looks[-1]
     said = last.verdict or "as a healthy run does"
-    return [
-        "",
-        f"Beside the reference at {last.progress:.0%}: {said}; off by {last.off:.1%} (allowed {last.off_limit:.1%}), "
-        f"above by {last.above:+.1%} (allowed {last.above_limit:.1%}) of its fall.",
-    ]
+    off = f"off by {last.off:.1%} (allowed {last.off_limit:.1%})"
+    above = f"above by {last.above:+.1%} (allowed {last.above_limit:.1%}) of its fall"
+    return (f"Beside the reference at {last.progress:.0%}: {said}; {off}, {above}.",)
 
 
-def _layers(layers: Sequence[LayerSummary]) -> list[str]:
+def _layers(layers: Sequence[LayerSummary]) -> Rows:
     if not layers:
-        return []
+        return ()
     rows = [("module", "output rms", "now", "times", "alignment", "of updates")]
     for row in layers:
         grown = row.last_output / row.first_output if row.first_output else math.nan
         exponents = _optional(row.alignment), _optional(row.update_alignment)
         rows.append((row.module, f"{row.first_output:.3g}", f"{row.last_output:.3g}", f"{grown:.2f}", *exponents))
+    return tuple(rows)
+
+
+def _aligned(layers: Sequence[LayerSummary]) -> tuple[str, ...]:
     middle = [row.update_alignment for row in layers if row.update_alignment is not None]
-    note = f"Median alignment of updates: {statistics.median(middle):.2f} (muP's rates assume 1)." if middle else ""
-    return ["", *columns(rows), *([note] if note else [])]
+    if not middle:
+        return ()
+    return (f"Median alignment of updates: {statistics.median(middle):.2f} (muP's rates assume 1).",)
 
 
-def _spectra(weights: Mapping[str, Spectrum], updates: Mapping[str, Spectrum]) -> list[str]:
+def _spectra(weights: Mapping[str, Spectrum], updates: Mapping[str, Spectrum]) -> Rows:
     if not weights:
-        return []
+        return ()
     rows = [("matrix", "norm", "stable rank", "update's norm", "natural", "stable rank")]
     for name, weight in weights.items():
         update = updates[name]
         told = f"{update.norm:.3g}", f"{update.natural:.3g}", f"{update.stable_rank:.3g}"
         rows.append((name, f"{weight.norm:.3g}", f"{weight.stable_rank:.3g}", *told))
-    return ["", *columns(rows)]
+    return tuple(rows)
 
 
-def _dropped(run: Monitored) -> list[str]:
+def _dropped(run: Monitored) -> tuple[str, ...]:
     dropped = {name: why for reading in run.readings for name, why in reading.dropped.items()}
     never = [
         name
@@ -209,7 +242,7 @@ def _dropped(run: Monitored) -> list[str]:
         lines.append(
             f"Not measured yet, for the budget of {run.header.budget:.0%} did not pay for it: {', '.join(never)}."
         )
-    return ["", *lines] if lines else []
+    return tuple(lines)
 
 
 def _has(reading: object, name: str) -> bool:

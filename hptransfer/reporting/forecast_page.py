@@ -78,11 +78,11 @@ def rate_info(made: Forecast) -> RateInfo | None:
 
 def rate_figure(info: RateInfo) -> str:
     """Loss against learning rate at the base, with the optimum's interval, the advised rate and the cliff."""
-    with svg.drawing(5.4, 3.8) as (figure, (ax,)):
-        ax.plot(*zip(*info.curve, strict=True), color=svg.SCHEME, lw=1.8, marker="o", ms=4, label="base, mean loss")
+    with svg.drawing(5.4, 4.2) as (figure, (ax,)):
+        ax.plot(*zip(*info.curve, strict=True), color=svg.SCHEME, lw=1.8, marker="o", ms=4, label="loss at the base")
+        ax.axvline(info.optimum, color=svg.SCHEME, lw=1.4, label="optimum at the base")
         if info.low is not None and info.high is not None:
-            ax.axvspan(info.low, info.high, color=svg.SCHEME, alpha=0.13, lw=0, label="optimum, 90% interval")
-        ax.axvline(info.optimum, color=svg.SCHEME, lw=1.4)
+            ax.axvspan(info.low, info.high, color=svg.SCHEME, alpha=0.13, lw=0, label="its 90% interval")
         ax.axvline(info.advised, color=svg.GOOD, lw=2, ls=(0, (4, 2.5)), label="advised for the target")
         if info.cliff:
             ax.axvspan(*info.cliff, color=svg.BAD, alpha=0.16, lw=0, label="divergence starts here")
@@ -93,7 +93,7 @@ def rate_figure(info: RateInfo) -> str:
         ax.set_xlabel("learning rate")
         ax.set_ylabel("validation loss")
         ax.set_title("Learning rate at the base")
-        ax.legend(loc="best", fontsize=9)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
         told = f"Loss at the base: optimum 2^{info.optimum:.2f}, advised for the target 2^{info.advised:.2f}."
         return svg.inline(figure, "rate", told)
 
@@ -118,6 +118,7 @@ def render_forecast(made: Forecast, score: Score | None = None) -> str:
         "score": score,
         "rows": step_rows(made),
         "limits": limits,
+        "diverged": bool(info and info.diverged),
         "rate": rate_figure(info) if info and info.curve else None,
         "schedule": schedule_figure(made) if made.schedule_factors else None,
     }

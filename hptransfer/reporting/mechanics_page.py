@@ -10,16 +10,17 @@ from hptransfer.core.files import write_whole
 from hptransfer.mechanics.programme.check import Curve, Strand
 from hptransfer.reporting import svg
 from hptransfer.reporting.page import render_page
+from hptransfer.reporting.ticks import log_scale
 
 
 def curve_figure(curve: Curve, name: str) -> str:
     """Theory as a line, simulation as points."""
     with svg.drawing(5.4, 3.4) as (figure, (ax,)):
         ax.plot(curve.x, curve.predicted, color=svg.SCHEME, lw=1.8, label="theory")
-        ax.plot(curve.x, curve.measured, color=svg.GOOD, lw=0, marker="o", ms=4, label="simulation")
+        ax.plot(curve.x, curve.measured, color=svg.CONTROL, lw=0, marker="o", ms=4, label="simulation")
         if curve.log:
-            ax.set_xscale("log")
-            ax.set_yscale("log")
+            log_scale(ax, "x")
+            log_scale(ax, "y")
         ax.set_xlabel(curve.xlabel)
         ax.set_ylabel(curve.ylabel)
         ax.legend(loc="best", fontsize=9)

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hptransfer.core.files import write_whole
 from hptransfer.monitoring.collapse import curve_of
 from hptransfer.monitoring.readings import Monitored, Spectrum
-from hptransfer.monitoring.summary import Summary
+from hptransfer.monitoring.summary import Rows, Summary
 from hptransfer.reporting import svg
 from hptransfer.reporting.page import render_page
+from hptransfer.reporting.ticks import log_scale
 
 SHOWN = 8
 """Lines that one figure holds."""
+MANY = 30
+"""Losses that span more than this factor are drawn on a log scale."""
+_NUMBER = re.compile(r"-|nan|[-+]?\d[\d.,]*(e[-+]?\d+)?")
 
 
 def write_monitor_page(summary: Summary, path: str | os.PathLike[str], *, reference: Monitored | None = None) -> Path:
     """Write the page and return its path. Raises UsageError where it cannot be written."""
-    title = summary.run.header.run or "Monitored run"
-    values = {"title": title, "alarmed": summary.alarmed, "text": str(summary), "figures": drawn(summary, reference)}
+    values = {
+        "title": summary.run.header.run or "Monitored run",
+        "alarmed": summary.alarmed,
+        "told": summary.parts,
+        "columns": columns_of,
+        "figures": drawn(summary, reference),
+    }
     return write_whole(path, render_page("monitor.html", series=SHOWN, **values))
+
+
+def columns_of(rows: Rows) -> list[tuple[str, str]]:
+    """(heading, "n" where a column after the first holds numbers alone) of every column."""
+    numeric = [i > 0 and all(_NUMBER.fullmatch(row[i]) for row in rows[1:]) for i in range(len(rows[0]))]
+    return [(heading, "n" if right else "") for heading, right in zip(rows[0], numeric, strict=True)]
 
 
 def drawn(summary: Summary, reference: Monitored | None) -> list[tuple[str, str, str]]:
@@ -61,7 +77,7 @@ def drawn(summary: Summary, reference: Monitored | None) -> list[tuple[str, str,
 
 def _loss(summary: Summary, reference: Monitored | None) -> str:
     curve = curve_of(summary.run)
-    with svg.drawing(7.0, 3.4) as (figure, (ax,)):
+    with svg.drawing(5.4, 3.4) as (figure, (ax,)):
         ax.plot(curve.progress, curve.losses, color=svg.SCHEME, lw=1.6, label="this run")
         if reference is not None:
             small = curve_of(reference)
@@ -70,6 +86,8 @@ def _loss(summary: Summary, reference: Monitored | None) -> str:
                 last = summary.looks[-1]
                 fitted = [last.offset + last.slope * loss for loss in small.losses]
                 ax.plot(small.progress, fitted, color=svg.GOOD, lw=1.2, ls="--", label="reference, fitted")
+        if 0 < min(curve.losses, default=0.0) * MANY < max(curve.losses, default=0.0):
+            log_scale(ax, "y")
         ax.set_xlabel("fraction of the run")
         ax.set_ylabel("training loss")
         ax.legend(loc="best", fontsize=9)
@@ -84,13 +102,13 @@ def _lines(
     level: float | None = None,
     log: bool = False,
 ) -> str:
-    with svg.drawing(7.0, 3.4) as (figure, (ax,)):
+    with svg.drawing(5.4, 3.4) as (figure, (ax,)):
         for place, (key, (x, y)) in enumerate(lines.items()):
-            ax.plot(x, y, color=svg.series(place), lw=1.6, marker="o", ms=3, label=key)
+            ax.plot(x, y, color=_colour(place, len(lines)), lw=1.6, marker="o", ms=3, label=key)
         if level is not None:
             ax.axhline(level, color=svg.BAD, lw=1.2, ls="--")
         if log and all(value > 0 for _, values in lines.values() for value in values):
-            ax.set_yscale("log")
+            log_scale(ax, "y")
         ax.set_xlabel("step")
         ax.set_ylabel(label)
         if any(lines):
@@ -111,16 +129,21 @@ def _by_module(run: Monitored, attribute: str) -> dict[str, tuple[list[float], l
 
 def _spectra(spectra: Mapping[str, Spectrum], title: str) -> str:
     whole = [name for name, spectrum in spectra.items() if spectrum.values]
-    with svg.drawing(7.0, 3.4) as (figure, (ax,)):
-        for place, name in enumerate(_shown(whole)):
+    with svg.drawing(5.4, 3.4) as (figure, (ax,)):
+        for place, name in enumerate(shown := _shown(whole)):
             values = spectra[name].values
             at = [k / max(1, len(values) - 1) for k in range(len(values))]
-            ax.plot(at, [max(v, 1e-12) for v in values], color=svg.series(place), lw=1.6, label=name)
-        ax.set_yscale("log")
+            ax.plot(at, [max(v, 1e-12) for v in values], color=_colour(place, len(shown)), lw=1.6, label=name)
+        log_scale(ax, "y")
         ax.set_xlabel("fraction of the singular values")
         ax.set_ylabel("singular value")
         ax.legend(loc="best", fontsize=8)
         return svg.inline(figure, title.lower().replace(" ", "-"), f"{title}.")
+
+
+def _colour(place: int, count: int) -> str:
+    """Colours of a figure's lines, as far apart as the palette of SHOWN allows."""
+    return svg.series(round(place * (SHOWN - 1) / max(1, count - 1)))
 
 
 def _shown(names: Sequence[str]) -> list[str]:

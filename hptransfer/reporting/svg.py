@@ -13,6 +13,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hptransfer.reporting.numerals import raised
+
 # Colours that nothing else uses; each becomes a CSS variable in the finished SVG.
 INK, MUTED, GRID, PAPER = "#0a0101", "#0a0102", "#0a0103", "#0a0104"
 SCHEME, CONTROL, GOOD, BAD = "#0a0201", "#0a0202", "#0a0203", "#0a0204"
@@ -140,8 +142,9 @@ def _with_titles(text: str, gid: str, texts: Sequence[str]) -> str:
 
 
 def minus(text: str) -> str:
-    """Running text with a minus sign, not a hyphen, before its negative numbers."""
-    return re.sub(r"(?<![\w.\-−])-(?=\.?\d)", "−", text)
+    """Running text as it is printed: a minus sign before negative numbers, and 8.9e-05 as 8.9×10⁻⁵."""
+    powers = re.sub(r"(?<![\w.])(\d[\d.]*)e([+-]\d+)\b", lambda m: f"{m[1]}×10{raised(int(m[2]))}", text)
+    return re.sub(r"(?<![\w.\-−])-(?=\.?\d)", "−", powers)
 
 
 def identifier(name: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from hptransfer.cli import main
 from hptransfer.cli.plans.init import KINDS, TEMPLATES
 from hptransfer.core.training.recipe import load_recipe
+from tests.support.versions import has_muon
 
 SMALL = ["--widths", "8,16", "--steps", "1", "--seeds", "1", "--lrs", "2^-8..2^-6", "--extend", "0", "--workers", "1"]
 
@@ -19,7 +20,8 @@ def test_there_is_a_template_for_every_kind():
     assert {path.stem for path in TEMPLATES.glob("*.py")} == set(KINDS)
 
 
-RUN = [pytest.param(kind, marks=[pytest.mark.slow] if kind == "hf" else []) for kind in KINDS]
+MARKS = {"hf": [pytest.mark.slow], "vision": [has_muon]}
+RUN = [pytest.param(kind, marks=MARKS.get(kind, [])) for kind in KINDS]
 """transformers takes longer to import than a fast test may take."""
 
 

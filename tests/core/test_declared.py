@@ -56,9 +56,9 @@ def test_a_first_instance_does_not_make_a_subclass_one_that_changes_the_step() -
 
 def test_what_a_subclass_passes_on_is_read() -> None:
     def init(self, params, lr=1e-3):
-        torch.optim.Adam.__init__(self, params, lr, betas=(0.8, 0.9), eps=1e-5, decoupled_weight_decay=True)
+        torch.optim.NAdam.__init__(self, params, lr, betas=(0.8, 0.9), eps=1e-5, decoupled_weight_decay=True)
 
-    cls = foreign("Set", bases=(torch.optim.Adam,), __init__=init)
+    cls = foreign("Set", bases=(torch.optim.NAdam,), __init__=init)
     info = OptimizerInfo.of(cls)
     assert (info.default_eps, info.betas, info.decay) == (1e-5, (0.8, 0.9), "decoupled")
     assert known_options(cls) == ["lr"]  # it passes nothing on

@@ -49,6 +49,6 @@ def test_the_command_prints_a_table_writes_a_page_and_refuses_unknown_strands(tm
     out = capsys.readouterr().out
     assert "predicted" in out and "PASS" in out and "FAIL" not in out
     page = (tmp_path / "mechanics.html").read_text()
-    assert "<svg" in page and "4 of 4 numbers" in page
+    assert "<svg" in page and "4 of 4 numbers" in page and "mathdefault" not in page
     assert main(["mechanics", "--only", "alchemy"]) == 2
     assert "Unknown strand alchemy" in capsys.readouterr().err

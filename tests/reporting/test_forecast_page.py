@@ -41,6 +41,12 @@ def test_the_page_is_whole_and_asks_for_nothing_from_outside(changes):
     assert all(minus(row.law) in text and row.source in text for row in step_rows(found))
 
 
+def test_crosses_are_explained_where_there_are_some():
+    assert "Crosses at the top" in render_forecast(made())
+    calm = made(base_curve=tuple(point for point in made().base_curve if math.isfinite(point[1])))
+    assert "Crosses at the top" not in render_forecast(calm)
+
+
 def test_a_score_is_shown():
     score = Score("regression", 512, 0.01, 0.009, 0.02, -1.0, -1.15, False, 0.1, 0.05, True)
     text = re.sub(r"<[^>]+>", "", render_forecast(made(), score))

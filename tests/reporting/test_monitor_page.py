@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -108,6 +109,34 @@ def test_the_page_has_every_figure_and_lets_no_name_out(tmp_path):
         page.count("<svg") == len(titles) and page.count("<script") == 1 and HOSTILE not in page and "http:" not in page
     )
     assert [title for title, _, _ in drawn(summarise_run(Monitored(run.header, run.readings[:5])), None)] == ["Loss"]
+
+
+def test_the_page_has_real_tables_and_plain_text_on_its_axes(tmp_path):
+    page = write_monitor_page(summarise_run(monitored(), monitored()), tmp_path / "run.html").read_text("utf-8")
+    tables = re.findall(r"<table.*?</table>", page, re.S)
+    assert len(tables) == 3 and "<pre" not in page and "mathdefault" not in page
+    assert '<th scope="row">layer</th><td class=n>1</td><td class=n>10</td>' in "".join(tables)
+    assert "<td>the optimizer&#39;s limit / lr</td>" in page  # words stand left, numbers right
+    assert all(re.search(r"<caption><span>\w", table) for table in tables)
+
+
+def test_two_lines_of_a_figure_have_the_palette_s_ends_for_colours():
+    run = monitored()
+    outputs = {"a": 1.0, "b": 2.0}
+    figures = {
+        t: f
+        for t, _, f in drawn(summarise_run(Monitored(run.header, (replace(run.readings[0], outputs=outputs),))), None)
+    }
+    used = set(re.findall(r"var\(--series-(\d+)\)", figures["Outputs"]))
+    assert used == {"0", str(SHOWN - 1)}
+
+
+def test_losses_over_many_decades_are_drawn_on_a_log_scale():
+    def figure(height: float) -> str:
+        run = monitored(height=height)
+        return dict((t, f) for t, _, f in drawn(summarise_run(run), None))["Loss"]
+
+    assert ">0.01</text>" in figure(-1.495) and ">0.01</text>" not in figure(0.0)
 
 
 def test_of_many_modules_the_figure_shows_some_and_both_ends():

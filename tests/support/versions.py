@@ -16,3 +16,4 @@ exports_filled_lists = pytest.mark.skipif(
     TORCH < "2.13", reason="torch 2.9 cannot export a forward that fills a list attribute; 2.13 can"
 )
 shards_on_cpu = pytest.mark.skipif(TORCH < "2.9", reason="FSDP2 of torch 2.6 does not run on the CPU; that of 2.9 does")
+has_muon = pytest.mark.skipif(TORCH < "2.9", reason="torch.optim.Muon came with torch 2.9")

@@ -4,7 +4,7 @@
     hptransfer plan FILE.py --width 768   what changes at another width, and why
 
 Put your own model and images where it says CHANGE. What is swept is the rate of "hidden", Muon's; that of "rest",
-AdamW's, keeps the ratio of the two `lr` below.
+AdamW's, keeps the ratio of the two `lr` below. torch.optim.Muon needs torch 2.9 or newer.
 """
 
 from collections.abc import Iterator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import logging
@@ -26,10 +27,24 @@ from hptransfer.graph.graph import Graph, tied_names
 def exported_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
     """The training forward as torch.export (non-strict) sees it. Raises whatever torch.export raises."""
     args, kwargs = _on_device_of(model, args), _on_device_of(model, kwargs)
+    _count_devices()
     # the caller's no_grad must not change what is traced: a plan made under it is the same plan
     with warnings.catch_warnings(), _training(model), torch.enable_grad(), _quiet():
         warnings.simplefilter("ignore")
         return torch.export.export(model, args, kwargs, strict=False)
+
+
+@functools.cache
+def _count_devices() -> None:
+    """Let autograd count the devices of a CUDA build without a GPU before fake tensors make it see eight.
+
+    It counts at the first backward pass of a process and starts a thread for each device, beside which no worker can be
+    forked that trains. Fake tensors, which torch.export uses, feign CUDA devices where there are none
+    (torch._C._ensureCUDADeviceGuardSet).
+    """
+    if torch.backends.cuda.is_built() and not torch.cuda.is_available():
+        with torch.inference_mode(False), torch.enable_grad():
+            torch.zeros((), device="cpu", requires_grad=True).backward()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from hptransfer.core.training.recipe import Axis
+from hptransfer.reporting.numerals import raised
 from hptransfer.validation.records.results import LossGap, Optimum, TransferResult
 from hptransfer.validation.records.runs import Run
 
@@ -133,4 +134,4 @@ def superscript(exponent: float) -> str:
     """2 to the exponent as text: "2⁻⁷" for whole exponents, else the number in decimal notation."""
     if exponent != round(exponent):
         return f"{2.0**exponent:.3g}"
-    return "2" + str(round(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"2{raised(round(exponent))}"

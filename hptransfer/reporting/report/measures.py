@@ -18,7 +18,7 @@ def measure_rows(result: TransferResult) -> list[tuple[str, ...]]:
     smallest, largest = min(result.sizes), max(result.sizes)
     heading = (
         *("scheme", "best rate goes as", "off by (octaves)", "an octave off costs"),
-        *("loss at infinite size", f"lost of what {result.axis} {largest} gains", f"search time saved at {smallest}"),
+        *("loss at infinite size", f"share lost of {result.axis} {largest}'s gain", f"search time saved at {smallest}"),
     )
     return [heading, *rows]
 
