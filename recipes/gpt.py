@@ -3,6 +3,7 @@
     hptransfer check recipes/gpt.py                    sweep the learning rate at every width and judge the transfer
     hptransfer check recipes/gpt.py --text FILE        the same on FILE
     hptransfer check recipes/gpt.py --head-dim 8 --kv-heads 1        more query heads at every width, one key-value head
+    hptransfer check recipes/gpt.py:moe --experts 4,8,16,32          every MLP a mixture of ever more experts, two active
     python recipes/gpt.py [--text FILE]                train once at the base width and print the loss
 
 The number of heads is fixed, so the head dimension grows with the width, unless --head-dim fixes that; --kv-heads fixes
@@ -15,7 +16,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -69,15 +70,39 @@ def _chosen(option: str) -> int | None:
     return None if value is None else int(value)
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+class Mixture(nn.Module):
+    """`active` of `experts` networks width -> hidden -> width for every token, by the router's largest scores.
 
-    def __init__(self, width: int, heads: int, kv_heads: int) -> None:
+    Their shares sum to one. All experts run on all tokens, the others' shares being zero; no loss balances them.
+    """
+
+    def __init__(self, width: int, experts: int, active: int, hidden: int) -> None:
+        super().__init__()
+        if active > experts:
+            raise UsageError(f"{active} active experts of {experts}: give at least as many experts.")
+        self.active, self.router = active, nn.Linear(width, experts, bias=False)
+        self.up = nn.Parameter(torch.randn(experts, width, hidden) * width**-0.5)
+        self.down = nn.Parameter(torch.randn(experts, hidden, width) * hidden**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.router(x)
+        largest, chosen = scores.topk(self.active, -1)
+        shares = torch.zeros_like(scores).scatter(-1, chosen, largest.softmax(-1))
+        inside = F.gelu(torch.einsum("btn,enh->bteh", x, self.up)) * shares[..., None]
+        return torch.einsum("bteh,ehn->btn", inside, self.down)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), or a mixture in place of the mlp."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, mixture: Mixture | None = None) -> None:
         super().__init__()
         self.heads, self.kv_heads, kv_width = heads, kv_heads, width // heads * kv_heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.q, self.k, self.v, self.proj = (nn.Linear(width, made) for made in (width, kv_width, kv_width, width))
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.mixture = mixture
+        if mixture is None:
+            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         h, grouped = self.norm1(x), self.heads != self.kv_heads
@@ -85,17 +110,18 @@ class Block(nn.Module):
         k, v = (f(h).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2) for f in (self.k, self.v))
         read = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
         x = x + self.proj(read.transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        h = self.norm2(x)
+        return x + (self.down(F.gelu(self.up(h))) if self.mixture is None else self.mixture(h))
 
 
 class GPT(nn.Module):
     """Bytes [batch, time] -> logits of the next byte [batch, time, 256]."""
 
-    def __init__(self, width: int, depth: int) -> None:
+    def __init__(self, width: int, depth: int, mixture: Callable[[], Mixture | None]) -> None:
         super().__init__()
         heads, kv_heads = heads_at(width)
         self.embed, self.position = nn.Embedding(BYTES, width), nn.Embedding(CONTEXT, width)
-        self.blocks = nn.ModuleList(Block(width, heads, kv_heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, kv_heads, mixture()) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, BYTES, bias=False)
         for table in (self.embed, self.position):
             nn.init.normal_(table.weight, std=0.1)
@@ -109,7 +135,9 @@ class GPT(nn.Module):
 
 
 def build(scale: Scale) -> nn.Module:
-    return GPT(scale.width or 32, scale.depth or 2)
+    width = scale.width or 32
+    sizes = (scale.experts, scale.active or 2, scale.expert_width or width)
+    return GPT(width, scale.depth or 2, lambda: None if sizes[0] is None else Mixture(width, sizes[0], *sizes[1:]))
 
 
 def windows(data: Tensor, starts: Tensor) -> Tensor:
@@ -150,6 +178,8 @@ recipe = Recipe(
     seeds=5,
     quick={"widths": (16, 32, 64), "seeds": 4, "lrs": tuple(2.0**k for k in range(-8, -3))},
 )
+
+moe = recipe.replace(name="moe", base=BASE.with_(experts=8, active=2), widths=(16, 32, 64), seeds=3)
 
 if __name__ == "__main__":
     from hptransfer.core.training.loop import train

@@ -10,7 +10,7 @@ from typing import Literal
 
 from hptransfer.core.errors import UsageError
 
-Axis = Literal["width", "depth", "batch", "tokens"]
+Axis = Literal["width", "depth", "batch", "tokens", "experts", "active", "expert_width"]
 """What a transfer is checked over, the others staying fixed."""
 
 
@@ -22,6 +22,8 @@ class Scale:
     depth: number of residual blocks or layers; None = the builder's own.
     batch: examples (or tokens) per optimizer step, in the unit of `tokens`; None = the recipe's own.
     tokens: examples (or tokens) seen in the whole run; None = the recipe's own.
+    experts, active, expert_width: of a mixture of experts, how many there are, how many of them every token meets, and
+    the hidden width of one; None = the builder's own, or no mixture.
     Raises UsageError where a value is not positive.
     """
 
@@ -29,6 +31,9 @@ class Scale:
     depth: int | None = None
     batch: float | None = None
     tokens: float | None = None
+    experts: int | None = None
+    active: int | None = None
+    expert_width: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():

@@ -13,9 +13,13 @@ from hptransfer.graph.ops import facts
 from hptransfer.graph.parameters.uses import Unsettled, Use
 
 
-def role_of_use(use: Use, shape: Sequence[int], base: Use, base_shape: Sequence[int]) -> Role:
+def role_of_use(
+    use: Use, shape: Sequence[int], base: Use, base_shape: Sequence[int], *, share: float = 1.0
+) -> Role:
     """The role that one use gives a parameter, from its shapes at target and base.
 
+    share: ratio of the share of what it contracts that is not zero. Only those entries are summed and make the fan_in;
+    as many fewer examples as there are entries for one of them reach each row, as if it were one of so many copies.
     A number of blocks (heads, experts) that grows makes more outputs, each of which reads as many inputs as before.
     Raises UsageError of entries taken one by one along two growing axes: a matrix, whose sum is out of sight.
     """
@@ -24,15 +28,17 @@ def role_of_use(use: Use, shape: Sequence[int], base: Use, base_shape: Sequence[
     blocks, base_blocks = _product(use, shape, "batched"), _product(base, base_shape, "batched")
     if blocks != base_blocks:
         fan_out, base_out = fan_out * blocks, base_out * base_blocks
-    grows_in, grows_out = _contracted(use, shape) != _contracted(base, base_shape), fan_out != base_out
     contracts = any(label in {"contracted", "indexed"} for label in use.axes)
+    entries, fan_in = fan_in, max(1, round(fan_in * share)) if contracts else fan_in
+    grows_in, grows_out = _contracted(use, shape) != _contracted(base, base_shape), fan_out != base_out
+    grows_in = grows_in if fan_in == entries else fan_in != base_in
     if grows_in:
         kind: Kind = "hidden" if grows_out else "readout"
     elif grows_out:
         kind = "input" if contracts else "vector"
     else:
         kind = "scalar"
-    return Role(kind, fan_in, fan_out, base_in, base_out)
+    return Role(kind, fan_in, fan_out, base_in, base_out, *((entries, fan_in) if entries != fan_in else ()))
 
 
 def _refuse_two_axes(use: Use, shape: Sequence[int], base_shape: Sequence[int]) -> None:

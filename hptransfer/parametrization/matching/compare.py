@@ -16,6 +16,7 @@ from hptransfer.graph.parameters.uses import Use, hosts, inner_weights, paramete
 from hptransfer.graph.readings.bottleneck import normalised_readouts
 from hptransfer.graph.readings.grouped import grouped_heads
 from hptransfer.graph.scales.parallel import Parallel, parallel_sums
+from hptransfer.graph.scales.shares import shares
 from hptransfer.parametrization.functions import Lost, lost_scale, refuse_function
 from hptransfer.parametrization.matching.names import match_names
 
@@ -54,6 +55,8 @@ class Comparison:
         self.hosts = hosts(self.uses)
         self.inner = inner_weights(graphs[0], self.uses)
         self.parallel = parallel_sums(*graphs) if ruled else Parallel()
+        settled = [use for uses in self.uses.values() for use in uses if isinstance(use, Use)]
+        self.shares = shares(*graphs, settled) if ruled else {}
         self.settled: dict[str, list[Use]] = {}
         self.tied: dict[str, list[Use]] = {}
         self.lost: dict[fx.Node, Lost] = {}
@@ -102,7 +105,8 @@ class Comparison:
             twin = next((b for b in base_uses if b.axes == use.axes and b.op == use.op), None)
             if twin is None:
                 raise UsageError(f"{name!r} is used as {use}, but {self.matches[name]!r} of the base is not.")
-            role = role_of_use(use, shape, twin, base_shape)
+            share = 1.0 if use.operand is None else self.shares.get(use.operand, 1.0)
+            role = role_of_use(use, shape, twin, base_shape, share=share)
             if self.ruled:
                 refuse_function(name, use, role)
                 self._note_lost(name, use, role)

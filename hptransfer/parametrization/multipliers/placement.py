@@ -129,7 +129,7 @@ def _readers(multiplier: Multiplier, flow: ScaleFlow) -> frozenset[str]:
     for node in multiplier.consumers if len(multiplier.targets) == 1 else ():
         target, known = multiplier.targets[0], facts(node)
         beside = node.args[0] if known.law == "contract" and known.summand == 0 else None
-        reads = target in node.args[:3] and target is not beside
+        reads = target in (*node.args[:3], *factors_of(node)) and target is not beside
         found.add(flow.weight_reading(node, target) if reads else None)
     return frozenset() if None in found else frozenset(name for name in found if name is not None)
 

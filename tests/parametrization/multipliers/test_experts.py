@@ -47,6 +47,14 @@ class Stacked(Mixture):
         return torch.einsum("bte,bten->btn", self.gates(x), torch.einsum("bteh,ehn->bten", inside, self.down))
 
 
+class Contracted(Stacked):
+    """The shares on what the last weight reads, which contracts the experts' axis as well."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = F.gelu(torch.einsum("btn,enh->bteh", x, self.up)) * self.gates(x)[..., None]
+        return torch.einsum("bteh,ehn->btn", inside, self.down)
+
+
 def expert(hidden: int) -> nn.Module:
     return nn.Sequential(nn.Linear(WIDTH, hidden, bias=False), nn.GELU(), nn.Linear(hidden, WIDTH, bias=False))
 
@@ -85,7 +93,7 @@ class Dispatched(Listed):
         return total.reshape(x.shape)
 
 
-SPELLINGS = (Stacked, Listed, OneHot, Dispatched)
+SPELLINGS = (Stacked, Contracted, Listed, OneHot, Dispatched)
 
 
 class Net(nn.Module):
