@@ -194,8 +194,8 @@ class Sweep:
 
         The engine is chosen too.
         """
-        for scheme, scale in dict.fromkeys((job.scheme, scale_of(job)) for job in jobs):
-            if self.trainer.prepare(scheme, scale) is None:
+        for scheme, scale, settings in dict.fromkeys((job.scheme, scale_of(job), job.settings) for job in jobs):
+            if self.trainer.prepare(scheme, scale, settings) is None:
                 self.trainer.sketch(scale)
         unknown = [job for job in jobs if scale_of(job) not in self.lanes.decided]
         chosen = chosen_lanes(self.trainer, unknown, engine=self.engine, workers=self.workers)
@@ -205,7 +205,7 @@ class Sweep:
     def _refuse_other_plans(self, planner: Planner) -> None:
         """Raise UsageError where a run that the search would use was trained under another plan than now."""
         used = [self.known[job.key] for job in planner.chosen(self.known) if job.key in self.known]
-        refuse_other_plans(used, lambda job: self.trainer.prepare(job.scheme, scale_of(job)))
+        refuse_other_plans(used, self.trainer.prepared)
 
 
 @contextlib.contextmanager

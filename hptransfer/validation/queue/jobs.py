@@ -81,12 +81,12 @@ class JobWork:
         return open_queue(url, self.name, about, RandomSampler(seed=0), wait=wait)
 
     def item(self, job: Job) -> Item:
-        """The trial of a job; jobs of one scheme, scale and length are alike."""
+        """The trial of a job; jobs of one scheme, scale, length and settings are alike."""
         values = {name: getattr(job, name) for name in SPACES}
         params = {name: value for name, value in values.items() if value is not None}
         spaces: dict[str, BaseDistribution] = {name: SPACES[name] for name in params}
         params["scheme"], spaces["scheme"] = job.scheme, CategoricalDistribution(sorted(SCHEMES))
-        kind = f"{job.scheme} {job.width} {job.depth} {job.batch} {job.tokens} {job.steps}"
+        kind = f"{job.scheme} {job.width} {job.depth} {job.batch} {job.tokens} {job.steps} {job.settings}"
         return Item(job.key, params, {JOB: asdict(job)}, spaces, kind)
 
     def lanes(self, trial: Trial) -> int:
