@@ -12,10 +12,10 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.rules import SCHEMES
 from hptransfer.core.training.recipe import Recipe, Scale
 from hptransfer.validation.records.runs import Job, Run
-from hptransfer.validation.settings.setting import Setting
+from hptransfer.validation.settings.setting import RATE, Setting
 from hptransfer.validation.settings.vector import Vector, value_of
 
-RATE, NOTHING = Setting(), Vector()
+NOTHING = Vector()
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,7 @@ class Grid:
         return value_of(run, self.setting)
 
 
-def job_at(
-    scheme: str, scale: Scale, *, lr: float, seed: int, steps: int, fingerprint: str, settings: str = ""
-) -> Job:
+def job_at(scheme: str, scale: Scale, *, lr: float, seed: int, steps: int, fingerprint: str, settings: str = "") -> Job:
     """The job of one scheme at one scale."""
     return Job(scheme, scale.width, scale.depth, lr, seed, steps, scale.batch, scale.tokens, fingerprint, settings)
 

@@ -17,7 +17,12 @@ def measure_rows(result: TransferResult) -> list[tuple[str, ...]]:
         return []
     smallest, largest = min(result.sizes), max(result.sizes)
     heading = (
-        *("scheme", "best rate goes as", "off by (octaves)", "an octave off costs"),
+        *(
+            "scheme",
+            f"best {'rate' if result.swept.is_rate else 'factor'} goes as",
+            "off by (octaves)",
+            "an octave off costs",
+        ),
         *("loss at infinite size", f"lost of what {result.axis} {largest} gains", f"search time saved at {smallest}"),
     )
     return [heading, *rows]

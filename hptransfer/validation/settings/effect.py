@@ -3,7 +3,6 @@
 # pyright: strict
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -71,8 +70,8 @@ def _decay(models: PlannedModels, name: str, parameter: nn.Parameter) -> float:
     """The weight decay that a parameter has at the base; of a pair of optimizers the larger one."""
     if models.recipe.decays is not None and not models.recipe.decays(name, parameter):
         return 0.0
-    decays = [float(models.base_values(part, cls, 1.0)["weight_decay"]) for part, cls in models.recipe.optimizers.items()]
-    return max((decay for decay in decays if math.isfinite(decay)), default=0.0)
+    parts = models.recipe.optimizers.items()
+    return max(float(models.base_values(part, cls, 1.0)["weight_decay"]) for part, cls in parts)
 
 
 def _unmatched(setting: Setting, names: list[str]) -> str:

@@ -53,17 +53,26 @@ class Setting:
         return f"{WORDS[self.kind]} of {self.glob}" if self.glob else WORDS[self.kind]
 
     @property
+    def of_base(self) -> str:
+        """What stands before a value: "x " where it is a factor on the base's."""
+        return "" if self.is_rate else "x "
+
+    @property
     def slug(self) -> str:
         """Its name as a part of a folder's name."""
         return re.sub(r"[^A-Za-z0-9_]+", "-", str(self)).strip("-")
 
     def shown(self, value: float) -> str:
         """A value in a sentence: "0.0123", or "x 4" of the base's."""
-        return f"{value:.4g}" if self.is_rate else f"x {value:.4g}"
+        return f"{self.of_base}{value:.4g}"
 
     def reaches(self, name: str) -> bool:
         """Whether it is of the parameter of that name."""
         return not self.glob or any(fnmatch.fnmatchcase(name, glob) for glob in (self.glob, f"{self.glob}.*"))
+
+
+RATE = Setting()
+"""The learning rate of all parameters."""
 
 
 @lru_cache(maxsize=256)
