@@ -57,17 +57,7 @@ def _to_use(result: TransferResult, tuned: Optimum) -> Advice:
         more += f", among the tuned settings {vector_text(result)},"
     farthest = max(result.sizes)
     more += f" and judged up to {result.axis} {farthest}; what is {LARGER[result.axis]} was not measured."
-    return Advice(lead, more, code_of(result, lr) if not result.tuned else TUNED_CODE)
-
-
-TUNED_CODE = """\
-import hptransfer as hpt
-
-tuned = hpt.TunedSettings.load("tuned.json")
-plan = hpt.make_plan(model, base=base, example_inputs=(x,), tuned=tuned.of(model))
-hpt.parametrize_(model, plan)
-groups = hpt.param_groups(model, plan, lr=tuned.lr, weight_decay=weight_decay)  # the base's, as in the recipe
-"""
+    return Advice(lead, more, code_of(result, lr if result.swept.is_rate else result.tuned["lr"]))
 
 
 def code_of(result: TransferResult, lr: float) -> str:
@@ -80,8 +70,11 @@ def code_of(result: TransferResult, lr: float) -> str:
     head = ["import torch", "import hptransfer as hpt", "", f"# {base}x: one input batch of training"]
     names = [_class(name) for name in optimizers]
     kind = names[0] if len(names) == 1 else _pair(result, names)
-    plan = f"plan = hpt.make_plan(model, base=base, example_inputs=(x,), optimizer={kind}{scheme})"
-    last = f"optimizer = {names[0]}(hpt.param_groups(model, plan, lr={lr:.3g}))"
+    factors = {name: float(f"{value:.4g}") for name, value in result.tuned.items() if name != "lr"}
+    tuned = f", tuned=hpt.tuned_factors(model, {factors})" if factors else ""
+    plan = f"plan = hpt.make_plan(model, base=base, example_inputs=(x,), optimizer={kind}{scheme}{tuned})"
+    decay = ", weight_decay=weight_decay" if "weight_decay" in tuned else ""  # a factor on what the user has
+    last = f"optimizer = {names[0]}(hpt.param_groups(model, plan, lr={lr:.3g}{decay}))"
     if len(names) > 1:
         head[-1] += "; the two rates keep the ratio they have in your recipe"
         settings = ", ".join(f'{name}: {{"lr": {lr:.3g}}}' for name in names)

@@ -20,7 +20,8 @@ from hptransfer.validation.queue.queue import Item, TrialQueue
 from hptransfer.validation.queue.storage import open_storage, quiet
 from hptransfer.validation.records.runs import Job, Run
 
-ABOUT, JOB = "hptransfer", "job"
+ABOUT, JOB, BASE = "hptransfer", "job", "base"
+"""What a study is of; a trial's job; the base's scale, of which a check over batch says more than the recipe does."""
 SPACES: Mapping[str, BaseDistribution] = {
     "lr": FloatDistribution(1e-30, 1e30, log=True),
     "seed": IntDistribution(0, 2**31),
@@ -78,7 +79,11 @@ class JobWork:
     def open(self, url: str, *, wait: bool = False) -> TrialQueue:
         """The queue of this recipe's jobs. wait: see open_storage."""
         about = {"kind": "grid", "recipe": self.trainer.recipe.name, "fingerprint": self.fingerprint}
-        return open_queue(url, self.name, about, RandomSampler(seed=0), wait=wait)
+        queue = open_queue(url, self.name, about, RandomSampler(seed=0), wait=wait)
+        if BASE not in queue.study.user_attrs:
+            with quiet():
+                queue.study.set_user_attr(BASE, asdict(self.trainer.recipe.base))
+        return queue
 
     def item(self, job: Job) -> Item:
         """The trial of a job; jobs of one scheme, scale, length and settings are alike."""

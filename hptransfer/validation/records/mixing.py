@@ -35,8 +35,8 @@ def nondeterminism(runs: Sequence[Run], *, scheme: str, control: str, axis: Axis
     }
     pairs = [
         (run, other)
-        for (name, *rest), run in here.items()
-        if name == scheme and (other := here.get((control, *rest))) is not None
+        for (name, lr, settings, seed), run in here.items()
+        if name == scheme and (other := here.get((control, lr, settings, seed))) is not None
     ]
     unlike = [(run, other) for run, other in pairs if (run.state, run.val_loss) != (other.state, other.val_loss)]
     if not unlike:

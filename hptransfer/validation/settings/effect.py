@@ -41,6 +41,14 @@ def reached(setting: Setting, shapes: Mapping[str, Shape]) -> list[str]:
     return weights if setting.kind == "init" and (weights or not setting.glob) else names
 
 
+def refuse_unmatched(setting: Setting, shapes: Mapping[str, Shape]) -> list[str]:
+    """The parameters that a setting is of. Raises UsageError where there is none."""
+    names = reached(setting, shapes)
+    if not names:
+        raise UsageError(_unmatched(setting, list(shapes)))
+    return names
+
+
 def refuse_idle(models: PlannedModels, settings: Iterable[Setting]) -> None:
     """Raise UsageError where a setting would change nothing in the recipe's model: a search would compare noise."""
     base = models.build(models.recipe.base, seed=0)
@@ -48,9 +56,7 @@ def refuse_idle(models: PlannedModels, settings: Iterable[Setting]) -> None:
     for setting in settings:
         if setting.is_rate:
             continue
-        names = reached(setting, {name: tuple(parameter.shape) for name, parameter in trained.items()})
-        if not names:
-            raise UsageError(_unmatched(setting, list(trained)))
+        names = refuse_unmatched(setting, {name: tuple(parameter.shape) for name, parameter in trained.items()})
         if setting.kind == "lr" and len(names) == len(trained):
             raise UsageError(f"setting '{setting}' is of every parameter: that is the learning rate itself, 'lr'.")
         if setting.kind == "init" and all(rms(trained[name]) == 0 for name in names):

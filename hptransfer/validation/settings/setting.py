@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, cast
 
 from hptransfer.core.errors import UsageError, near
 
@@ -37,7 +37,7 @@ class Setting:
             raise UsageError(f"setting {text!r}: {kind!r} is none{near(kind, WORDS)} Use {EXAMPLES}.")
         if (colon and not glob) or re.search(r"[\s=]", glob):
             raise UsageError(f"setting {text!r}: no parameter is called {glob!r}. Use {EXAMPLES}.")
-        return cls(kind, glob)
+        return cls(cast(Kind, kind), glob)
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.glob}" if self.glob else self.kind

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document
 from hptransfer.parametrization.options import Tuned
-from hptransfer.validation.settings.effect import factors_on
+from hptransfer.validation.settings.effect import factors_on, refuse_unmatched
 from hptransfer.validation.settings.vector import Vector
 
 if TYPE_CHECKING:
@@ -115,8 +115,20 @@ class TunedSettings(Document):
 
     def of(self, model: nn.Module) -> dict[str, Tuned]:
         """The factors for hptransfer.make_plan(model, tuned=...), by the names of the model's parameters."""
-        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        return {glob.escape(name): factors for name, factors in factors_on(self.vector, shapes).items()}
+        return tuned_factors(model, self.factors)
+
+
+def tuned_factors(model: nn.Module, values: Mapping[str, float]) -> dict[str, Tuned]:
+    """The factors for hptransfer.make_plan(model, tuned=...), by the names of the model's parameters.
+
+    values: setting -> factor on the base's value, as {"weight_decay": 4.0, "init:head": 0.5}.
+    Raises UsageError where one is no setting, not positive, or reaches no parameter of the model.
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    vector = Vector.of(values)
+    for setting, _ in vector.factors:
+        refuse_unmatched(setting, shapes)
+    return {glob.escape(name): factors for name, factors in factors_on(vector, shapes).items()}
 
 
 def tuned_of(given: TunedSettings | Mapping[str, float] | str | Path) -> tuple[Vector, TunedSettings | None]:
