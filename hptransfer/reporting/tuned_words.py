@@ -43,7 +43,7 @@ def _line(search: Searched) -> tuple[str, ...]:
 
 
 def _cost(search: Searched) -> str:
-    if search.before is None:
+    if search.cost is None or search.cost_low is None or search.cost_high is None:
         return ""
     known = math.isfinite(search.cost_low) and math.isfinite(search.cost_high)
     return f"{search.cost:.2g}{f' ({search.cost_low:.2g} to {search.cost_high:.2g})' if known else ''}"

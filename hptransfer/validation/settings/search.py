@@ -124,13 +124,13 @@ class _Tuning:
         values = self.grid.lrs if before is None else around(before, reach)
         grid = dataclasses.replace(self.grid, lrs=values, setting=setting, held=self.vector)
         fit, runs = self._fitted(grid, before)
-        cost, half = _cost(fit, before)
-        value = _best(fit) if before is None or cost - half > 0 else before
+        cost, low, high = (None, None, None) if before is None else _cost(fit, before)
+        value = _best(fit) if before is None or (low is not None and low > 0) else before
         best = optima([fit])[0]
         self.searched.append(
             Searched(
                 *(str(setting), number, self.vector.text, before, value, fit.log2_lr, best.low, best.high, fit.loss),
-                *(cost, cost - half, cost + half, fit.edge != 0, len(runs)),
+                *(cost, low, high, fit.edge != 0, len(runs)),
             )
         )
         self.vector = self.vector.with_(setting, value)
@@ -203,16 +203,15 @@ def _best(fit: Fit) -> float:
     return inside if inside is not None else 2.0 ** float(fit.curve.log2_lrs[np.argmin(fit.curve.means)])
 
 
-def _cost(fit: Fit, value: float | None) -> tuple[float, float]:
-    """(what a value costs beside the best, half of its 90% interval); inf where it was run and diverged, nan for None.
+def _cost(fit: Fit, value: float) -> tuple[float, float, float]:
+    """(what a value costs beside the best, its 90% interval); inf where it was run and diverged.
 
-    Without an interval, for one seed, it is as wide as can be: nobody can tell.
+    Without an interval, for one seed, that is as wide as can be: nobody can tell.
     """
-    if value is None:
-        return math.nan, math.nan
     at, seeds = math.log2(value), fit.curve.seeds
     cost = fit.height(at)
     if not math.isfinite(cost):
-        return math.inf, 0.0
+        return math.inf, math.inf, math.inf
     half = half_width([variance(fit.heights(np.full(len(fit.losses), at)), seeds)], seeds)
-    return cost, half if math.isfinite(half) else math.inf
+    half = half if math.isfinite(half) else math.inf
+    return cost, cost - half, cost + half

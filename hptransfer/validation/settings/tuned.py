@@ -28,8 +28,8 @@ class Searched:
 
     before, value: before and after it, learning rates or factors on the base's value; before is None where there was
     none. log2, low, high: log2 of the best value with its 90% interval; loss: the loss there. cost, cost_low,
-    cost_high: what `before` costs beside the best; the setting moves where that is surely more than nothing. at_edge:
-    the best was the first or last of what was run. runs: how many the search is made of.
+    cost_high: what `before` costs beside the best, None without one; the setting moves where that is surely more than
+    0. at_edge: the best was the first or last of what was run. runs: how many the search is made of.
     """
 
     setting: str
@@ -41,9 +41,9 @@ class Searched:
     low: float
     high: float
     loss: float
-    cost: float
-    cost_low: float
-    cost_high: float
+    cost: float | None
+    cost_low: float | None
+    cost_high: float | None
     at_edge: bool
     runs: int
 
