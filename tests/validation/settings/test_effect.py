@@ -124,7 +124,7 @@ def test_initial_scales_are_of_weights_unless_a_glob_reaches_nothing_else():
 
 def zero_head(scale: Scale) -> nn.Module:
     model = cases.build(scale)
-    nn.init.zeros_(model[2].weight)
+    nn.init.zeros_(model.get_parameter("2.weight"))
     return model
 
 
