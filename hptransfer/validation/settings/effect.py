@@ -15,7 +15,7 @@ from hptransfer.validation.settings.vector import Vector
 if TYPE_CHECKING:
     from torch import nn
 
-    from hptransfer.checks.planned import PlannedModels
+    from hptransfer.validation.engines.trainer import Trainer
 
 Shape = tuple[int, ...]
 
@@ -49,9 +49,9 @@ def refuse_unmatched(setting: Setting, shapes: Mapping[str, Shape]) -> list[str]
     return names
 
 
-def refuse_idle(models: PlannedModels, settings: Iterable[Setting]) -> None:
+def refuse_idle(trainer: Trainer, settings: Iterable[Setting]) -> None:
     """Raise UsageError where a setting would change nothing in the recipe's model: a search would compare noise."""
-    base = models.build(models.recipe.base, seed=0)
+    base = trainer.build(trainer.recipe.base, seed=0)
     trained = {name: parameter for name, parameter in base.named_parameters() if parameter.requires_grad}
     for setting in settings:
         if setting.is_rate:
@@ -62,22 +62,26 @@ def refuse_idle(models: PlannedModels, settings: Iterable[Setting]) -> None:
         if setting.kind == "init" and all(rms(trained[name]) == 0 for name in names):
             raise UsageError(
                 f"setting '{setting}': {_some(names)} start{'s' * (len(names) == 1)} at zero in recipe "
-                f"{models.recipe.name!r}, which has no scale to search. Leave it out."
+                f"{trainer.recipe.name!r}, which has no scale to search. Leave it out."
             )
-        if setting.kind == "weight_decay" and not any(_decay(models, name, trained[name]) for name in names):
+        if setting.kind == "weight_decay" and not any(_decay(trainer, name, trained[name]) for name in names):
             raise UsageError(
-                f"setting '{setting}' is a factor on the base's weight decay, but recipe {models.recipe.name!r} gives "
+                f"setting '{setting}' is a factor on the base's weight decay, but recipe {trainer.recipe.name!r} gives "
                 f"{_some(names)} none. Give the recipe one that is not zero, as optimizer=torch.optim.AdamW, "
                 'optimizer_options={"weight_decay": 0.1}; any rough value will do, for its factor is searched.'
             )
 
 
-def _decay(models: PlannedModels, name: str, parameter: nn.Parameter) -> float:
-    """The weight decay that a parameter has at the base; of a pair of optimizers the larger one."""
-    if models.recipe.decays is not None and not models.recipe.decays(name, parameter):
+def _decay(trainer: Trainer, name: str, parameter: nn.Parameter) -> float:
+    """The weight decay that a parameter has at the base."""
+    recipe = trainer.recipe
+    if recipe.decays is not None and not recipe.decays(name, parameter):
         return 0.0
-    parts = models.recipe.optimizers.items()
-    return max(float(models.base_values(part, cls, 1.0)["weight_decay"]) for part, cls in parts)
+    plan = trainer.prepare("sp", recipe.base)  # there where two optimizers train: it says which one trains what
+    decays = {
+        cls.__name__: trainer.base_values(part, cls, 1.0)["weight_decay"] for part, cls in recipe.optimizers.items()
+    }
+    return float(max(decays.values()) if plan is None else decays[plan[name].optimizer])
 
 
 def _unmatched(setting: Setting, names: list[str]) -> str:

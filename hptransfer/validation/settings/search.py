@@ -36,6 +36,7 @@ CLOSER = 2
 AGAIN = 1.0
 """Octaves that another setting must have moved by since a setting was searched for it to be searched once more."""
 ROUNDS = 2
+FEWEST_SEEDS = 3
 
 
 def tune(
@@ -79,8 +80,9 @@ def tune(
         **({"scales": scales} if scales else {"widths": widths}),
         **{"lrs": lrs, "seeds": seeds, "steps": steps, "schemes": [scheme]},
     )
-    if len(grid.seeds) < 2 and named:
-        raise UsageError(f"seeds={len(grid.seeds)}: to tell whether a setting should move takes 2 at least, better 3.")
+    if len(grid.seeds) < FEWEST_SEEDS and named:
+        least = f"takes {FEWEST_SEEDS} at least, for an interval"
+        raise UsageError(f"seeds={len(grid.seeds)}: to tell whether a setting should move {least}.")
     refuse_idle(sweep.trainer, named)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None

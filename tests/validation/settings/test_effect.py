@@ -128,6 +128,13 @@ def zero_head(scale: Scale) -> nn.Module:
     return model
 
 
+PAIR = ADAMW.replace(
+    build=deep,
+    optimizer={"hidden": torch.optim.Muon, "rest": torch.optim.AdamW},
+    optimizer_options={"hidden": {"weight_decay": 0.1}, "rest": {"weight_decay": 0.0}},
+)
+
+
 @pytest.mark.parametrize(
     ("recipe", "setting", "said"),
     [
@@ -136,6 +143,7 @@ def zero_head(scale: Scale) -> nn.Module:
         (ADAMW, "lr:head", "reaches no trained parameter. There are 0.weight"),
         (ADAMW, "lr:0.wieght", "did you mean 'lr:0.weight'"),
         (ADAMW, "lr:*", "of every parameter: that is the learning rate itself"),
+        (PAIR, "weight_decay:3", "gives 3.weight, 3.bias none"),
         (ADAMW.replace(build=zero_head), "init:2.weight", "2.weight starts at zero"),
     ],
 )
@@ -146,6 +154,7 @@ def test_a_setting_that_would_change_nothing_is_refused(recipe, setting, said):
 
 def test_what_has_an_effect_is_not_refused():
     refuse_idle(Trainer(ADAMW), map(Setting.named, ["lr", "weight_decay", "init", "lr:0", "init:2", "weight_decay:2"]))
+    refuse_idle(Trainer(PAIR), [Setting("weight_decay"), Setting("weight_decay", "2")])
     refuse_idle(Trainer(ADAMW.replace(optimizer_options={})), [Setting("weight_decay")])  # AdamW's own is .01
 
 

@@ -145,7 +145,7 @@ def test_other_recipes_runs_are_never_taken(monkeypatch, tmp_path):
     ("given", "said"),
     [
         ({"settings": ["weight_decay", "weight_decay"]}, "give each once"),
-        ({"settings": ["weight_decay"], "seeds": 1}, "takes 2 at least"),
+        ({"settings": ["weight_decay"], "seeds": 2}, "takes 3 at least"),
         ({"settings": ["init:head"]}, "reaches no trained parameter"),
         ({"settings": ["dropout"]}, "'dropout' is none"),
         ({"lrs": [0.1, -1.0]}, "is not a learning rate"),
@@ -167,7 +167,7 @@ def test_a_recipe_that_diverges_everywhere_is_one_clear_line():
 def test_a_worker_makes_runs_of_any_setting_through_the_storage(tmp_path):
     """What a run trains with is in its job: the worker was told nothing of the settings."""
     url = f"journal:///{tmp_path / 'j'}"
-    small = RECIPE.replace(steps=2, seeds=2)
+    small = RECIPE.replace(steps=2)
     first = tune(small, ["weight_decay"], workers=1, storage=url, lrs=[2**-7, 2**-6, 2**-5], extend=0.0)
     with pytest.raises(UsageError, match="holds no study"):
         work(small.replace(optimizer_options={"weight_decay": 0.3}), storage=url, patience=0.0)
