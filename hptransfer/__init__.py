@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from hptransfer.validation.records.results import TransferResult
     from hptransfer.validation.search.study import StudyResult, study
     from hptransfer.validation.search.zoom_sampler import ZoomSampler
+    from hptransfer.validation.settings.search import tune
+    from hptransfer.validation.settings.tuned import TunedSettings, tuned_factors
     from hptransfer.validation.sweep import run_sweep
     from hptransfer.validation.tables.judge import judge_table
     from hptransfer.validation.transfer import transfer_check
@@ -91,6 +93,9 @@ _LAZY = {
     "study": "validation.search.study",
     "StudyResult": "validation.search.study",
     "ZoomSampler": "validation.search.zoom_sampler",
+    "tune": "validation.settings.search",
+    "TunedSettings": "validation.settings.tuned",
+    "tuned_factors": "validation.settings.tuned",
     "run_sweep": "validation.sweep",
     "judge_table": "validation.tables.judge",
     "transfer_check": "validation.transfer",
@@ -115,6 +120,7 @@ __all__ = [
     "StudyResult",
     "TransferResult",
     "Tuned",
+    "TunedSettings",
     "UsageError",
     "ZoomSampler",
     "__version__",
@@ -142,6 +148,8 @@ __all__ = [
     "study",
     "theory",
     "transfer_check",
+    "tune",
+    "tuned_factors",
     "verify_fingerprint",
     "verify_plan",
     "write_base_shapes",

@@ -74,6 +74,9 @@ recipe = Recipe(
     seeds=3,
     quick={"widths": (64, 128, 256), "steps": 60},
 )
+adamw = recipe.replace(  # the same with weight decay, for `hptransfer tune recipes/mlp.py:adamw`
+    name="mlp-adamw", optimizer=torch.optim.AdamW, optimizer_options={"weight_decay": 0.1}
+)
 
 if __name__ == "__main__":
     from hptransfer.core.training.loop import train

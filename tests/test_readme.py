@@ -37,6 +37,7 @@ SMALL = {  # appended to a command; the last option wins
     "sweep": "--widths 16,32 --steps 4 --seeds 1 --lrs 2^-8,2^-7 --workers 1",
     "study": "--widths 16 --steps 4 --trials 2 --workers 1",
     "worker": "--patience 0.1",
+    "tune": "--settings weight_decay --steps 4 --seeds 3 --lrs 2^-8..2^-6 --extend 0 --workers 1",
 }
 RUN_BY_CI = ("ci: user", "ci: setup", "ci: own-torch", "ci: parity", "ci: test")
 

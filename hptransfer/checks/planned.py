@@ -81,7 +81,7 @@ class PlannedModels:
             group
             for part, cls in self.recipe.optimizers.items()
             for group in param_groups(
-                model, plan, optimizer=cls, decay=self.recipe.decays, **self._base_values(part, cls, lr)
+                model, plan, optimizer=cls, decay=self.recipe.decays, **self.base_values(part, cls, lr)
             )
         ]
 
@@ -96,7 +96,7 @@ class PlannedModels:
         groups = [{"params": decayed, "lr": lr}, {"params": rest, "lr": lr, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
-    def _base_values(self, part: str, cls: type[torch.optim.Optimizer], lr: float) -> dict[str, Any]:
+    def base_values(self, part: str, cls: type[torch.optim.Optimizer], lr: float) -> dict[str, Any]:
         """What one optimizer is given at the base. lr: of hidden matrices in a pair, else of all."""
         given, hidden = self._options(part), self._options("hidden")
         ratio = given.get("lr", 1.0) / hidden.get("lr", 1.0) if self.pair else 1.0

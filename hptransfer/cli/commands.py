@@ -45,6 +45,7 @@ _TABLE = (
         ("equilibrium",),
     ),
     Command("sweep", "checks.sweep", "train over widths or depths, learning rates and seeds"),
+    Command("tune", "checks.tune", "tune the rate, weight decay, initial scale and factors of modules at the base"),
     Command("study", "checks.study", "tune the learning rate of proxies with Optuna"),
     Command("work", "checks.worker", "join a check or study over its storage", ("worker",)),
     Command("report", "checks.report", "render report.html from the files of a check"),

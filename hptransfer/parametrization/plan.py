@@ -82,7 +82,7 @@ class Plan(Document):
         body = {k: v for k, v in self.to_json().items() if k not in {"schema", "notes", "carries", "verification"}}
         body["format"] = 1  # what it was hashed as first: checkpoints keep it
         for row in body["rows"]:
-            for unread in ("why", "init_std"):
+            for unread in ("why", "init_std", "tuned_init"):
                 row.pop(unread)
         for info in body["optimizers"]:  # what older plans did not say, where it changes nothing
             averages = info.pop("averages")

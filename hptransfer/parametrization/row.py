@@ -16,7 +16,7 @@ class Row:
     lr_mult, wd_mult, eps_mult: on the optimizer's learning rate, weight decay and eps.
     fwd_mult: multiplier in the forward pass, 1 when absorbed into init and learning rate.
     scale_mult, grad_mult: ratios of the weight's and of its gradient's natural scale; decay and floors follow from them
-    (scale_mult is init_mult, also where the values start at zero).
+    (scale_mult is init_mult, also where the values start at zero). tuned_init: the part of init_mult that was tuned.
     optimizer: the class that should train it; base_shape: of the base parameter.
     held: the forward multipliers of activations that this parameter absorbed (attention's, a tied readout's): the
     activation it makes is that much larger than without them.
@@ -45,5 +45,6 @@ class Row:
     grad_mult: float = 1.0
     held: float = 1.0
     host: str = ""
+    tuned_init: float = 1.0
     kept: bool = False
     why: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from hptransfer.core.files import columns
 from hptransfer.reporting.report.measures import measure_rows
 from hptransfer.reporting.schemes import short_name, spelled
 from hptransfer.validation.records.results import Drift, Optimum, Regret, TransferResult
+from hptransfer.validation.settings.setting import setting_named
 
 LARGER = {"width": "wider", "depth": "deeper", "batch": "a larger batch", "tokens": "longer"}
 """What a model, or its training, is at a larger size."""
@@ -24,13 +25,13 @@ class Fact(NamedTuple):
 
 
 def headline(result: TransferResult) -> str:
-    """One sentence: does the learning rate transfer?"""
+    """One sentence: does the learning rate, or the setting that was swept, transfer?"""
     span = _span(result) or f"over {result.axis}"
-    name = short_name(result.scheme)
+    name, what = short_name(result.scheme), result.swept.words
     return {
-        "PASS": f"The learning rate transfers under {name} {span}.",
+        "PASS": f"The {what} transfers under {name} {span}.",
         "FAIL": f"The check of {name} {span} failed.",
-        "INCONCLUSIVE": f"This check cannot tell whether the learning rate transfers under {name} {span}.",
+        "INCONCLUSIVE": f"This check cannot tell whether the {what} transfers under {name} {span}.",
     }[result.verdict]
 
 
@@ -51,7 +52,22 @@ def facts(result: TransferResult) -> tuple[Fact, ...]:
         if math.isfinite(largest.tolerance):
             context += f"; seed noise allows {number(largest.tolerance)}"
         found.append(Fact(label, signed(largest.mup_minus_sp), interval(largest.low, largest.high, "+.3g"), context))
-    return (*found, *_band(result))
+    return (*found, *_vector(result), *_band(result))
+
+
+def _vector(result: TransferResult) -> list[Fact]:
+    """What the tuned vector costs at the largest size, beside that with the swept setting searched anew."""
+    if result.vector is None:
+        return []
+    fact = _regret(result.vector, result)
+    label = f"{short_name(result.scheme)}: the tuned settings ({vector_text(result)}) cost"
+    return [fact._replace(label=label, context=f"{fact.context}, beside the best {result.swept.words} there")]
+
+
+def vector_text(result: TransferResult) -> str:
+    """The tuned settings in words: "learning rate 0.01, weight decay x 4"."""
+    named = [(setting_named(name), value) for name, value in result.tuned.items()]
+    return ", ".join(f"{setting.words} {setting.shown(value)}" for setting, value in named)
 
 
 def _band(result: TransferResult) -> list[Fact]:
@@ -65,7 +81,7 @@ def _band(result: TransferResult) -> list[Fact]:
 
 
 def _drift(drift: Drift, result: TransferResult) -> Fact:
-    label = f"{short_name(drift.scheme)}: the best learning rate moved"
+    label = f"{short_name(drift.scheme)}: the best {result.swept.words} moved"
     if not math.isfinite(drift.octaves):
         return Fact(label, "an unknown way", "", _span(result))
     return Fact(label, f"{drift.octaves:+.2f} octaves", interval(drift.low, drift.high, "+.2f"), _span(result))
@@ -124,7 +140,8 @@ def table(result: TransferResult) -> str:
 def cells(result: TransferResult) -> list[tuple[str, ...]]:
     """Header and lines of the table: for every size the best rate and loss of each scheme, and their difference."""
     schemes = result.schemes
-    rows = [(str(result.axis), *(p for s in schemes for p in (f"{short_name(s)}: best rate", "loss")), "difference")]
+    best = "best rate" if result.swept.is_rate else f"best {result.swept.words}"
+    rows = [(str(result.axis), *(p for s in schemes for p in (f"{short_name(s)}: {best}", "loss")), "difference")]
     gaps = {g.size: g for g in result.loss_gaps}
     for size in result.sizes:
         cells = [cell for scheme in schemes for cell in _cells(result, scheme, size)]
@@ -163,4 +180,4 @@ def _cells(result: TransferResult, scheme: str, size: int) -> tuple[str, str]:
         found = result.optimum(scheme, size)
     except KeyError:
         return "-", "-"
-    return optimum_text(found), number(found.loss) if math.isfinite(found.loss) else "-"
+    return result.swept.of_base + optimum_text(found), number(found.loss) if math.isfinite(found.loss) else "-"

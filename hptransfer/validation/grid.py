@@ -11,14 +11,19 @@ import torch
 from hptransfer.core.errors import UsageError
 from hptransfer.core.rules import SCHEMES
 from hptransfer.core.training.recipe import Recipe, Scale
-from hptransfer.validation.records.runs import Job
+from hptransfer.validation.records.runs import Job, Run
+from hptransfer.validation.settings.setting import RATE, Setting
+from hptransfer.validation.settings.vector import Vector, value_of
+
+NOTHING = Vector()
 
 
 @dataclass(frozen=True)
 class Grid:
     """What is to be run: every scheme x scale x learning rate x seed.
 
-    steps: optimizer steps of a run, where its scale does not say both batch and tokens.
+    steps: optimizer steps of a run, where its scale does not say both batch and tokens. setting: what is swept; lrs:
+    its values, learning rates or factors on the base's. held: the values of all other settings.
     """
 
     schemes: tuple[str, ...]
@@ -26,6 +31,8 @@ class Grid:
     lrs: tuple[float, ...]
     seeds: tuple[int, ...]
     steps: int
+    setting: Setting = RATE
+    held: Vector = NOTHING
 
     def steps_at(self, scale: Scale) -> int:
         """Optimizer steps of a run at a scale: its tokens by its batch where it says both, else those of all runs."""
@@ -36,17 +43,30 @@ class Grid:
     def jobs(self, fingerprint: str) -> list[Job]:
         """All jobs, seeds fastest."""
         return [
-            job_at(scheme, scale, lr=lr, seed=seed, steps=self.steps_at(scale), fingerprint=fingerprint)
+            self.job(scheme, scale, lr, seed, fingerprint=fingerprint)
             for scheme in self.schemes
             for scale in self.scales
             for lr in self.lrs
             for seed in self.seeds
         ]
 
+    def job(self, scheme: str, scale: Scale, value: float, seed: int, *, fingerprint: str, most: int = 0) -> Job:
+        """The job of one value of what is swept. most: cut its steps to so many; 0: to none."""
+        vector = self.held.with_(self.setting, value)
+        if vector.lr is None:
+            raise UsageError(f"A sweep of '{self.setting}' holds the learning rate: give the base's.")
+        steps = min(self.steps_at(scale), most or self.steps_at(scale))
+        given = {"lr": vector.lr, "seed": seed, "steps": steps, "settings": vector.text}
+        return job_at(scheme, scale, fingerprint=fingerprint, **given)
 
-def job_at(scheme: str, scale: Scale, *, lr: float, seed: int, steps: int, fingerprint: str) -> Job:
+    def value(self, run: Run) -> float:
+        """A run's value of what is swept."""
+        return value_of(run, self.setting)
+
+
+def job_at(scheme: str, scale: Scale, *, lr: float, seed: int, steps: int, fingerprint: str, settings: str = "") -> Job:
     """The job of one scheme at one scale."""
-    return Job(scheme, scale.width, scale.depth, lr, seed, steps, scale.batch, scale.tokens, fingerprint)
+    return Job(scheme, scale.width, scale.depth, lr, seed, steps, scale.batch, scale.tokens, fingerprint, settings)
 
 
 def grid_of(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from hptransfer.core.training.recipe import Axis
-from hptransfer.validation.grid import Grid, job_at
+from hptransfer.validation.grid import Grid
 from hptransfer.validation.probe import Cell, probe
 from hptransfer.validation.records.runs import Job, Run
 from hptransfer.validation.sweep import refuse_if_all_failed
@@ -56,7 +56,7 @@ def measure(grid: Grid, search: SearchRuns, make: Make, *, fingerprint: str, axi
     for scheme in grid.schemes:
         refuse_if_all_failed([run for run in runs if run.scheme == scheme])
     fits = fitted(grid, runs, axis)
-    lrs = tuple(sorted({run.lr for run in runs}))
+    lrs = tuple(sorted({grid.value(run) for run in runs}))
     small, large = min(sizes := sizes_of(grid, axis)), max(sizes)
     transferred = {
         fit.curve.scheme: lr for fit in fits if fit.curve.size == small and (lr := transferred_lr(fit)) is not None
@@ -70,7 +70,7 @@ def measure(grid: Grid, search: SearchRuns, make: Make, *, fingerprint: str, axi
 def fitted(grid: Grid, runs: Sequence[Run], axis: Axis = "width") -> list[Fit]:
     """The fit of every (scheme, size) of a grid, sizes ascending."""
     return [
-        Fit.of(curve_of(runs, scheme=scheme, size=size, seeds=grid.seeds, axis=axis))
+        Fit.of(curve_of(runs, scheme=scheme, size=size, seeds=grid.seeds, axis=axis, setting=grid.setting))
         for scheme in grid.schemes
         for size in sizes_of(grid, axis)
     ]
@@ -84,5 +84,4 @@ def sizes_of(grid: Grid, axis: Axis) -> list[int]:
 def _jobs(fit: Fit, lr: float, grid: Grid, fingerprint: str) -> list[Job]:
     scheme, axis = fit.curve.scheme, fit.curve.axis
     scale = next(s for s in grid.scales if getattr(s, axis) == fit.curve.size)
-    steps = grid.steps_at(scale)
-    return [job_at(scheme, scale, lr=lr, seed=s, steps=steps, fingerprint=fingerprint) for s in grid.seeds]
+    return [grid.job(scheme, scale, lr, seed, fingerprint=fingerprint) for seed in grid.seeds]

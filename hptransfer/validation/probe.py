@@ -3,13 +3,12 @@
 # pyright: strict
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hptransfer.core.training.recipe import Scale
 from hptransfer.validation.engines.trainer import scale_of
-from hptransfer.validation.grid import Grid, job_at
+from hptransfer.validation.grid import Grid
 from hptransfer.validation.records.runs import Job, Run
 
 STEPS = 2
@@ -43,10 +42,8 @@ def probe(grid: Grid, make: Callable[[Sequence[Job]], list[Run]], *, fingerprint
     cells = [(scheme, scale) for scheme in grid.schemes for scale in grid.scales]
     middle = grid.lrs[len(grid.lrs) // 2]
 
-    def tried(some: Sequence[Cell], lr: float, seed: int, most: int | None = None) -> list[Run]:
-        steps = [min(grid.steps_at(scale), most or grid.steps_at(scale)) for _, scale in some]
-        job = functools.partial(job_at, lr=lr, seed=seed, fingerprint=fingerprint)
-        return make([job(scheme, scale, steps=n) for (scheme, scale), n in zip(some, steps, strict=True)])
+    def tried(some: Sequence[Cell], value: float, seed: int, most: int = 0) -> list[Run]:
+        return make([grid.job(*cell, value, seed, fingerprint=fingerprint, most=most) for cell in some])
 
     brief = tried(cells, middle, grid.seeds[0], STEPS)
     left: Sequence[Cell] = [cell for cell, run in zip(cells, brief, strict=True) if run.state == "failed"]

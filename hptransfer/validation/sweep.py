@@ -103,6 +103,7 @@ class Sweep:
     lanes: Lanes = field(default_factory=Lanes)
     known: dict[Key, Run] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    others: dict[Scale, Sweep] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -128,6 +129,15 @@ class Sweep:
         count = workers or (usable_cores() if where == "cpu" else 1)
         trainer = Trainer(loaded, device=where, plan_options=plan_options)
         return cls(trainer, fingerprint(loaded, plan_options or None), count, engine, storage, timeout)
+
+    def with_base(self, base: Scale) -> Sweep:
+        """The sweep of the recipe with another base; made once."""
+        if base not in self.others:
+            recipe = self.trainer.given.replace(base=base)
+            choices = {"storage": self.storage, "timeout": self.timeout, "plan_options": self.trainer.plan_options}
+            how = {"device": self.trainer.device, "workers": self.workers, "engine": self.engine}
+            self.others[base] = Sweep.of(recipe, **how, **choices)
+        return self.others[base]
 
     def make(self, jobs: Sequence[Job], *, log: RunLog | None = None) -> list[Run]:
         """The runs of all jobs, in order; those in the log, the storage or made before are not made again.
@@ -194,8 +204,8 @@ class Sweep:
 
         The engine is chosen too.
         """
-        for scheme, scale in dict.fromkeys((job.scheme, scale_of(job)) for job in jobs):
-            if self.trainer.prepare(scheme, scale) is None:
+        for scheme, scale, settings in dict.fromkeys((job.scheme, scale_of(job), job.settings) for job in jobs):
+            if self.trainer.prepare(scheme, scale, settings) is None:
                 self.trainer.sketch(scale)
         unknown = [job for job in jobs if scale_of(job) not in self.lanes.decided]
         chosen = chosen_lanes(self.trainer, unknown, engine=self.engine, workers=self.workers)
@@ -205,7 +215,7 @@ class Sweep:
     def _refuse_other_plans(self, planner: Planner) -> None:
         """Raise UsageError where a run that the search would use was trained under another plan than now."""
         used = [self.known[job.key] for job in planner.chosen(self.known) if job.key in self.known]
-        refuse_other_plans(used, lambda job: self.trainer.prepare(job.scheme, scale_of(job)))
+        refuse_other_plans(used, self.trainer.prepared)
 
 
 @contextlib.contextmanager

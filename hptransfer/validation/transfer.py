@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hptransfer.core.errors import UsageError
@@ -19,15 +18,16 @@ from hptransfer.validation.engines.engine import EngineName
 from hptransfer.validation.engines.trainer import CONTROL
 from hptransfer.validation.environment import command_line, environment
 from hptransfer.validation.grid import Grid, grid_of
-from hptransfer.validation.measure import Measurement, measure, sizes_of
+from hptransfer.validation.measure import Measurement, fitted, measure, sizes_of
 from hptransfer.validation.probe import Cell
 from hptransfer.validation.records.log import RunLog
 from hptransfer.validation.records.mixing import nondeterminism
-from hptransfer.validation.records.results import TransferResult
+from hptransfer.validation.records.results import Regret, TransferResult
 from hptransfer.validation.records.runs import Run
 from hptransfer.validation.records.tally import Tally
 from hptransfer.validation.search.planner import Without
 from hptransfer.validation.search.samplers import planner_of
+from hptransfer.validation.settings.aim import Aim, Given, aimed
 from hptransfer.validation.sweep import Sweep, refuse_no_growth
 from hptransfer.validation.verdict import comparisons, judge
 from hptransfer.validation.verdict.judged import judged
@@ -63,6 +63,8 @@ def transfer_check(
     extend: float = 4.0,
     sampler: SamplerName = "zoom",
     precision: float | None = None,
+    tuned: Given | None = None,
+    setting: str | None = None,
     storage: str | None = None,
     timeout: float | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -75,21 +77,24 @@ def transfer_check(
     """Sweep the learning rate at every width, or depth, under `scheme` and under the control, and judge the transfer.
 
     widths: at least two; lrs: base learning rates; seeds: a count or a list (3 or more for an interval); steps: all
-    default to the recipe's own. depths: in place of widths, at the base's width. batches: at the base's tokens, so
-    that runs have fewer steps; tokens: at the base's batch; either beside widths or depths, of as many sizes, grows
-    together with them (see axes.growth). scheme: default "mup" over widths, "completep" over depths. against: the
-    control, None for none. also: further schemes, run and reported beside them and not judged ("sp-embedding": SP
-    with the embedding's rate as muP has it). tolerance: allowed drift in octaves. sampler: "zoom" runs rates two
-    octaves apart with one seed, then half an octave apart around the best with all seeds, larger sizes starting at
-    the transferred rate; "grid" runs every rate; "tpe" and "gp" let Optuna choose as many as the grid has. extend:
-    a search whose best rate is its first or last goes on by up to this many octaves on that side, for that (scheme,
-    size). precision: stop adding seeds, from the third on, once the drift's interval reaches no further than so
-    many octaves to either side; default: use all seeds. timeout: seconds that a run may take; one that takes longer
-    is killed and recorded as failed. out: a directory that gets runs.jsonl as runs finish and verdict.json at the
-    end. storage: an Optuna storage URL through which the runs are shared with `hptransfer worker` processes. Either
-    makes the check resumable. workers, device, engine, plan_options: as in run_sweep. command: recorded in the
-    result; default: this process's. Raises UsageError on bad input, and where all runs of a scheme fail. See
-    judge.RULE for the verdict.
+    default to the recipe's own. depths: in place of widths, at the base's width. batches: at the base's tokens, so that
+    runs have fewer steps; tokens: at the base's batch; either beside widths or depths, of as many sizes, grows together
+    with them (see axes.growth). scheme: default "mup" over widths, "completep" over depths. against: the control, None
+    for none. also: further schemes, run and reported beside them and not judged ("sp-embedding": SP with the
+    embedding's rate as muP has it). tolerance: allowed drift in octaves. sampler: "zoom" runs rates two octaves apart
+    with one seed, then half an octave apart around the best with all seeds, larger sizes starting at the transferred
+    rate; "grid" runs every rate; "tpe" and "gp" let Optuna choose as many as the grid has. extend: a search whose best
+    rate is its first or last goes on by up to this many octaves on that side, for that (scheme, size). precision: stop
+    adding seeds, from the third on, once the drift's interval reaches no further than so many octaves to either side;
+    default: use all seeds. tuned: what `tune` gave, its file, or values as {"lr": 0.01, "weight_decay": 4.0}: every
+    scheme trains with these factors on the recipe's own settings. setting: sweep the factor of this one of them in
+    place of the learning rate, which is held at the tuned one; drift is in octaves of the factor, and the result's
+    `vector` says what the tuned value costs at the largest size. timeout: seconds that a run may take; one that takes
+    longer is killed and recorded as failed. out: a directory that gets runs.jsonl as runs finish and verdict.json at
+    the end. storage: an Optuna storage URL through which the runs are shared with `hptransfer worker` processes. Either
+    makes the check resumable. workers, device, engine, plan_options: as in run_sweep. command: recorded in the result;
+    default: this process's. Raises UsageError on bad input, and where all runs of a scheme fail. See judge.RULE for the
+    verdict.
     """
     choices = {"storage": storage, "timeout": timeout, "plan_options": plan_options}
     loaded = load_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -99,17 +104,21 @@ def transfer_check(
     scheme = scheme or ("completep" if axis == "depth" else "mup")
     control = None if against == scheme else against
     schemes = list(dict.fromkeys(name for name in (scheme, control, *also) if name is not None))
-    chosen = {"scales": grown.scales, "lrs": lrs, "seeds": seeds, "steps": steps}
-    grid = grid_of(sweep.trainer.recipe, schemes=schemes, **chosen)
+    told = {"fingerprint": sweep.fingerprint, "steps": sweep.trainer.recipe.steps if steps is None else steps}
+    aim = aimed(sweep.trainer, tuned, setting, **told)
+    chosen = {"scales": grown.scales, "lrs": aim.values(lrs), "seeds": seeds, "steps": steps}
+    grid = replace(grid_of(sweep.trainer.recipe, schemes=schemes, **chosen), setting=aim.setting, held=aim.held)
     search = Search(sampler, extend, precision)
     _refuse_no_range(grid, axis, tolerance, search)
     refuse_no_growth(sweep.trainer, grid)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None
         found = _measured(sweep, grid, axis, search, log)
-    notes = (*(log.notes if log else ()), *sweep.notes, *found.notes, *_two_inits(sweep, scheme, control))
+        found = _with_tuned(sweep, found, aim, log) if tuned is not None else found
+    notes = (*(log.notes if log else ()), *sweep.notes, *found.notes, *aim.notes, *_two_inits(sweep, scheme, control))
     notes = (*notes, *_unlike_at_base(sweep, found, axis, scheme, control), *_rule_carried(sweep, grid, axis, scheme))
     result = _result(sweep, found, axis, control, tolerance, command or command_line(), notes)
+    result = replace(result, vector=_vector_regret(found, aim, tolerance) if tuned is not None else None)
     if out is not None:
         result.save(out)
     return result
@@ -120,7 +129,7 @@ def _measured(sweep: Sweep, grid: Grid, axis: Axis, search: Search, log: RunLog 
     if search.precision is None:
         return _with_seeds(sweep, grid, axis, search, log)
     for count in range(min(FEWEST_SEEDS, len(grid.seeds)), len(grid.seeds)):
-        found = _with_seeds(sweep, dataclasses.replace(grid, seeds=grid.seeds[:count]), axis, search, log)
+        found = _with_seeds(sweep, replace(grid, seeds=grid.seeds[:count]), axis, search, log)
         fits = found.of(grid.schemes[0])
         drift = comparisons.drift_between(fits[0], fits[-1], fits)
         if (drift.high - drift.low) / 2 <= search.precision:
@@ -137,6 +146,27 @@ def _with_seeds(sweep: Sweep, grid: Grid, axis: Axis, search: Search, log: RunLo
         return [runs[job.key] for job in whole.chosen(runs) if job.key in runs]
 
     return measure(grid, made, lambda jobs: sweep.make(jobs, log=log), fingerprint=sweep.fingerprint, axis=axis)
+
+
+def _with_tuned(sweep: Sweep, found: Measurement, aim: Aim, log: RunLog | None) -> Measurement:
+    """The measurement with the tuned value itself at the largest size, under the checked scheme."""
+    grid, value = found.grid, aim.tuned
+    if value is None:
+        return found
+    fits = found.of(grid.schemes[0])
+    axis, size = fits[-1].curve.axis, fits[-1].curve.size
+    scale = next(scale for scale in grid.scales if getattr(scale, axis) == size)
+    jobs = [grid.job(grid.schemes[0], scale, value, seed, fingerprint=sweep.fingerprint) for seed in grid.seeds]
+    runs = list(dict.fromkeys([*found.runs, *sweep.make(jobs, log=log)]))
+    return replace(found, runs=runs, fits=fitted(grid, runs, axis))
+
+
+def _vector_regret(found: Measurement, aim: Aim, tolerance: float) -> Regret | None:
+    """What the tuned vector costs at the largest size, beside that with what was swept searched anew there."""
+    fits = found.of(found.grid.schemes[0])
+    if aim.tuned is None or not fits[-1].found:
+        return None
+    return comparisons.regret_of(fits[0], fits[-1], lr=aim.tuned, tolerance=tolerance)
 
 
 def _two_inits(sweep: Sweep, scheme: str, control: str | None) -> list[str]:
@@ -156,7 +186,7 @@ def _rule_carried(sweep: Sweep, grid: Grid, axis: Axis, scheme: str) -> list[str
         return []
     small, large = min(sizes := sizes_of(grid, axis)), max(sizes)
     ends = [next(s for s in grid.scales if getattr(s, axis) == size) for size in (small, large)]
-    plans = [sweep.trainer.prepare(scheme, scale) for scale in ends]
+    plans = [sweep.trainer.prepare(scheme, scale) for scale in ends]  # its rule, without what was tuned
     factors = [next(iter(plan.rows.values())).lr_mult if plan is not None else 1.0 for plan in plans]
     moved = math.log2(factors[1] / factors[0])
     return [
@@ -173,7 +203,7 @@ def _unlike_at_base(sweep: Sweep, found: Measurement, axis: Axis, scheme: str, c
         return []
     plan = sweep.trainer.prepare(scheme, base)
     if plan is None or not plan.is_identity or sweep.trainer.prepare(control, base) is not None:
-        return []
+        return []  # as no factor tells the two schemes apart
     note = nondeterminism(found.runs, scheme=scheme, control=control, axis=axis, base=size)
     return [note] if note else []
 
@@ -208,11 +238,11 @@ def _result(
     base = getattr(recipe.base, axis)
     said = judged(fits, scheme=scheme, control=control, tolerance=tolerance, base=base)
     largest = max(grid.scales, key=lambda scale: getattr(scale, axis) or 0)
-    plan = sweep.trainer.prepare(scheme, largest)
+    plan = sweep.trainer.prepare(scheme, largest, grid.held.text)
     return TransferResult(
         recipe=recipe.name,
         scheme=scheme,
-        rule=judge.rule_text(scheme, control, tolerance, axis=axis),
+        rule=judge.rule_text(scheme, control, tolerance, axis=axis, what=grid.setting.words),
         axis=axis,
         sizes=tuple(fit.curve.size for fit in fits[scheme]),
         lrs=found.lrs,
@@ -231,4 +261,6 @@ def _result(
         tally=Tally.of(found.runs),
         measures=measures_of(fits, found.runs),
         also=tuple(name for name in grid.schemes if name not in (scheme, control)),
+        setting=str(grid.setting),
+        tuned=grid.held.values,
     )

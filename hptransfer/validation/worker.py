@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from hptransfer.core.errors import UsageError
-from hptransfer.core.training.recipe import Recipe
-from hptransfer.validation.queue.jobs import ABOUT, JobWork
+from hptransfer.core.training.recipe import Recipe, Scale
+from hptransfer.validation.queue.jobs import ABOUT, BASE, JobWork
 from hptransfer.validation.queue.storage import open_storage, release
 from hptransfer.validation.queue.team import Work, drain_of, lost_database
 from hptransfer.validation.search.study import tuning_fingerprint
@@ -64,6 +64,21 @@ def work(
     return done
 
 
+def _same(sweep: Sweep, about: Mapping[str, Any], base: Mapping[str, Any] | None) -> Sweep | None:
+    """The sweep that a study's jobs are of, where that is one of this recipe; else None.
+
+    A check over batch or tokens says what a step and a run of the base see, where the recipe does not.
+    """
+    if about["fingerprint"] == sweep.fingerprint:
+        return sweep
+    if about["recipe"] != sweep.trainer.given.name or base is None:
+        return None
+    scale = Scale(**base)
+    if scale.with_(batch=None, tokens=None) != sweep.trainer.given.base.with_(batch=None, tokens=None):
+        return None
+    return sweep.with_base(scale) if sweep.with_base(scale).fingerprint == about["fingerprint"] else None
+
+
 def _works(sweep: Sweep, url: str, name: str | None, space: Space | None, *, wait: bool = False) -> list[Work]:
     """The work of every study of this recipe in the storage. wait: see open_storage."""
     trainer, works = sweep.trainer, []
@@ -74,8 +89,8 @@ def _works(sweep: Sweep, url: str, name: str | None, space: Space | None, *, wai
         about = study.user_attrs.get(ABOUT)
         if about is None or (name is not None and study.study_name != name):
             continue
-        if about["kind"] == "grid" and about["fingerprint"] == sweep.fingerprint:
-            works.append(JobWork(trainer, sweep.fingerprint, sweep.lanes.at, timeout=sweep.timeout))
+        if about["kind"] == "grid" and (same := _same(sweep, about, study.user_attrs.get(BASE))) is not None:
+            works.append(JobWork(same.trainer, same.fingerprint, same.lanes.at, timeout=same.timeout))
         elif about["kind"] == "tune" and about["fingerprint"] == tuning_fingerprint(sweep, space):
             settings = {k: v for k, v in about.items() if k not in ("kind", "recipe")}
             proxy = Proxy(**{**settings, "seeds": tuple(settings["seeds"])})

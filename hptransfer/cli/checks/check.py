@@ -24,13 +24,13 @@ from hptransfer.cli.arguments import (
     refuse_two_axes,
     widths,
 )
+from hptransfer.cli.checks.settings import run_settings, write_all
 from hptransfer.cli.exits import OF_VERDICT
 from hptransfer.cli.output import show
 from hptransfer.cli.results.formats import show_as
 from hptransfer.cli.results.next_step import after_check
 from hptransfer.cli.results.verdict_forms import verdict_forms
 from hptransfer.core.errors import UsageError
-from hptransfer.core.files import write_json
 from hptransfer.validation.choices import SamplerName
 
 if TYPE_CHECKING:
@@ -69,6 +69,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="train nothing: print a Slurm script whose N tasks join this check",
     )
+    parser.add_argument("--tuned", metavar="FILE", help="tuned.json of `hptransfer tune`, which all runs train with")
+    parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="sweep this one of the tuned settings in place of the rate, as weight_decay; may be repeated",
+    )
     parser.add_argument("--no-coord", action="store_true", help="leave out the coordinate check")
     parser.add_argument("--scheme", help="the scheme to check, against SP; default: mup, over depths completep")
     parser.add_argument(
@@ -99,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
         show(sbatch_script(args.recipe, args.print_sbatch, storage=args.storage, device=args.device))
         return 0
     made = _forecast(args, recipe)  # before anything is trained
+    if args.setting:
+        return run_settings(args, recipe, _checked)
     out = output_directory(args, recipe)
     result = _checked(args, recipe, out)
     written = write_all(result, out)
@@ -124,8 +134,9 @@ def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:
     """The forecast to score. Raises UsageError where this check would not train what it is for."""
     if not args.against:
         return None
-    if args.depths or args.batches or args.tokens:
-        raise UsageError("--against scores a check over widths; leave out --depths, --batches and --tokens.")
+    if args.depths or args.batches or args.tokens or args.tuned or args.setting:
+        left_out = "--depths, --batches, --tokens, --tuned and --setting"
+        raise UsageError(f"--against scores a check over widths; leave out {left_out}.")
     from hptransfer.prediction.forecast.forecast import Forecast
     from hptransfer.validation.forecasts.against import refuse_other_run
 
@@ -134,8 +145,8 @@ def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:
     return made
 
 
-def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferResult:
-    """The transfer check, and over three widths or more the coordinate check beside it."""
+def _checked(args: argparse.Namespace, recipe: Recipe, out: Path, setting: str | None = None) -> TransferResult:
+    """The transfer check, and over three widths or more, where nothing was tuned, the coordinate check beside it."""
     from hptransfer.parametrization.options import Options
     from hptransfer.validation.transfer import transfer_check
 
@@ -151,8 +162,9 @@ def _checked(args: argparse.Namespace, recipe: Recipe, out: Path) -> TransferRes
         also=args.also,
         plan_options=None if args.readout_init == "own" else {"options": Options(readout_init=args.readout_init)},
         **given(scheme=args.scheme, storage=args.storage, precision=args.precision, timeout=args.run_timeout),
+        **given(tuned=args.tuned, setting=setting),
     )
-    if not args.no_coord and result.axis == "width" and len(result.sizes) >= 3:
+    if not args.no_coord and not result.tuned and result.axis == "width" and len(result.sizes) >= 3:
         return dataclasses.replace(result, coord=_coordinates(recipe, result, args.device).to_json())
     return result
 
@@ -165,15 +177,3 @@ def _coordinates(recipe: Recipe, result: TransferResult, device: str) -> CoordRe
     best = result.optimum(result.scheme, min(result.sizes)).log2_lr
     lr = 2.0**best if math.isfinite(best) else None
     return coord_check(recipe, widths=result.sizes, scheme=result.scheme, lr=lr, device=checked_device(device))
-
-
-def write_all(result: TransferResult, out: Path) -> list[Path]:
-    """verdict.json, runs.jsonl, plan.json and report.html; returns their paths."""
-    from hptransfer.reporting.report.html import write_report
-    from hptransfer.validation.records.results import VERDICT_FILE
-    from hptransfer.validation.records.runs import RUNS_FILE
-
-    result.save(out)
-    plan = out / "plan.json"
-    write_json(plan, result.plan)
-    return [out / VERDICT_FILE, out / RUNS_FILE, plan, write_report(result, out / "report.html")]

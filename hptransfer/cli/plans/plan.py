@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--verify", action="store_true", help="print every exponent measured at small sizes, in place of the plan"
     )
     checked.add_argument("--no-verify", action="store_true", help="leave the check at small sizes out")
+    parser.add_argument("--tuned", metavar="FILE", help="tuned.json of `hptransfer tune`, whose factors join the plan")
     parser.add_argument("--save", metavar="FILE", help="write the plan as JSON")
     forms = get_args(ExportForm)
     parser.add_argument(
@@ -67,9 +68,20 @@ def plan_of(recipe: Recipe, args: argparse.Namespace) -> Plan:
     scale = recipe.base.with_(width=width, **({} if args.depth is None else {"depth": args.depth}))
     chosen = {} if args.optimizer is None else {"optimizer": args.optimizer}
     verify = not (args.no_verify or args.explain or args.export)
-    return recipe_plan(
+    plan = recipe_plan(
         recipe, scale, verify=verify, scheme=args.scheme, options=Options(forward=args.forward), **chosen
     )
+    return plan if args.tuned is None else _with_tuned(plan, args.tuned)
+
+
+def _with_tuned(plan: Plan, path: str) -> Plan:
+    """The plan with the factors of a tuned.json. What was verified holds: they are the same at every size."""
+    from hptransfer.parametrization.tuned import tuned_plan
+    from hptransfer.validation.settings.effect import factors_on
+    from hptransfer.validation.settings.tuned import tuned_of
+
+    vector, _ = tuned_of(path)
+    return tuned_plan(plan, factors_on(vector, {row.name: row.shape for row in plan}))
 
 
 def _verified(recipe: Recipe, args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hptransfer.parametrization.plan import Plan
     from hptransfer.prediction.forecast.forecast import Forecast
     from hptransfer.validation.records.results import TransferResult
+    from hptransfer.validation.settings.tuned import TunedSettings
 
 BIGGER = 8
 """How many times larger than the largest proxy the target of an example is."""
@@ -38,6 +39,15 @@ def after_proxies(args: argparse.Namespace) -> str:
     return next_step("check", *_recipe(args), what_for="judge whether the learning rate transfers")
 
 
+def after_tune(tuned: TunedSettings, args: argparse.Namespace, path: Path) -> str:
+    """After tuning: does each tuned value stay the best at larger sizes?"""
+    moved = [word for name in tuned.factors for word in ("--setting", name)]
+    seeds = ["--seeds", ",".join(map(str, tuned.seeds))] if args.seeds is not None else []
+    words = ("--tuned", path, *moved, *seeds)
+    what = "does each setting stay the best at larger sizes?" if moved else "does the learning rate transfer?"
+    return next_step("check", *_recipe(args), *words, what_for=what)
+
+
 def after_numeric_check(verdict: str, args: argparse.Namespace) -> str:
     """After a coordinate or equilibrium check."""
     if verdict == "INCONCLUSIVE":
@@ -49,6 +59,11 @@ def after_numeric_check(verdict: str, args: argparse.Namespace) -> str:
 
 def after_check(result: TransferResult, args: argparse.Namespace, out: Path) -> str:
     if result.verdict == "PASS":
+        if result.tuned and args.tuned:
+            sizes = {"width": ("--width",), "depth": ("--depth",)}.get(result.axis, ())
+            place = [*sizes, BIGGER * max(result.sizes)] if sizes else []
+            known = ["--scheme", result.scheme, "--tuned", args.tuned]
+            return next_step("plan", *_recipe(args), *place, *known, what_for="the plan of a bigger run; put its size")
         target = f"{result.axis}={BIGGER * max(result.sizes)}"
         known = ["--from", out] if result.axis == "width" and result.base_size in result.sizes else []
         return next_step(

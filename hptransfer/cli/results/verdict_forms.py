@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 
 
 def verdict_forms(result: TransferResult) -> Forms:
-    """A record an optimum: of every scheme at every size."""
+    """A record an optimum: of every scheme at every size. log2_lr is of a factor where there is a setting."""
     from hptransfer.reporting.words import beside, cells, table
 
     records = [
         {
             result.axis: optimum.size,
             "scheme": optimum.scheme,
+            **({} if result.swept.is_rate else {"setting": result.setting}),
             "log2_lr": optimum.log2_lr,
             "log2_lr_low": optimum.low,
             "log2_lr_high": optimum.high,

@@ -100,6 +100,7 @@ def with_tuned(row: Row, tuned: Tuned, pattern: str) -> Row:
         init_std=None if row.init_std is None else row.init_std * tuned.init,
         init_mult=row.init_mult * tuned.init,
         scale_mult=row.scale_mult * tuned.init,
+        tuned_init=row.tuned_init * tuned.init,
         lr_mult=row.lr_mult * tuned.lr,
         wd_mult=row.wd_mult * tuned.weight_decay,
         why=(*row.why, f"tuned at the base for {pattern}: {tuned}"),

@@ -14,11 +14,11 @@ from hptransfer.core.files import encode, json_text
 from hptransfer.validation.records.results import TransferResult
 
 RUN_COLUMNS = (
-    *("scheme", "width", "depth", "batch", "tokens", "lr", "seed", "steps"),
+    *("scheme", "width", "depth", "batch", "tokens", "lr", "settings", "seed", "steps"),
     *("val_loss", "train_loss", "state", "seconds", "error"),
 )
 OPTIMUM_COLUMNS = (
-    *("scheme", "size", "lr", "log2_lr", "low", "high", "loss", "loss_low", "loss_high"),
+    *("scheme", "size", "setting", "lr", "log2_lr", "low", "high", "loss", "loss_low", "loss_high"),
     *("at_edge", "seeds", "missing"),
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -34,9 +34,12 @@ class Download(NamedTuple):
 
 
 def downloads(result: TransferResult) -> tuple[Download, ...]:
-    """Runs, as runs.jsonl has them but for their loss curves, and optima; each as CSV and as JSON."""
+    """Runs, as runs.jsonl has them but for their loss curves, and optima; each as CSV and as JSON.
+
+    An optimum's lr is a factor on the base's value where its setting is not "lr".
+    """
     runs = [{name: value for name, value in vars(run).items() if name != "curve"} for run in result.runs]
-    optima = [_with_rate(vars(o)) for o in result.optima]
+    optima = [_with_rate(vars(o)) | {"setting": result.setting} for o in result.optima]
     files = (
         ("runs, CSV", "runs.csv", "text/csv", csv_text(RUN_COLUMNS, runs)),
         ("runs, JSON", "runs.json", "application/json", json_text(encode(runs))),

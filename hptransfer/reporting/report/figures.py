@@ -23,6 +23,7 @@ from hptransfer.reporting.report.info import (
 )
 from hptransfer.reporting.words import short_name
 from hptransfer.validation.records.results import LossGap, Optimum, TransferResult
+from hptransfer.validation.settings.setting import RATE, Setting
 
 
 def scheme_name(scheme: str) -> str:
@@ -36,6 +37,11 @@ def loss_curves(info: CurvesInfo, axis: LossAxis, *, name: str) -> str:
         draw_curves(ax, info, axis)
         ax.set_ylabel("validation loss")
         return svg.inline(figure, name, describe_curves(info), hover=_add_hover(ax, info, axis))
+
+
+def axis_words(setting: Setting) -> str:
+    """What an axis of its values is called."""
+    return f"{setting.words} (of the base)" if setting.is_rate else f"{setting.words} (times the base's)"
 
 
 def _add_hover(ax: Axes, info: CurvesInfo, axis: LossAxis) -> dict[str, list[str]]:
@@ -58,18 +64,20 @@ def _point_text(info: CurvesInfo, size: int, point: Point) -> str:
     losses = ", ".join(f"{loss:.4g}" for loss in point.losses)
     lost = [f"{n} {state}" for state in MARKS if (n := getattr(point, state))]
     seeds = f"{losses}{'; ' if lost else ''}{', '.join(lost)}"
-    return f"{info.axis} {size}, learning rate {2**point.log2_lr:.4g}: mean loss {point.mean:.4g} ({seeds})"
+    at = f"{info.setting.words} {info.setting.shown(2**point.log2_lr)}"
+    return f"{info.axis} {size}, {at}: mean loss {point.mean:.4g} ({seeds})"
 
 
 def _optimum_text(info: CurvesInfo, best: Optimum) -> str:
-    where = f"{info.axis} {best.size}, optimum at learning rate {2**best.log2_lr:.4g} (2^{best.log2_lr:.2f}"
+    at = f"{info.setting.words} {info.setting.shown(2**best.log2_lr)}"
+    where = f"{info.axis} {best.size}, optimum at {at} (2^{best.log2_lr:.2f}"
     return f"{where}, 90% interval 2^{best.low:.2f} to 2^{best.high:.2f}): loss {best.loss:.4g}"
 
 
 def describe_curves(info: CurvesInfo) -> str:
     """The figure in words: the optimum of every size."""
     best = [f"{info.axis} {c.size}: best at 2^{c.optimum.log2_lr:.2f}" for c in info.curves if c.optimum]
-    return f"Validation loss against learning rate for {scheme_name(info.scheme)}. " + "; ".join(best)
+    return f"Validation loss against {info.setting.words} for {scheme_name(info.scheme)}. " + "; ".join(best)
 
 
 def draw_curves(ax: Axes, info: CurvesInfo, axis: LossAxis) -> None:
@@ -88,7 +96,7 @@ def draw_curves(ax: Axes, info: CurvesInfo, axis: LossAxis) -> None:
             ax.errorbar([best.log2_lr], [best.loss], xerr=span, color=colour, lw=2.4, capsize=3.5, zorder=4)
             ax.scatter([best.log2_lr], [best.loss], s=46, color=svg.PAPER, edgecolor=colour, lw=2, zorder=5)
     ax.set_title(scheme_name(info.scheme))
-    ax.set_xlabel("learning rate (of the base)")
+    ax.set_xlabel(axis_words(info.setting))
     _lr_ticks(ax, [p.log2_lr for c in info.curves for p in c.points])
     _loss_scale(ax, axis)
 
@@ -128,14 +136,20 @@ def _loss_scale(ax: Axes, axis: LossAxis) -> None:
 
 
 def optimum_by_size(
-    infos: Sequence[OptimaInfo], *, scheme: str, tolerance: float, axis: Axis = "width", name: str
+    infos: Sequence[OptimaInfo],
+    *,
+    scheme: str,
+    tolerance: float,
+    axis: Axis = "width",
+    setting: Setting = RATE,
+    name: str,
 ) -> str:
-    """The optimal learning rate against width or depth with its interval; the band is what the tolerance allows."""
+    """The optimum against width or depth with its interval; the band is what the tolerance allows."""
     with svg.drawing(5.0, 3.6) as (figure, (ax,)):
-        draw_optima(ax, infos, scheme=scheme, tolerance=tolerance, axis=axis)
+        draw_optima(ax, infos, scheme=scheme, tolerance=tolerance, axis=axis, setting=setting)
         words = [f"{scheme_name(i.scheme)} at {axis} {o.size}: 2^{o.log2_lr:.2f}" for i in infos for o in i.optima]
         hover = {f"hover-{i}": [_optimum_of(x.scheme, axis, o) for o in x.optima] for i, x in enumerate(infos)}
-        return svg.inline(figure, name, f"Optimal learning rate against {axis}. " + "; ".join(words), hover=hover)
+        return svg.inline(figure, name, f"Optimal {setting.words} against {axis}. " + "; ".join(words), hover=hover)
 
 
 def _optimum_of(scheme: str, axis: Axis, best: Optimum) -> str:
@@ -143,7 +157,15 @@ def _optimum_of(scheme: str, axis: Axis, best: Optimum) -> str:
     return f"{scheme_name(scheme)}, {axis} {best.size}: {2**best.log2_lr:.4g} (2^{best.log2_lr:.2f}, {interval})"
 
 
-def draw_optima(ax: Axes, infos: Sequence[OptimaInfo], *, scheme: str, tolerance: float, axis: Axis = "width") -> None:
+def draw_optima(
+    ax: Axes,
+    infos: Sequence[OptimaInfo],
+    *,
+    scheme: str,
+    tolerance: float,
+    axis: Axis = "width",
+    setting: Setting = RATE,
+) -> None:
     """Draw the optimum against width or depth onto `ax`."""
     sizes = sorted({o.size for info in infos for o in info.optima})
     for index, info in enumerate(infos):
@@ -169,11 +191,11 @@ def draw_optima(ax: Axes, infos: Sequence[OptimaInfo], *, scheme: str, tolerance
             label=scheme_name(info.scheme),
         )
         ax.scatter(x, y, s=140, color=colour, alpha=0.0, lw=0, zorder=9, gid=f"hover-{index}")
-    ax.set_title("Optimal learning rate")
+    ax.set_title(f"Optimal {setting.words}")
     _size_ticks(ax, sizes, axis)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: superscript(y)))
-    ax.set_ylabel("learning rate (of the base)")
+    ax.set_ylabel(axis_words(setting))
     ax.legend(loc="best")
 
 

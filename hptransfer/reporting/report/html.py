@@ -20,6 +20,7 @@ from hptransfer.reporting.report.downloads import downloads
 from hptransfer.reporting.report.info import curves_info, gap_info, loss_axis, optima_info, schemes_of
 from hptransfer.reporting.report.measures import measure_rows
 from hptransfer.validation.records.results import TransferResult
+from hptransfer.validation.settings.vector import value_of
 
 
 def render_report(result: TransferResult) -> str:
@@ -65,9 +66,8 @@ def draw(result: TransferResult) -> dict[str, Any]:
     drawn: dict[str, Any] = {"curves": [figures.loss_curves(p, axis, name=f"curves-{p.scheme}") for p in panels]}
     optima, gaps = optima_info(result), gap_info(result)
     if optima:
-        drawn["optimum"] = figures.optimum_by_size(
-            optima, scheme=result.scheme, tolerance=result.tolerance, axis=result.axis, name="optimum"
-        )
+        about = {"scheme": result.scheme, "tolerance": result.tolerance, "axis": result.axis}
+        drawn["optimum"] = figures.optimum_by_size(optima, **about, setting=result.swept, name="optimum")
     if gaps.gaps:
         drawn["gap"] = figures.loss_gap(gaps, scheme=result.scheme, axis=result.axis, name="gap")
     return drawn
@@ -119,11 +119,11 @@ def run_counts(result: TransferResult) -> list[tuple[str, int]]:
 
 
 def run_lines(result: TransferResult) -> list[dict[str, Any]]:
-    """Every run as the table shows it; numbers: (text, value to sort by) of size, rate, seed and losses."""
+    """Every run as the table shows it; numbers: (text, value to sort by) of size, rate or factor, seed and losses."""
     lines: list[dict[str, Any]] = []
     for run in result.runs:
-        size = getattr(run, result.axis)
-        shown = [(f"{size:g}", size), (f"{run.lr:.4g}", run.lr), (str(run.seed), run.seed)]
+        size, value = getattr(run, result.axis), value_of(run, result.swept)
+        shown = [(f"{size:g}", size), (f"{value:.4g}", value), (str(run.seed), run.seed)]
         shown += [
             (number(loss), loss) if math.isfinite(loss) else ("–", math.inf) for loss in (run.val_loss, run.train_loss)
         ]

@@ -11,6 +11,8 @@ from hptransfer.core.training.recipe import Axis
 from hptransfer.reporting.numerals import raised
 from hptransfer.validation.records.results import LossGap, Optimum, TransferResult
 from hptransfer.validation.records.runs import Run
+from hptransfer.validation.settings.setting import RATE, Setting
+from hptransfer.validation.settings.vector import value_of
 
 
 class Point(NamedTuple):
@@ -34,11 +36,12 @@ class Curve(NamedTuple):
 
 
 class CurvesInfo(NamedTuple):
-    """One panel: a scheme's curves, small to large, and what they are sizes of."""
+    """One panel: a scheme's curves, small to large, what they are sizes of, and what is swept."""
 
     scheme: str
     curves: tuple[Curve, ...]
     axis: Axis
+    setting: Setting = RATE
 
 
 class LossAxis(NamedTuple):
@@ -75,14 +78,14 @@ def curves_info(result: TransferResult, scheme: str) -> CurvesInfo:
         Curve(size, index, _points(result, scheme, size), found.get(size)) for index, size in enumerate(result.sizes)
     ]
     shown = tuple(c for c in curves if c.points)
-    return CurvesInfo(scheme, shown, result.axis)
+    return CurvesInfo(scheme, shown, result.axis, result.swept)
 
 
 def _points(result: TransferResult, scheme: str, size: int) -> tuple[Point, ...]:
     by_lr: dict[float, list[Run]] = {}
     for run in result.runs:
         if (run.scheme, getattr(run, result.axis)) == (scheme, size):
-            by_lr.setdefault(run.lr, []).append(run)
+            by_lr.setdefault(value_of(run, result.swept), []).append(run)
     return tuple(_point(lr, runs) for lr, runs in sorted(by_lr.items()))
 
 

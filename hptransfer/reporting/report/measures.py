@@ -16,8 +16,9 @@ def measure_rows(result: TransferResult) -> list[tuple[str, ...]]:
     if not any(cell != UNKNOWN for row in rows for cell in row[1:]):
         return []
     smallest, largest = min(result.sizes), max(result.sizes)
+    best = "best rate" if result.swept.is_rate else "best factor"
     heading = (
-        *("scheme", "best rate goes as", "off by (octaves)", "an octave off costs"),
+        *("scheme", f"{best} goes as", "off by (octaves)", "an octave off costs"),
         *("loss at infinite size", f"share lost of {result.axis} {largest}'s gain", f"search time saved at {smallest}"),
     )
     return [heading, *rows]

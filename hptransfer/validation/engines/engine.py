@@ -49,7 +49,7 @@ def chosen_lanes(trainer: Trainer, jobs: Sequence[Job], *, engine: EngineName, w
     notes: list[str] = []
     for scale in dict.fromkeys(scale_of(job) for job in jobs):
         alike = [job for job in jobs if scale_of(job) == scale]
-        if len({job.scheme for job in alike}) == len(alike):
+        if len({(job.scheme, job.settings) for job in alike}) == len(alike):
             continue  # no two that could be trained as one: nothing to choose, nor to remember
         probe = measure(trainer, alike)
         decided.add(scale)
@@ -82,7 +82,7 @@ class Probe:
 def measure(trainer: Trainer, jobs: Sequence[Job]) -> Probe:
     """Time both engines on the first jobs that are alike, and check that they agree."""
     brief = _brief(trainer)
-    same = [job for job in jobs if (job.scheme, scale_of(job)) == (jobs[0].scheme, scale_of(jobs[0]))]
+    same = [job for job in jobs if _kind(job) == _kind(jobs[0])]
     alike = [replace(job, steps=PROBE_STEPS) for job in same[:MAX_LANES]]
     loop_seconds, single = _timed(lambda: [brief.run(alike[0])])
     while True:
@@ -99,10 +99,15 @@ def measure(trainer: Trainer, jobs: Sequence[Job]) -> Probe:
     return Probe(loop_seconds, lanes_seconds / len(alike), len(alike), reason)
 
 
+def _kind(job: Job) -> tuple[str, Scale, str]:
+    """What jobs that may be trained as one have in common."""
+    return job.scheme, scale_of(job), job.settings
+
+
 def _brief(trainer: Trainer) -> Trainer:
     """The trainer with a single validation batch."""
     brief = Trainer(trainer.recipe, device=trainer.device, plan_options=trainer.plan_options)
-    brief.plans = trainer.plans
+    brief.plans, brief.tuned_plans = trainer.plans, trainer.tuned_plans
     brief.recipe = trainer.recipe.replace(validation=lambda: list(trainer.recipe.validation())[:1])
     return brief
 

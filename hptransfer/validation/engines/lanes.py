@@ -47,8 +47,8 @@ def train_lanes(trainer: Trainer, jobs: Sequence[Job]) -> list[Run]:
         raise LanesUnsupported(f"{trainer.recipe.optimizer_name} is not known to step elementwise")
     if trainer.recipe.autocast is not None:  # under vmap not every operation that autocast keeps in float32 stays there
         raise LanesUnsupported(f"autocast to {trainer.recipe.autocast} is not the loop's under vmap")
-    if len({(j.scheme, scale_of(j), j.steps) for j in jobs}) != 1:
-        raise LanesUnsupported("lanes must share scheme, scale and steps")
+    if len({(j.scheme, scale_of(j), j.steps, j.settings) for j in jobs}) != 1:
+        raise LanesUnsupported("lanes must share scheme, scale, steps and settings")
     try:
         with warnings.catch_warnings():  # vmap warns of operations that it runs lane by lane; a probe times them
             warnings.filterwarnings("ignore", "There is a performance drop")

@@ -19,12 +19,15 @@ from hptransfer.core.training.loop import TrainResult, thin, train
 from hptransfer.core.training.recipe import Recipe, Scale
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
+from hptransfer.parametrization.tuned import tuned_plan
 from hptransfer.validation.records.portable import Portable
 from hptransfer.validation.records.runs import Job, Run, State
+from hptransfer.validation.settings.effect import factors_on
+from hptransfer.validation.settings.vector import Vector
 
 CONTROL = "sp"
 """The scheme that changes nothing: the target's own init and one global learning rate. It needs a plan only for what
-the options ask of every scheme, a readout that starts at zero."""
+the options ask of every scheme, a readout that starts at zero, and for factors on the base's settings."""
 
 CONTROL_TAKES = ("roles", "base_example_inputs", "constants")
 """Those of make_plan's arguments that a control's plan needs to be made, and that change none of its numbers."""
@@ -49,16 +52,33 @@ class Trainer(PlannedModels):
         cached = recipe.replace(validation=functools.cache(recipe.validation))
         super().__init__(cached, device=device, plan_options=plan_options)
         self.given = recipe
+        self.tuned_plans: dict[tuple[str, Scale, str], Plan] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its recipe's source and its plans, so that a spawned process can rebuild it."""
         return _rebuilt, (Portable.of(self.given), self.device, self.plan_options, self.plans)
 
-    def prepare(self, scheme: str, scale: Scale) -> Plan | None:
-        """The plan of one (scheme, scale), made once; None for the control where its readout starts as it does."""
+    def prepare(self, scheme: str, scale: Scale, settings: str = "") -> Plan | None:
+        """The plan of one (scheme, scale), made once; None for the control where it needs none.
+
+        settings: factors on the base's settings (Job.settings), which every scheme takes, the control too.
+        """
         choices = self.options_of(scheme)
+        if not settings:
+            return None if choices is None else self._planned(scheme, scale, choices)
+        if (scheme, scale, settings) not in self.tuned_plans:
+            plan = self._planned(scheme, scale, self._control_options() if choices is None else choices)
+            factors = factors_on(Vector.read(settings), {row.name: row.shape for row in plan})
+            self.tuned_plans[scheme, scale, settings] = tuned_plan(plan, factors)
+        return self.tuned_plans[scheme, scale, settings]
+
+    def prepared(self, job: Job) -> Plan | None:
+        """The plan of a job."""
+        return self.prepare(job.scheme, scale_of(job), job.settings)
+
+    def _planned(self, scheme: str, scale: Scale, choices: Mapping[str, Any]) -> Plan:
         try:
-            return None if choices is None else self.plan(scheme, scale, choices)
+            return self.plan(scheme, scale, choices)
         except SystemExit as error:
             raise UsageError(
                 f"Recipe {self.recipe.name!r} ended the process as its plan was made at {scale}: {described(error)}."
@@ -73,12 +93,16 @@ class Trainer(PlannedModels):
             scheme == CONTROL and options.readout_init != "zero" and not self.pair
         ):  # a pair's plan says which parameter each one trains
             return None
+        return self._control_options()
+
+    def _control_options(self) -> dict[str, Any]:
+        options: Options = self.plan_options.get("options") or Options()
         kept = {name: self.plan_options[name] for name in CONTROL_TAKES if name in self.plan_options}
         return {**kept, "options": replace(options, forward="own")}
 
     def ready(self, job: Job) -> tuple[nn.Module, list[dict[str, Any]]]:
         """The job's parametrized model on the device, and its optimizer groups at the job's learning rate."""
-        plan = self.prepare(job.scheme, scale_of(job))
+        plan = self.prepared(job)
         model = self.model(plan, scale_of(job), seed=job.seed)
         return model, self.groups(plan, model, lr=job.lr)
 
@@ -100,7 +124,7 @@ class Trainer(PlannedModels):
             if isinstance(error, KeyboardInterrupt) and multiprocessing.parent_process() is None:
                 raise
             return failed(job, described(error), seconds=time.perf_counter() - began)
-        plan = self.plans.get((job.scheme, scale))
+        plan = self.prepared(job)
         return replace(run_of(job, result), plan=plan.fingerprint if plan is not None else "")
 
 

@@ -20,7 +20,8 @@ from hptransfer.validation.queue.queue import Item, TrialQueue
 from hptransfer.validation.queue.storage import open_storage, quiet
 from hptransfer.validation.records.runs import Job, Run
 
-ABOUT, JOB = "hptransfer", "job"
+ABOUT, JOB, BASE = "hptransfer", "job", "base"
+"""What a study is of; a trial's job; the base's scale, of which a check over batch says more than the recipe does."""
 SPACES: Mapping[str, BaseDistribution] = {
     "lr": FloatDistribution(1e-30, 1e30, log=True),
     "seed": IntDistribution(0, 2**31),
@@ -78,15 +79,19 @@ class JobWork:
     def open(self, url: str, *, wait: bool = False) -> TrialQueue:
         """The queue of this recipe's jobs. wait: see open_storage."""
         about = {"kind": "grid", "recipe": self.trainer.recipe.name, "fingerprint": self.fingerprint}
-        return open_queue(url, self.name, about, RandomSampler(seed=0), wait=wait)
+        queue = open_queue(url, self.name, about, RandomSampler(seed=0), wait=wait)
+        if BASE not in queue.study.user_attrs:
+            with quiet():
+                queue.study.set_user_attr(BASE, asdict(self.trainer.recipe.base))
+        return queue
 
     def item(self, job: Job) -> Item:
-        """The trial of a job; jobs of one scheme, scale and length are alike."""
+        """The trial of a job; jobs of one scheme, scale, length and settings are alike."""
         values = {name: getattr(job, name) for name in SPACES}
         params = {name: value for name, value in values.items() if value is not None}
         spaces: dict[str, BaseDistribution] = {name: SPACES[name] for name in params}
         params["scheme"], spaces["scheme"] = job.scheme, CategoricalDistribution(sorted(SCHEMES))
-        kind = f"{job.scheme} {job.width} {job.depth} {job.batch} {job.tokens} {job.steps}"
+        kind = f"{job.scheme} {job.width} {job.depth} {job.batch} {job.tokens} {job.steps} {job.settings}"
         return Item(job.key, params, {JOB: asdict(job)}, spaces, kind)
 
     def lanes(self, trial: Trial) -> int:

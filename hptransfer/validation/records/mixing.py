@@ -29,14 +29,14 @@ def nondeterminism(runs: Sequence[Run], *, scheme: str, control: str, axis: Axis
     For a scheme whose plan changes nothing at the base. Pairs of the loop only: lanes equal it up to rounding.
     """
     here = {
-        (run.scheme, run.lr, run.seed): run
+        (run.scheme, run.lr, run.settings, run.seed): run
         for run in runs
         if getattr(run, axis) == base and run.finished and run.engine == "loop" and run.state != "pruned"
     }
     pairs = [
         (run, other)
-        for (name, lr, seed), run in here.items()
-        if name == scheme and (other := here.get((control, lr, seed))) is not None
+        for (name, lr, settings, seed), run in here.items()
+        if name == scheme and (other := here.get((control, lr, settings, seed))) is not None
     ]
     unlike = [(run, other) for run, other in pairs if (run.state, run.val_loss) != (other.state, other.val_loss)]
     if not unlike:

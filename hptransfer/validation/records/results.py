@@ -16,6 +16,7 @@ from hptransfer.core.training.recipe import Axis
 from hptransfer.validation.records.log import RunLog
 from hptransfer.validation.records.runs import RUNS_FILE, Job, Key, Run, latest, read_runs
 from hptransfer.validation.records.tally import NO_RUNS, Tally
+from hptransfer.validation.settings.setting import Setting, setting_named
 
 VERDICT_FILE = "verdict.json"
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -149,6 +150,9 @@ class TransferResult(Document):
     machine, device, date. command: the exact command line. against: the control scheme (SP), or None.
     tolerance: allowed drift, octaves. notes: what the reader should know of how it ran. tally: how all runs ended.
     measures: of every scheme, reported and not judged. also: further schemes that were run beside, not judged.
+    setting: what was swept; where it is not "lr", all that is said of learning rates here (lrs, log2_lr, Regret.lr) is
+    of factors on the base's value of it. tuned: setting -> value that all runs had, beside what was swept. vector: the
+    loss at the largest size with the tuned vector, less that with what was swept searched anew there.
     """
 
     SCHEMA = 2
@@ -183,6 +187,14 @@ class TransferResult(Document):
     tally: Tally = NO_RUNS
     measures: tuple[Measures, ...] = ()
     also: tuple[str, ...] = ()
+    setting: str = "lr"
+    tuned: Mapping[str, float] = field(default_factory=dict)
+    vector: Regret | None = None
+
+    @property
+    def swept(self) -> Setting:
+        """What was swept."""
+        return setting_named(self.setting)
 
     @property
     def schemes(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from hptransfer.core.files import Document
 RUNS_FILE = "runs.jsonl"
 State = Literal["complete", "diverged", "pruned", "failed"]
 Key = str
-"""Names one run: its scheme, scale, learning rate, seed, steps and recipe, in one line of text."""
+"""Names one run: its scheme, scale, learning rate, seed, steps, further settings and recipe, in one line of text."""
 
 
 def exact(value: float) -> str:
@@ -28,6 +28,7 @@ class Job:
     """A run that is to be made: everything that decides its outcome, given the recipe.
 
     lr: the base learning rate, before the schedule and the plan's multipliers. seed: draws weights and data.
+    settings: factors on further settings of the base, as Vector.text has them; "" where all are the recipe's own.
     """
 
     scheme: str
@@ -39,6 +40,7 @@ class Job:
     batch: float | None = None
     tokens: float | None = None
     fingerprint: str = ""
+    settings: str = ""
 
     @property
     def key(self) -> Key:
@@ -47,14 +49,16 @@ class Job:
 
     def __str__(self) -> str:
         depth = f" depth {self.depth}" if self.depth is not None else ""
-        return f"{self.scheme} width {self.width}{depth} lr {self.lr:.4g} seed {self.seed}"
+        more = f" {self.settings}" if self.settings else ""
+        return f"{self.scheme} width {self.width}{depth} lr {self.lr:.4g}{more} seed {self.seed}"
 
 
 @functools.lru_cache(maxsize=1 << 16)  # planners ask for the same ones over and over
 def _key(job: Job) -> Key:
     scale = {"width": job.width, "depth": job.depth, "batch": job.batch, "tokens": job.tokens}
     where = " ".join(f"{axis}={exact(value)}" for axis, value in scale.items() if value is not None)
-    how = f"lr={exact(job.lr)} seed={job.seed} steps={job.steps} {job.fingerprint}"
+    more = f" {job.settings}" if job.settings else ""
+    how = f"lr={exact(job.lr)}{more} seed={job.seed} steps={job.steps} {job.fingerprint}"
     return f"{job.scheme} {where} {how}".strip()
 
 
@@ -67,6 +71,7 @@ class Run(Document):
     state: "complete", "diverged" (non-finite or run-away loss), "pruned" (stopped by the study's pruner) or
     "failed" (an exception, whose text is `error`). engine: "loop", or "lanes" where several runs were trained
     as one. plan: the fingerprint of the plan it was trained under, "" for none or where an earlier version did not say.
+    settings: see Job.
     """
 
     TITLE = "a run"
@@ -90,13 +95,14 @@ class Run(Document):
     fingerprint: str = ""
     engine: str = "loop"
     plan: str = ""
+    settings: str = ""
 
     @property
     def job(self) -> Job:
         """What was to be run."""
         return Job(
             *(self.scheme, self.width, self.depth, self.lr, self.seed, self.steps),
-            *(self.batch, self.tokens, self.fingerprint),
+            *(self.batch, self.tokens, self.fingerprint, self.settings),
         )
 
     @property

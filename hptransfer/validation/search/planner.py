@@ -15,7 +15,7 @@ import numpy as np
 
 from hptransfer.core.training.recipe import Scale
 from hptransfer.validation.engines.trainer import scale_of
-from hptransfer.validation.grid import Grid, job_at
+from hptransfer.validation.grid import Grid
 from hptransfer.validation.records.runs import Job, Key, Run
 
 Runs = Mapping[Key, Run]
@@ -78,9 +78,8 @@ class Cell:
     fingerprint: str
 
     def job(self, lr: float, seed: int) -> Job:
-        """The job of one rate and seed."""
-        steps = self.grid.steps_at(self.scale)
-        return job_at(self.scheme, self.scale, lr=lr, seed=seed, steps=steps, fingerprint=self.fingerprint)
+        """The job of one rate, or value of what the grid sweeps, and seed."""
+        return self.grid.job(self.scheme, self.scale, lr, seed, fingerprint=self.fingerprint)
 
     def losses(self, lrs: Iterable[float], seeds: Sequence[int], runs: Runs) -> dict[float, float]:
         """Learning rate -> mean loss over seeds, where all were run.

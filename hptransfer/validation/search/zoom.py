@@ -59,7 +59,7 @@ class ZoomPlanner:
         centres: list[tuple[int, int]] = []
         for scale in sorted(self.grid.scales, key=lambda scale: getattr(scale, self.axis) or 0):
             size = getattr(scale, self.axis) or 1
-            starts = self._coarse() if not centres else self._around(_guess(scheme, centres, size, self.axis))
+            starts = self._coarse() if not centres else self._around(_guess(scheme, centres, size, self._move))
             search = _Search(self, Cell(self.grid, scheme, scale, self.fingerprint), runs)
             missing, best = search.sought(starts)
             if missing or best is None:
@@ -76,6 +76,11 @@ class ZoomPlanner:
             else:
                 centres.append((size, fine))
         return jobs
+
+    @property
+    def _move(self) -> float:
+        """The exponent by which the control's best value is taken to move; of what is no rate nobody knows."""
+        return MOVES[self.axis] if self.grid.setting.is_rate else 0.0
 
     def _coarse(self) -> list[int]:
         last = round(OCTAVE * math.log2(self.grid.lrs[-1] / self.grid.lrs[0]))
@@ -147,15 +152,14 @@ class _Search:
         return [step for step in steps if first <= step <= last]
 
 
-def _guess(scheme: str, centres: Sequence[tuple[int, int]], size: int, axis: Axis) -> int:
+def _guess(scheme: str, centres: Sequence[tuple[int, int]], size: int, slope: float) -> int:
     """The step to start at: the smallest size's best one; for the control it is moved on as it moved so far.
 
-    Between its first two sizes the control is taken to move by MOVES.
+    slope: the exponent by which the control is taken to move between its first two sizes.
     """
     if scheme != CONTROL:
         return centres[0][1]
     last, step = centres[-1]
-    slope = MOVES[axis]
     if len(centres) > 1:
         before, other = centres[-2]
         slope = min(max((step - other) / (OCTAVE * math.log2(last / before)), -1.5), 1.0)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from hptransfer.core.training.recipe import Axis
 from hptransfer.validation.records.results import Drift, LossGap, Optimum, Regret, Verdict
+from hptransfer.validation.settings.setting import RATE, Setting
 from hptransfer.validation.verdict.comparisons import drift_between
 from hptransfer.validation.verdict.optimum import Fit, optima
 from hptransfer.validation.verdict.phrases import amount, bracket
@@ -22,14 +23,14 @@ STRAIGHT = 2.5
 MIN_SEEDS = 3
 
 RULE = """\
-PASS needs all of: at least {seeds} seeds; no optimum of {scheme} at an edge of its grid; the optimal learning rate \
+PASS needs all of: at least {seeds} seeds; no optimum of {scheme} at an edge of its grid; the optimal {what} \
 moves by at most {tolerance:g} octaves from the smallest to the largest {axis}, its 90% interval lies within \
 {margin:g} and is known to {precision:g}; no {axis} in between has an optimum significantly further than that from \
 the smallest one's (all of them together at 5% to a side); the loss bends about its lowest place beyond seed noise; \
-the transferred learning rate costs at most {regret:.0%} of the largest {axis}'s tuned loss, or no more than seed \
-noise, known to better than what a rate off by 1.5 tolerances costs; and at every {axis} from the base on the tuned \
+the transferred {what} costs at most {regret:.0%} of the largest {axis}'s tuned loss, or no more than seed \
+noise, known to better than what one off by 1.5 tolerances costs; and at every {axis} from the base on the tuned \
 loss is no worse than that of tuned {control}, within seed noise. FAIL: all runs of {scheme} diverge at some {axis}, \
-or one of these is violated beyond its 90% interval. Else INCONCLUSIVE; so is a size whose best learning rate stands \
+or one of these is violated beyond its 90% interval. Else INCONCLUSIVE; so is a size whose best {what} stands \
 beside runs that failed with an error, and a check in which no run learned anything or the loss does not bend."""
 
 Status = Literal["ok", "bad", "unknown"]
@@ -43,8 +44,10 @@ class Finding:
     text: str
 
 
-def rule_text(scheme: str, control: str | None, tolerance: float, *, axis: Axis = "width") -> str:
-    """The rule as applied, in words."""
+def rule_text(
+    scheme: str, control: str | None, tolerance: float, *, axis: Axis = "width", what: str = RATE.words
+) -> str:
+    """The rule as applied, in words. what: is swept."""
     return RULE.format(
         scheme=scheme,
         control=control or "nothing",
@@ -54,6 +57,7 @@ def rule_text(scheme: str, control: str | None, tolerance: float, *, axis: Axis 
         regret=REGRET_TOLERANCE,
         seeds=MIN_SEEDS,
         axis=axis,
+        what=what,
     )
 
 
@@ -89,7 +93,7 @@ def judge_seeds(seeds: int) -> list[Finding]:
     return [Finding("unknown", f"{seeds} seed{'s' * (seeds > 1)}: at least {MIN_SEEDS} are needed for an interval.")]
 
 
-def judge_optima(optima: Sequence[Optimum], *, axis: Axis = "width") -> list[Finding]:
+def judge_optima(optima: Sequence[Optimum], *, axis: Axis = "width", setting: Setting = RATE) -> list[Finding]:
     """Optima of the checked scheme: there must be one at every size, inside its grid."""
     findings = []
     for optimum in optima:
@@ -99,11 +103,13 @@ def judge_optima(optima: Sequence[Optimum], *, axis: Axis = "width") -> list[Fin
         elif optimum.missing:
             findings.append(Finding("unknown", f"{where}: no optimum; {optimum.tally or 'nothing was run'}."))
         elif optimum.blocked:
-            text = f"{where}: runs next to the best learning rate, 2^{optimum.log2_lr:.2f}, failed"
+            text = f"{where}: runs next to the best {setting.words}, {_power(optimum.log2_lr, setting)}, failed"
             findings.append(Finding("unknown", f"{text}; {optimum.tally.failures}."))
         elif optimum.at_edge:
-            text = f"{where}: the best learning rate, 2^{optimum.log2_lr:.2f}, lies at the edge of the grid."
-            findings.append(Finding("unknown", text + " Widen lrs."))
+            text = (
+                f"{where}: the best {setting.words}, {_power(optimum.log2_lr, setting)}, lies at the edge of the grid."
+            )
+            findings.append(Finding("unknown", text + (" Widen lrs." if setting.is_rate else " Give a larger extend.")))
     return findings
 
 
@@ -114,15 +120,18 @@ def judge_bend(small: Fit, large: Fit, *, axis: Axis = "width") -> list[Finding]
     if not together < STRAIGHT:
         return []
     ends = f"{axis} {small.curve.size} and {large.curve.size}"
-    text = f"{small.curve.scheme}: at {ends} the loss hardly depends on the learning rate: its bend is "
+    what = small.curve.setting.words
+    text = f"{small.curve.scheme}: at {ends} the loss hardly depends on the {what}: its bend is "
     return [Finding("unknown", f"{text}{together:.1f} standard errors. Give more seeds, steps or a wider range.")]
 
 
-def judge_drift(drift: Drift, *, sizes: tuple[int, int], tolerance: float, axis: Axis = "width") -> Finding:
+def judge_drift(
+    drift: Drift, *, sizes: tuple[int, int], tolerance: float, axis: Axis = "width", setting: Setting = RATE
+) -> Finding:
     """The drift over the whole range of sizes, against the tolerance in octaves."""
     half = drift.high - drift.octaves
     text = (
-        f"{drift.scheme}: the optimal learning rate moves by {drift.octaves:+.2f} octaves"
+        f"{drift.scheme}: the optimal {setting.words} moves by {drift.octaves:+.2f} octaves"
         f"{bracket(drift.low, drift.high)} from {axis} {sizes[0]} to {sizes[1]}; {tolerance:g} are allowed"
     )
     if drift.low > tolerance or drift.high < -tolerance:
@@ -144,17 +153,16 @@ def judge_between(drift: Drift, *, size: int, tolerance: float, axis: Axis = "wi
     return [Finding("bad", f"{text} [{drift.low:+.2f}, {drift.high:+.2f}]; {tolerance:g} are allowed.")]
 
 
-def judge_regret(regret: Regret, *, size: int, tuned: float, axis: Axis = "width") -> Finding:
-    """The cost of the transferred learning rate, against a hundredth of the tuned loss and against seed noise."""
+def judge_regret(regret: Regret, *, size: int, tuned: float, axis: Axis = "width", setting: Setting = RATE) -> Finding:
+    """The cost of the transferred rate, or factor, against a hundredth of the tuned loss and against seed noise."""
+    what = f"{regret.scheme}: the transferred {setting.words} {setting.shown(regret.lr)}"
     if not math.isfinite(regret.loss):
         status: Status = "bad" if regret.loss == math.inf else "unknown"
         how = "diverges" if status == "bad" else "could not be measured"
-        return Finding(
-            status, f"{regret.scheme}: the transferred learning rate {regret.lr:.4g} {how} at {axis} {size}."
-        )
+        return Finding(status, f"{what} {how} at {axis} {size}.")
     allowed = REGRET_TOLERANCE * abs(tuned)
     text = (
-        f"{regret.scheme}: the transferred learning rate {regret.lr:.4g} costs {regret.loss:+.4f}"
+        f"{what} costs {regret.loss:+.4f}"
         f"{bracket(regret.low, regret.high, '+.4f')} at {axis} {size}, whose tuned loss is {tuned:.4f}"
     )
     if regret.low > allowed:
@@ -203,8 +211,8 @@ def findings(
     """Every part of the rule on the checked scheme's fits (by ascending size) and the control's."""
     if unlearned := judge_learning([*fits, *control]):
         return unlearned
-    best, axis = optima(fits), fits[0].curve.axis
-    found = [*judge_seeds(fits[0].curve.seeds), *judge_optima(best, axis=axis)]
+    best, axis, setting = optima(fits), fits[0].curve.axis, fits[0].curve.setting
+    found = [*judge_seeds(fits[0].curve.seeds), *judge_optima(best, axis=axis, setting=setting)]
     inside = [fit for fit in fits if fit.settled]
     flat = judge_bend(fits[0], fits[-1], axis=axis) if fits[0].settled and fits[-1].settled else []
     if flat:
@@ -215,10 +223,16 @@ def findings(
             found += judge_between(moved, size=fit.curve.size, tolerance=tolerance, axis=axis)
     if fits[0].settled and fits[-1].settled:
         ends = fits[0].curve.size, fits[-1].curve.size
-        found.append(judge_drift(drift, sizes=ends, tolerance=tolerance, axis=axis))
+        found.append(judge_drift(drift, sizes=ends, tolerance=tolerance, axis=axis, setting=setting))
     if regret is not None and fits[-1].found:
-        found.append(judge_regret(regret, size=fits[-1].curve.size, tuned=fits[-1].loss, axis=axis))
+        large = fits[-1]
+        found.append(judge_regret(regret, size=large.curve.size, tuned=large.loss, axis=axis, setting=setting))
     return [*found, *_gaps(gaps, best, control, axis)]
+
+
+def _power(log2: float, setting: Setting) -> str:
+    """A rate, or a factor, as a power of two."""
+    return f"{setting.of_base}2^{log2:.2f}"
 
 
 def _gaps(gaps: Sequence[LossGap], best: Sequence[Optimum], control: Sequence[Fit], axis: Axis) -> list[Finding]:

@@ -24,6 +24,8 @@ from hptransfer.core.training.seeding import numpy_generator
 from hptransfer.validation.records.results import Missing, Optimum
 from hptransfer.validation.records.runs import Run
 from hptransfer.validation.records.tally import NO_RUNS, Tally
+from hptransfer.validation.settings.setting import RATE, Setting
+from hptransfer.validation.settings.vector import value_of
 from hptransfer.validation.verdict.basin import Basin
 from hptransfer.validation.verdict.smooth import Smoother
 
@@ -44,9 +46,9 @@ Array = np.ndarray
 class Curve:
     """Validation losses of one (scheme, size): ascending log2_lrs [points]; losses [points, seeds], inf = diverged.
 
-    size: the width, or the depth where that is the axis. failed: log2_lrs [any] at which a run failed, which are no
-    points. tally: how the runs ended. initial: the mean training loss before the first steps took effect, nan where it
-    is not known.
+    size: the width, or the depth where that is the axis. setting: what is swept, its values in log2_lrs. failed:
+    log2_lrs [any] at which a run failed, which are no points. tally: how the runs ended. initial: the mean training
+    loss before the first steps took effect, nan where it is not known.
     """
 
     scheme: str
@@ -57,6 +59,7 @@ class Curve:
     failed: Array = field(default_factory=lambda: np.array([]))
     tally: Tally = NO_RUNS
     initial: float = math.nan
+    setting: Setting = RATE
 
     @property
     def seeds(self) -> int:
@@ -69,29 +72,37 @@ class Curve:
         return self.losses.mean(axis=1)
 
 
-def curve_of(runs: Iterable[Run], *, scheme: str, size: int, seeds: Sequence[int], axis: Axis = "width") -> Curve:
-    """The curve in a set of runs. Points at which a seed is missing or failed are left out; failed ones are counted."""
-    here = [run for run in runs if (run.scheme, getattr(run, axis)) == (scheme, size) and run.seed in seeds]
+def curve_of(
+    runs: Iterable[Run], *, scheme: str, size: int, seeds: Sequence[int], axis: Axis = "width", setting: Setting = RATE
+) -> Curve:
+    """The curve in a set of runs, which differ in seed and setting alone.
+
+    Points at which a seed is missing or failed are left out; failed ones are counted.
+    """
+    here = [run for run in runs if (run.scheme, getattr(run, axis) or 0) == (scheme, size) and run.seed in seeds]
     table: dict[float, dict[int, float]] = {}
     for run in here:
         if run.state != "failed":
-            table.setdefault(run.lr, {})[run.seed] = math.inf if run.state != "complete" else run.val_loss
+            loss = run.val_loss if run.state == "complete" else math.inf
+            table.setdefault(value_of(run, setting), {})[run.seed] = loss
     whole = sorted(lr for lr, found in table.items() if set(seeds) <= set(found))
     losses = np.array([[table[lr][seed] for seed in seeds] for lr in whole], dtype=float)
-    failed = sorted({run.lr for run in here if run.state == "failed"} - set(whole))
+    failed = sorted({value_of(run, setting) for run in here if run.state == "failed"} - set(whole))
     points = np.log2(np.array(whole, dtype=float))
     return Curve(
         *(scheme, size, points, losses.reshape(len(whole), len(seeds)), axis),
         failed=np.log2(np.array(failed, dtype=float)),
         tally=Tally.of(here),
-        initial=_initial(here),
+        initial=_initial(here, setting),
+        setting=setting,
     )
 
 
-def _initial(runs: Sequence[Run]) -> float:
-    """The first recorded training loss at the lowest rate, where the first steps change it least; nan without one."""
+def _initial(runs: Sequence[Run], setting: Setting) -> float:
+    """The first recorded training loss at the lowest value, where the first steps change it least; nan without one."""
     known = [run for run in runs if run.curve]
-    lowest = [run.curve[0][1] for run in known if run.lr == min(r.lr for r in known)]
+    least = min((value_of(run, setting) for run in known), default=math.nan)
+    lowest = [run.curve[0][1] for run in known if value_of(run, setting) == least]
     return math.fsum(lowest) / len(lowest) if lowest else math.nan
 
 

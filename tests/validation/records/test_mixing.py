@@ -77,3 +77,11 @@ def test_pairs_are_equal_to_the_last_bit_or_told():
     assert nondeterminism([dataclasses.replace(RUN, engine="lanes"), near], **PAIR) == ""  # equal up to rounding
     gone = dataclasses.replace(GONE, scheme="sp", lr=RUN.lr)
     assert "0.5 against inf" in nondeterminism([RUN, gone], **PAIR)
+
+
+def test_runs_of_two_settings_are_no_pair_in_whatever_order_they_were_made():
+    weak, strong = (dataclasses.replace(RUN, settings=f"weight_decay={k}", val_loss=1.0 / k) for k in (2, 4))
+    control = [dataclasses.replace(run, scheme="sp") for run in (strong, weak)]
+    assert nondeterminism([weak, strong, *control], **PAIR) == ""
+    apart = [dataclasses.replace(control[0], val_loss=0.3), control[1]]
+    assert "1 of 2 pairs of runs ended apart" in nondeterminism([weak, strong, *apart], **PAIR)
