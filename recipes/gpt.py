@@ -3,7 +3,7 @@
     hptransfer check recipes/gpt.py                    sweep the learning rate at every width and judge the transfer
     hptransfer check recipes/gpt.py --text FILE        the same on FILE
     hptransfer check recipes/gpt.py --head-dim 8 --kv-heads 1        more query heads at every width, one key-value head
-    hptransfer check recipes/gpt.py:moe --experts 4,8,16,32          every MLP a mixture of ever more experts, two in use
+    hptransfer check recipes/gpt.py:moe --experts 4,8,16,32          every MLP a mixture of ever more experts
     python recipes/gpt.py [--text FILE]                train once at the base width and print the loss
 
 The number of heads is fixed, so the head dimension grows with the width, unless --head-dim fixes that; --kv-heads fixes

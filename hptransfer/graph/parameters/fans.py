@@ -13,9 +13,7 @@ from hptransfer.graph.ops import facts
 from hptransfer.graph.parameters.uses import Unsettled, Use
 
 
-def role_of_use(
-    use: Use, shape: Sequence[int], base: Use, base_shape: Sequence[int], *, share: float = 1.0
-) -> Role:
+def role_of_use(use: Use, shape: Sequence[int], base: Use, base_shape: Sequence[int], *, share: float = 1.0) -> Role:
     """The role that one use gives a parameter, from its shapes at target and base.
 
     share: ratio of the share of what it contracts that is not zero. Only those entries are summed and make the fan_in;

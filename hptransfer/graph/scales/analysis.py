@@ -29,6 +29,7 @@ from hptransfer.graph.parameters.uses import upstream
 from hptransfer.graph.scales.arithmetic import (
     Term,
     bounds,
+    chosen_share,
     contracted_size,
     factors_of,
     filled_with,
@@ -38,7 +39,6 @@ from hptransfer.graph.scales.arithmetic import (
     terms,
     turned_gain,
     vector_order,
-    written_share,
 )
 from hptransfer.graph.scales.counted import Counted
 from hptransfer.graph.scales.sizes import FREE, ONE, Scale, floats, is_free, quotient
@@ -101,7 +101,7 @@ class Analysis(Counted):
         known, fill = row(node), argument(node, "fill_value")
         free = isinstance(fill, (int, float)) and is_free(fill)
         if known is not None and known.one_hot:
-            return Scale(positive=True, share=self.sizes.ratio(node, written_share))
+            return Scale(positive=True, share=self.sizes.ratio(node, chosen_share))
         return FREE if free or (known is not None and known.zeros) else ONE
 
     def normalise(self, node: fx.Node) -> Scale:
@@ -147,7 +147,7 @@ class Analysis(Counted):
     def share_of(self, node: fx.Node, joined: Sequence[Scale]) -> float:
         """The share of a sum that is not zero: its summands' where they agree, what is written into zeros."""
         if law(node) == "write" and self.of(node.args[0]).free:
-            return self.sizes.ratio(node, written_share)
+            return self.sizes.ratio(node, chosen_share)
         return joined[0].share if len({scale.share for scale in joined}) == 1 else 1.0
 
     def terms(self, node: fx.Node) -> list[tuple[Term, Scale]]:

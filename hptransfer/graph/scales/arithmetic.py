@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import fx
 
 from hptransfer.graph.graph import sequence, shape
@@ -100,16 +101,27 @@ def summed_size(node: fx.Node) -> float:
     return math.prod(shape(source)) / max(1, math.prod(shape(node)))
 
 
-def written_share(node: fx.Node) -> float:
-    """What share of a result's entries an op writes into it, or adds to it; of a one-hot encoding, that of the ones."""
-    known = facts(node)
-    if known.one_hot:
+def chosen_share(node: fx.Node) -> float:
+    """What share of the entries along an axis is chosen: the k of E that are written into zeros; the one of a one-hot.
+
+    Rows that are written, along the first of several axes, are examples on their way and no choice: 1.
+    """
+    if facts(node).one_hot:
         return math.prod(shape(node.args[0])) / max(1, math.prod(shape(node)))
-    written = argument(node, known.summand)
-    where = argument(node, "index") if known.summand == 3 else None
-    source = written if isinstance(written, fx.Node) and shape(written) else where
-    count = math.prod(shape(source)) if isinstance(source, fx.Node) else math.prod(shape(node))
-    return count / max(1, math.prod(shape(node)))
+    index, sizes = argument(node, "index"), shape(node)
+    if isinstance(index, fx.Node) and len(shape(index)) == len(sizes):
+        axis = int(argument(node, "dim", 0)) % len(sizes)
+        return shape(index)[axis] / max(1, sizes[axis]) if axis or len(sizes) == 1 else 1.0
+    places = [shape(place) for place in sequence(argument(node, "indices")) if isinstance(place, fx.Node)]
+    if len(places) == len(sizes) > 1 and any(len(place) > 1 for place in places):  # gates[rows, chosen] = shares
+        return math.prod(torch.broadcast_shapes(*places)) / max(1, math.prod(sizes))
+    return 1.0
+
+
+def rows_share(node: fx.Node) -> float:
+    """What share of its first operand's rows an op adds something to."""
+    written = argument(node, facts(node).summand)
+    return math.prod(shape(written)) / max(1, math.prod(shape(node))) if isinstance(written, fx.Node) else 1.0
 
 
 def accumulates(node: fx.Node) -> bool:

@@ -21,7 +21,7 @@ from torch import fx
 
 from hptransfer.graph.graph import Graph, module_path, operand, sequence, shape, template, users
 from hptransfer.graph.ops import facts
-from hptransfer.graph.scales.arithmetic import accumulates, written_share
+from hptransfer.graph.scales.arithmetic import accumulates, rows_share
 
 Edge = tuple[fx.Node, fx.Node]
 Kind = tuple[str, ...]
@@ -87,7 +87,8 @@ def parallel_sums(target: Graph, base: Graph) -> Parallel:
     for place, groups in ours.items():
         for number, group in enumerate(groups if place in theirs else []):
             twin = theirs[place][min(number, len(theirs[place]) - 1)]
-            if not facts(group.terms[0].add).listed:
+            alone = len(group.terms) == len(twin.terms) == 1
+            if not alone and not facts(group.terms[0].add).listed:
                 sums |= dict.fromkeys(((term.node, term.add) for term in group.terms), group.shares / twin.shares)
             if group.copies != twin.copies:
                 copies |= dict.fromkeys(group.parameters, (group.copies, twin.copies))
@@ -147,7 +148,7 @@ class _Chains:
         """(summand, share of the rows that it is added to) of an op that adds tensors up."""
         known = facts(node)
         if accumulates(node):
-            both = [(node.args[0], 1.0), (node.args[known.summand or 0], written_share(node))]
+            both = [(node.args[0], 1.0), (node.args[known.summand or 0], rows_share(node))]
         elif known.adds and known.law == "join":
             last = 0.0 if node.kwargs.get("alpha") == 0 else 1.0
             both = [(node.args[0], 1.0), *((a, last) for a in node.args[1:2])]
