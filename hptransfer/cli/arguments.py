@@ -263,7 +263,8 @@ def given(**options: Any) -> dict[str, Any]:
 
 def grid_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was given of a sweep's grid and workers."""
-    names = ("widths", "depths", "batches", "tokens", "lrs", "seeds", "steps", "workers")
+    names = ("widths", "depths", "batches", "tokens", "experts", "active", "expert_widths")
+    names = (*names, "lrs", "seeds", "steps", "workers")
     return given(**{name: getattr(args, name, None) for name in names})
 
 

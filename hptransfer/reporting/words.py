@@ -11,7 +11,10 @@ from hptransfer.reporting.schemes import short_name, spelled
 from hptransfer.validation.records.results import Drift, Optimum, Regret, TransferResult
 from hptransfer.validation.settings.setting import setting_named
 
-LARGER = {"width": "wider", "depth": "deeper", "batch": "a larger batch", "tokens": "longer"}
+LARGER = {
+    **{"width": "wider", "depth": "deeper", "batch": "a larger batch", "tokens": "longer"},
+    **{"experts": "more experts", "active": "more active experts", "expert_width": "wider experts"},
+}
 """What a model, or its training, is at a larger size."""
 
 

@@ -13,7 +13,11 @@ from hptransfer.core.errors import RECIPE_ERRORS, UsageError, described
 from hptransfer.core.training.recipe import Axis, Recipe, Scale
 from hptransfer.validation.grid import checked_sizes
 
-PLURALS: dict[Axis, str] = {"width": "widths", "depth": "depths", "batch": "batches", "tokens": "tokens"}
+PLURALS: dict[Axis, str] = {
+    **{"width": "widths", "depth": "depths", "batch": "batches", "tokens": "tokens"},
+    **{"experts": "experts", "active": "active", "expert_width": "expert_widths"},
+}
+"""What a check's argument for an axis is called."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,24 @@ def growth(
     depths: Sequence[int] | None = None,
     batches: Sequence[int] | None = None,
     tokens: Sequence[int] | None = None,
+    experts: Sequence[int] | None = None,
+    active: Sequence[int] | None = None,
+    expert_widths: Sequence[int] | None = None,
     steps: int | None = None,
 ) -> Growth:
     """The scales at the given sizes; several axes grow together, the first size of each with the first of the others.
 
     By default the recipe's widths. batches: in the recipe's unit, at the tokens that the base sees in `steps` (default:
     the recipe's), so that a run has fewer steps of a larger batch; tokens: at the base's batch, or at `batches`.
+    experts, active, expert_widths: of a mixture, at the base's others.
     Raises UsageError where both widths and depths are given, lists differ in length, or the recipe ignores the batch.
     """
     if widths is not None and depths is not None:
         raise UsageError("Give one of widths, depths, not both: the other stays at the base's.")
-    given: dict[Axis, Sequence[int] | None] = {"width": widths, "depth": depths, "batch": batches, "tokens": tokens}
+    given: dict[Axis, Sequence[int] | None] = {
+        **{"width": widths, "depth": depths, "experts": experts, "active": active, "expert_width": expert_widths},
+        **{"batch": batches, "tokens": tokens},
+    }
     named: dict[Axis, Sequence[int]] = {axis: sizes for axis, sizes in given.items() if sizes is not None}
     if not named:
         named["width"] = recipe.widths

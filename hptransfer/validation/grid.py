@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -66,7 +66,8 @@ class Grid:
 
 def job_at(scheme: str, scale: Scale, *, lr: float, seed: int, steps: int, fingerprint: str, settings: str = "") -> Job:
     """The job of one scheme at one scale."""
-    return Job(scheme, scale.width, scale.depth, lr, seed, steps, scale.batch, scale.tokens, fingerprint, settings)
+    how = {"scheme": scheme, "lr": lr, "seed": seed, "steps": steps, "fingerprint": fingerprint, "settings": settings}
+    return Job(**how, **asdict(scale))
 
 
 def grid_of(

@@ -144,7 +144,7 @@ class Sweep:
 
         Raises UsageError where a scale cannot be built or planned, or the log cannot be written.
         """
-        order = sorted(jobs, key=lambda job: (-(job.depth or 0), -(job.width or 0), -(job.batch or 0)))
+        order = sorted(jobs, key=lambda job: [-(size or 0) for size in (job.depth, job.width, job.experts, job.batch)])
         self.search(Fixed(order), jobs, log=log)
         return [self.known[job.key] for job in jobs]
 

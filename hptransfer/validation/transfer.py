@@ -53,6 +53,9 @@ def transfer_check(
     depths: Sequence[int] | None = None,
     batches: Sequence[int] | None = None,
     tokens: Sequence[int] | None = None,
+    experts: Sequence[int] | None = None,
+    active: Sequence[int] | None = None,
+    expert_widths: Sequence[int] | None = None,
     lrs: Sequence[float] | None = None,
     seeds: int | Sequence[int] | None = None,
     steps: int | None = None,
@@ -79,26 +82,27 @@ def transfer_check(
     widths: at least two; lrs: base learning rates; seeds: a count or a list (3 or more for an interval); steps: all
     default to the recipe's own. depths: in place of widths, at the base's width. batches: at the base's tokens, so that
     runs have fewer steps; tokens: at the base's batch; either beside widths or depths, of as many sizes, grows together
-    with them (see axes.growth). scheme: default "mup" over widths, "completep" over depths. against: the control, None
-    for none. also: further schemes, run and reported beside them and not judged ("sp-embedding": SP with the
-    embedding's rate as muP has it). tolerance: allowed drift in octaves. sampler: "zoom" runs rates two octaves apart
-    with one seed, then half an octave apart around the best with all seeds, larger sizes starting at the transferred
-    rate; "grid" runs every rate; "tpe" and "gp" let Optuna choose as many as the grid has. extend: a search whose best
-    rate is its first or last goes on by up to this many octaves on that side, for that (scheme, size). precision: stop
-    adding seeds, from the third on, once the drift's interval reaches no further than so many octaves to either side;
-    default: use all seeds. tuned: what `tune` gave, its file, or values as {"lr": 0.01, "weight_decay": 4.0}: every
-    scheme trains with these factors on the recipe's own settings. setting: sweep the factor of this one of them in
-    place of the learning rate, which is held at the tuned one; drift is in octaves of the factor, and the result's
-    `vector` says what the tuned value costs at the largest size. timeout: seconds that a run may take; one that takes
-    longer is killed and recorded as failed. out: a directory that gets runs.jsonl as runs finish and verdict.json at
-    the end. storage: an Optuna storage URL through which the runs are shared with `hptransfer worker` processes. Either
-    makes the check resumable. workers, device, engine, plan_options: as in run_sweep. command: recorded in the result;
-    default: this process's. Raises UsageError on bad input, and where all runs of a scheme fail. See judge.RULE for the
-    verdict.
+    with them (see axes.growth). experts, active, expert_widths: of a mixture, where the builder reads scale.experts and
+    so on. scheme: default "mup" over widths, "completep" over depths. against: the control, None for none. also:
+    further schemes, run and reported beside them and not judged ("sp-embedding": SP with the embedding's rate as muP
+    has it). tolerance: allowed drift in octaves. sampler: "zoom" runs rates two octaves apart with one seed, then half
+    an octave apart around the best with all seeds, larger sizes starting at the transferred rate; "grid" runs every
+    rate; "tpe" and "gp" let Optuna choose as many as the grid has. extend: a search whose best rate is its first or
+    last goes on by up to this many octaves on that side, for that (scheme, size). precision: stop adding seeds, from
+    the third on, once the drift's interval reaches no further than so many octaves to either side; default: use all
+    seeds. tuned: what `tune` gave, its file, or values as {"lr": 0.01, "weight_decay": 4.0}: every scheme trains with
+    these factors on the recipe's own settings. setting: sweep the factor of this one of them in place of the learning
+    rate, which is held at the tuned one; drift is in octaves of the factor, and the result's `vector` says what the
+    tuned value costs at the largest size. timeout: seconds that a run may take; one that takes longer is killed and
+    recorded as failed. out: a directory that gets runs.jsonl as runs finish and verdict.json at the end. storage: an
+    Optuna storage URL through which the runs are shared with `hptransfer worker` processes. Either makes the check
+    resumable. workers, device, engine, plan_options: as in run_sweep. command: recorded in the result; default: this
+    process's. Raises UsageError on bad input, and where all runs of a scheme fail. See judge.RULE for the verdict.
     """
     choices = {"storage": storage, "timeout": timeout, "plan_options": plan_options}
     loaded = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    grown = growth(loaded, widths=widths, depths=depths, batches=batches, tokens=tokens, steps=steps)
+    mixture = {"experts": experts, "active": active, "expert_widths": expert_widths}
+    grown = growth(loaded, widths=widths, depths=depths, batches=batches, tokens=tokens, **mixture, steps=steps)
     sweep = Sweep.of(grown.recipe, device=device, workers=workers, engine=engine, **choices)
     axis = grown.axis
     scheme = scheme or ("completep" if axis == "depth" else "mup")
@@ -208,9 +212,15 @@ def _unlike_at_base(sweep: Sweep, found: Measurement, axis: Axis, scheme: str, c
     return [note] if note else []
 
 
+EXAMPLES: Mapping[Axis, str] = {
+    **{"width": "64,128,256", "depth": "2,4,8", "batch": "16,64,256", "tokens": "10000,40000"},
+    **{"experts": "4,8,16", "active": "1,2,4", "expert_width": "32,64,128"},
+}
+
+
 def _refuse_no_range(grid: Grid, axis: Axis, tolerance: float, search: Search) -> None:
     if len(sizes := sizes_of(grid, axis)) < 2:
-        example = {"width": "64,128,256", "depth": "2,4,8", "batch": "16,64,256", "tokens": "10000,40000"}[axis]
+        example = EXAMPLES[axis]
         name = PLURALS[axis]
         raise UsageError(f"{name}={sizes}: a transfer needs at least two {name}, for example {example}.")
     if len(grid.lrs) < 3:

@@ -46,6 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_depths(parser)
     parser.add_argument("--batches", type=widths, metavar="B,B,...", help="vary the batch, at the base's tokens")
     parser.add_argument("--tokens", type=widths, metavar="T,T,...", help="vary the tokens (length of a run)")
+    parser.add_argument("--experts", type=widths, metavar="E,E,...", help="vary the experts of a mixture")
+    parser.add_argument("--active", type=widths, metavar="K,K,...", help="vary how many of them a token meets")
+    parser.add_argument("--expert-widths", type=widths, metavar="W,W,...", help="vary the hidden width of an expert")
     add_lrs(parser)
     parser.add_argument("--tolerance", type=float, default=0.5, help="allowed drift in octaves; default: 0.5")
     parser.add_argument(
@@ -134,8 +137,9 @@ def _forecast(args: argparse.Namespace, recipe: Recipe) -> Forecast | None:
     """The forecast to score. Raises UsageError where this check would not train what it is for."""
     if not args.against:
         return None
-    if args.depths or args.batches or args.tokens or args.tuned or args.setting:
-        left_out = "--depths, --batches, --tokens, --tuned and --setting"
+    mixture = args.experts or args.active or args.expert_widths
+    if args.depths or args.batches or args.tokens or mixture or args.tuned or args.setting:
+        left_out = "--depths, --batches, --tokens, --tuned, --setting and a mixture's axes"
         raise UsageError(f"--against scores a check over widths; leave out {left_out}.")
     from hptransfer.prediction.forecast.forecast import Forecast
     from hptransfer.validation.forecasts.against import refuse_other_run

@@ -44,6 +44,10 @@ class Scale:
         """The same scale with some axes changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
+    @property
+    def said(self) -> dict[str, float]:
+        """Axis -> value, of those that are given."""
+        return {axis: value for axis, value in dataclasses.asdict(self).items() if value is not None}
+
     def __str__(self) -> str:
-        parts = [f"{k}={v:g}" for k, v in dataclasses.asdict(self).items() if v is not None]
-        return ", ".join(parts) or "unscaled"
+        return ", ".join(f"{axis}={value:g}" for axis, value in self.said.items()) or "unscaled"

@@ -15,7 +15,7 @@ from hptransfer.validation.records.results import TransferResult
 
 RUN_COLUMNS = (
     *("scheme", "width", "depth", "batch", "tokens", "lr", "settings", "seed", "steps"),
-    *("val_loss", "train_loss", "state", "seconds", "error"),
+    *("val_loss", "train_loss", "state", "seconds", "error", "experts", "active", "expert_width"),
 )
 OPTIMUM_COLUMNS = (
     *("scheme", "size", "setting", "lr", "log2_lr", "low", "high", "loss", "loss_low", "loss_high"),

@@ -136,7 +136,7 @@ def _rebuilt(recipe: Portable, device: str, plan_options: Mapping[str, Any], pla
 
 def scale_of(job: Job) -> Scale:
     """The scale a job is trained at."""
-    return Scale(width=job.width, depth=job.depth, batch=job.batch, tokens=job.tokens)
+    return job.scale
 
 
 def run_of(job: Job, result: TrainResult, *, engine: str = "loop") -> Run:

@@ -91,7 +91,7 @@ class JobWork:
         params = {name: value for name, value in values.items() if value is not None}
         spaces: dict[str, BaseDistribution] = {name: SPACES[name] for name in params}
         params["scheme"], spaces["scheme"] = job.scheme, CategoricalDistribution(sorted(SCHEMES))
-        kind = f"{job.scheme} {job.width} {job.depth} {job.batch} {job.tokens} {job.steps} {job.settings}"
+        kind = f"{job.scheme} {job.scale} {job.steps} {job.settings}"
         return Item(job.key, params, {JOB: asdict(job)}, spaces, kind)
 
     def lanes(self, trial: Trial) -> int:

@@ -255,6 +255,5 @@ class TransferResult(Document):
 
 def _twelve_digits(job: Job) -> Key:
     """The key of a run as versions before 0.2 wrote it: sizes to 6 digits, rates to 12."""
-    scale = {"width": job.width, "depth": job.depth, "batch": job.batch, "tokens": job.tokens}
-    where = " ".join(f"{axis}={value:g}" for axis, value in scale.items() if value is not None)
+    where = " ".join(f"{axis}={value:g}" for axis, value in job.scale.said.items())
     return f"{job.scheme} {where} lr={job.lr:.12g} seed={job.seed} steps={job.steps} {job.fingerprint}".strip()

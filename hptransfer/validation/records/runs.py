@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document
+from hptransfer.core.training.scale import Scale
 
 RUNS_FILE = "runs.jsonl"
+SCALE_AXES = tuple(field.name for field in fields(Scale))
 State = Literal["complete", "diverged", "pruned", "failed"]
 Key = str
 """Names one run: its scheme, scale, learning rate, seed, steps, further settings and recipe, in one line of text."""
@@ -41,6 +43,14 @@ class Job:
     tokens: float | None = None
     fingerprint: str = ""
     settings: str = ""
+    experts: int | None = None
+    active: int | None = None
+    expert_width: int | None = None
+
+    @property
+    def scale(self) -> Scale:
+        """The scale it is trained at."""
+        return Scale(**{axis: getattr(self, axis) for axis in SCALE_AXES})
 
     @property
     def key(self) -> Key:
@@ -48,15 +58,15 @@ class Job:
         return _key(self)
 
     def __str__(self) -> str:
-        depth = f" depth {self.depth}" if self.depth is not None else ""
+        named = {name: getattr(self, name) for name in ("depth", "experts", "active", "expert_width")}
+        depth = "".join(f" {name} {size}" for name, size in named.items() if size is not None)
         more = f" {self.settings}" if self.settings else ""
         return f"{self.scheme} width {self.width}{depth} lr {self.lr:.4g}{more} seed {self.seed}"
 
 
 @functools.lru_cache(maxsize=1 << 16)  # planners ask for the same ones over and over
 def _key(job: Job) -> Key:
-    scale = {"width": job.width, "depth": job.depth, "batch": job.batch, "tokens": job.tokens}
-    where = " ".join(f"{axis}={exact(value)}" for axis, value in scale.items() if value is not None)
+    where = " ".join(f"{axis}={exact(value)}" for axis, value in job.scale.said.items())
     more = f" {job.settings}" if job.settings else ""
     how = f"lr={exact(job.lr)}{more} seed={job.seed} steps={job.steps} {job.fingerprint}"
     return f"{job.scheme} {where} {how}".strip()
@@ -96,14 +106,14 @@ class Run(Document):
     engine: str = "loop"
     plan: str = ""
     settings: str = ""
+    experts: int | None = None
+    active: int | None = None
+    expert_width: int | None = None
 
     @property
     def job(self) -> Job:
         """What was to be run."""
-        return Job(
-            *(self.scheme, self.width, self.depth, self.lr, self.seed, self.steps),
-            *(self.batch, self.tokens, self.fingerprint, self.settings),
-        )
+        return Job(**{name: getattr(self, name) for name in JOB_FIELDS})
 
     @property
     def key(self) -> Key:
@@ -114,6 +124,9 @@ class Run(Document):
     def finished(self) -> bool:
         """Whether a resumed sweep takes this run as done; a failed run is tried again."""
         return self.state != "failed"
+
+
+JOB_FIELDS = tuple(field.name for field in fields(Job))
 
 
 def read_runs(path: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:

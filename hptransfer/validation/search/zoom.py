@@ -21,7 +21,10 @@ OCTAVE = 2
 """Steps of the lattice of rates in an octave."""
 FINE = (-OCTAVE, -1, 0, 1, OCTAVE)
 """Steps from the best rate that are run with all seeds."""
-MOVES: dict[Axis, float] = {"width": -1.0, "depth": -1.0, "batch": 0.5, "tokens": 0.0}
+MOVES: dict[Axis, float] = {
+    **{"width": -1.0, "depth": -1.0, "batch": 0.5, "tokens": 0.0},
+    **{"experts": 0.0, "active": 0.0, "expert_width": -1.0},
+}
 """The exponent of the size by which a search expects the control's best rate to move, until it knows better.
 
 Only where it looks first depends on it. Width: see tune.transferred_guess; batch: the square root of sign steps.

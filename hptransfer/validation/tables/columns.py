@@ -17,6 +17,9 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "depth": ("depth", "n_layer", "n_layers", "num_layers", "num_hidden_layers", "layers"),
     "batch": ("batch", "batch_size", "global_batch_size"),
     "tokens": ("tokens", "train_tokens", "total_tokens"),
+    "experts": ("experts", "num_experts", "n_experts", "num_local_experts", "n_routed_experts"),
+    "active": ("active", "num_experts_per_tok", "top_k", "topk", "experts_per_token"),
+    "expert_width": ("expert_width", "moe_intermediate_size", "expert_dim", "expert_hidden_size"),
     "lr": ("lr", "learning_rate", "base_lr", "max_lr"),
     "seed": ("seed", "random_seed", "rng_seed"),
     "loss": (

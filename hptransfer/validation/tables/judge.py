@@ -108,19 +108,18 @@ def _runs(table: Table, choice: Chosen) -> tuple[list[Run], list[str]]:
 
 def _run(where: str, axis: str, cells: Mapping[str, str]) -> Run:
     given = [name for name in AXES if cells.get(name)]
-    sizes = {name: _positive(where, name, cells[name], whole=name in ("width", "depth")) for name in given}
+    sizes = {name: _positive(where, name, cells[name], whole=name not in ("batch", "tokens")) for name in given}
     if axis not in sizes:
         raise UsageError(f"{where}: it has no {axis}.")
     seed = number_of(where, "seed", cells.get("seed") or "0")
     loss = number_of(where, "loss", cells["loss"])
     state = _state(cells.get("state", ""), cells["loss"], loss)
-    scale: dict[str, Any] = {"width": sizes.get("width"), "depth": sizes.get("depth")}
+    scale: dict[str, Any] = {axis: sizes.get(axis) for axis in AXES}
     return Run(
-        *(cells.get("scheme") or ONE, scale["width"], scale["depth"], _positive(where, "lr", cells["lr"])),
+        *(cells.get("scheme") or ONE, scale.pop("width"), scale.pop("depth"), _positive(where, "lr", cells["lr"])),
         *(int(seed), 0, loss if state == "complete" else math.inf, math.inf, (), state == "diverged", 0.0, state),
         error=f"its state is {cells['state']!r}" if state == "failed" and cells.get("state") else None,
-        batch=sizes.get("batch"),
-        tokens=sizes.get("tokens"),
+        **scale,
     )
 
 
