@@ -25,6 +25,8 @@ from hptransfer.validation.records.runs import Job, Run, State
 from hptransfer.validation.settings.effect import factors_on
 from hptransfer.validation.settings.vector import Vector
 
+MIXTURE = ("experts", "active", "expert_width")
+"""A mixture's axes: a job that names none has the base's."""
 CONTROL = "sp"
 """The scheme that changes nothing: the target's own init and one global learning rate. It needs a plan only for what
 the options ask of every scheme, a readout that starts at zero, and for factors on the base's settings."""
@@ -74,7 +76,13 @@ class Trainer(PlannedModels):
 
     def prepared(self, job: Job) -> Plan | None:
         """The plan of a job."""
-        return self.prepare(job.scheme, scale_of(job), job.settings)
+        return self.prepare(job.scheme, self.scale(job), job.settings)
+
+    def scale(self, job: Job) -> Scale:
+        """Where a job is trained: with the base's mixture of experts where it says nothing of one."""
+        said, base = job.scale, self.recipe.base
+        mixture = {axis: getattr(base, axis) for axis in MIXTURE if getattr(said, axis) is None}
+        return said.with_(**mixture)
 
     def _planned(self, scheme: str, scale: Scale, choices: Mapping[str, Any]) -> Plan:
         try:
@@ -103,7 +111,7 @@ class Trainer(PlannedModels):
     def ready(self, job: Job) -> tuple[nn.Module, list[dict[str, Any]]]:
         """The job's parametrized model on the device, and its optimizer groups at the job's learning rate."""
         plan = self.prepared(job)
-        model = self.model(plan, scale_of(job), seed=job.seed)
+        model = self.model(plan, self.scale(job), seed=job.seed)
         return model, self.groups(plan, model, lr=job.lr)
 
     def run(self, job: Job, on_step: Callable[[int, float], None] | None = None) -> Run:
@@ -116,7 +124,7 @@ class Trainer(PlannedModels):
             model, groups = self.ready(job)
             optimizer = self.optimizer(groups)
             recipe = self.recipe.replace(steps=job.steps)
-            scale = scale_of(job)
+            scale = self.scale(job)
             result = train(recipe, model, optimizer, scale=scale, seed=job.seed, device=self.device, on_step=on_step)
         except Pruned as pruned:
             return _unfinished(job, "pruned", None, seconds=time.perf_counter() - began, losses=pruned.losses)

@@ -147,11 +147,7 @@ def _base(recipe: Recipe) -> Scale:
 
 
 def _filled(target: Scale, base: Scale) -> Scale:
-    return Scale(*(mine if mine is not None else own for mine, own in zip(_axes(target), _axes(base), strict=True)))
-
-
-def _axes(scale: Scale) -> tuple[Any, ...]:
-    return scale.width, scale.depth, scale.batch, scale.tokens
+    return base.with_(**target.said)
 
 
 def target_steps(recipe: Recipe, target: Scale) -> int:
@@ -209,9 +205,9 @@ def _start(curve: Curve) -> Prediction:
 
 def _loss(recipe: Recipe, checked: TransferResult, target: Scale) -> Prediction | None:
     """The tuned losses of the check, continued to the target's width; None where only width does not tell."""
-    others = (target.depth, target.batch, target.tokens)
+    others = target.said.keys() - {"width"}
     tuned = {o.size: o.loss for o in checked.optima if o.scheme == checked.scheme and math.isfinite(o.loss)}
-    if checked.axis != "width" or target.width is None or any(o is not None for o in others) or len(tuned) < 3:
+    if checked.axis != "width" or target.width is None or others or len(tuned) < 3:
         return None
     sizes = [float(_size(recipe, width)) for width in tuned]
     return loss_at_size(sizes, list(tuned.values()), float(_size(recipe, target.width)))

@@ -22,8 +22,7 @@ from hptransfer.prediction.forecast.transfer import NORMAL_90
 from hptransfer.prediction.laws.cell import Cell
 from hptransfer.prediction.provenance import Kind, Prediction
 from hptransfer.validation.engines.trainer import Trainer
-from hptransfer.validation.grid import checked_device
-from hptransfer.validation.records.runs import Job
+from hptransfer.validation.grid import checked_device, job_at
 
 SHIFT = -0.7
 """Octaves from the quarter's best rate to the end's, on nine earlier cases; with a standard deviation of .45."""
@@ -153,7 +152,7 @@ class _Bench:
         if octave not in self.runs:
             recipe, trainer = self.trainer.recipe, self.trainer
             base = recipe.base
-            job = Job("mup", base.width, base.depth, 2.0**octave, self.seed, recipe.steps, base.batch, base.tokens)
+            job = job_at("mup", base, lr=2.0**octave, seed=self.seed, steps=recipe.steps, fingerprint="")
             model, groups = trainer.ready(job)
             optimizer = trainer.optimizer(groups)
             where = {"scale": base, "seed": self.seed, "device": trainer.device}
