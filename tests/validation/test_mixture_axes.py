@@ -1,4 +1,4 @@
-"""A mixture's axes in a check: jobs and their keys, the plan at each size, tables of others' runs, and a study's base."""
+"""A mixture's axes in a check: jobs and their keys, the plan at each size, tables of others' runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A LoRA's rank as an axis: where alpha / r divides, the rate stays; where alpha does not, it goes as 1/r (2602.06204)."""
+"""A LoRA's rank as an axis: behind alpha / r the rate stays, behind alpha alone it goes as 1/r (2602.06204)."""
 
 from __future__ import annotations
 
