@@ -17,7 +17,7 @@ Programs IV, 2011.14522; spectral condition, 2310.17813):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import fx
@@ -29,7 +29,6 @@ from hptransfer.graph.parameters.uses import upstream
 from hptransfer.graph.scales.arithmetic import (
     Term,
     bounds,
-    chosen_share,
     contracted_size,
     factors_of,
     filled_with,
@@ -101,7 +100,7 @@ class Analysis(Counted):
         known, fill = row(node), argument(node, "fill_value")
         free = isinstance(fill, (int, float)) and is_free(fill)
         if known is not None and known.one_hot:
-            return Scale(positive=True, share=self.sizes.ratio(node, chosen_share))
+            return self.choosing(node, Scale(positive=True))
         return FREE if free or (known is not None and known.zeros) else ONE
 
     def normalise(self, node: fx.Node) -> Scale:
@@ -120,7 +119,8 @@ class Analysis(Counted):
     def bend(self, node: fx.Node) -> Scale:
         known = row(node)
         self.settle(node, [a for a in node.all_input_nodes if floats(a)])
-        return Scale(positive=known is not None and known.positive, share=self.first(node).share)
+        inside = self.first(node)
+        return Scale(positive=known is not None and known.positive, share=inside.share, among=inside.among)
 
     def clamp(self, node: fx.Node) -> Scale:
         """Bounds at zero, at next to nothing or far away do not bend."""
@@ -137,18 +137,12 @@ class Analysis(Counted):
         positive = all(scale.positive for _, scale in joined)
         if all(math.isclose(scale.ratio, first, rel_tol=1e-6) for _, scale in joined):
             bounded = all(scale.bounded for _, scale in joined)
-            return Scale(first, positive, bounded, share=self.share_of(node, [scale for _, scale in joined]))
+            return self.share_of(node, [scale for _, scale in joined], Scale(first, positive, bounded))
         self.settled.add(node)
         for term, scale in joined:
             if scale.deviates and (lacking := self.activation(term)) is not None:
                 self.missing[lacking, node] = 1 / scale.ratio
         return Scale(positive=positive)
-
-    def share_of(self, node: fx.Node, joined: Sequence[Scale]) -> float:
-        """The share of a sum that is not zero: its summands' where they agree, what is written into zeros."""
-        if law(node) == "write" and self.of(node.args[0]).free:
-            return self.sizes.ratio(node, chosen_share)
-        return joined[0].share if len({scale.share for scale in joined}) == 1 else 1.0
 
     def terms(self, node: fx.Node) -> list[tuple[Term, Scale]]:
         """The summands' scales, a branch's relative to the one that it shall have."""
@@ -184,13 +178,16 @@ class Analysis(Counted):
         bounded = bool(odd) and all(part.bounded for part in odd)
         positive = twice or all(self.has_sign(a) for a in node.args[:2])
         share = parts[0].share if twice else math.prod(part.share for part in parts)
-        return Scale(ratio, positive, bounded, any(p.free for p in parts), share)
+        among = max((part.among for part in parts), key=lambda sizes: sizes != (1, 1))
+        return Scale(ratio, positive, bounded, any(p.free for p in parts), share, among)
 
     def quotient(self, node: fx.Node) -> Scale:
         above, below = self.of(node.args[0]), self.of(node.args[1])
         ratio = above.ratio / below.ratio * self.sizes.constants.get(node, 1.0)
         bounded = above.bounded or (below.deviates and not above.deviates)
-        return Scale(ratio, above.positive and self.has_sign(node.args[1]), bounded, above.free, above.share)
+        return Scale(
+            ratio, above.positive and self.has_sign(node.args[1]), bounded, above.free, above.share, above.among
+        )
 
     def has_sign(self, argument: object) -> bool:
         return argument > 0 if isinstance(argument, (int, float)) else self.of(argument).positive
@@ -201,9 +198,10 @@ class Analysis(Counted):
             return Scale(self.sizes.lost[node] * math.prod(self.of(f).ratio for f in factors))
         if node in self.sizes.weights or any(f in self.weights_side for f in factors):
             self.settle(node, factors)
-            return ONE
+            return self.unmixed(node, factors)
         self.growth[node] = self.sizes.ratio(node, contracted_size)
-        scale = self.summed([self.of(f) for f in factors], self.growth[node])
+        inside = [self.of(f) for f in factors]
+        scale = self.summed(inside, self.growth[node] * self.terms_over(node, inside))
         if self.growth[node] != 1:
             self.deferred |= {(f, node) for f in factors}
         known = row(node)
@@ -213,8 +211,7 @@ class Analysis(Counted):
         """A sum of products: its entries, and whether they are of one sign."""
         positive = all(f.positive for f in factors)
         whole = positive or any(f.bounded for f in factors)
-        terms = growth * math.prod(f.share for f in factors)
-        ratio = math.prod(f.ratio for f in factors) * terms ** (1.0 if whole else self.sizes.alignment)
+        ratio = math.prod(f.ratio for f in factors) * growth ** (1.0 if whole else self.sizes.alignment)
         return Scale(ratio, positive)
 
     def with_summand(self, node: fx.Node, scale: Scale) -> Scale:
@@ -247,9 +244,10 @@ class Analysis(Counted):
         growth = self.growth[node] = 1.0 if node in self.sizes.sums else size  # (x w).sum
         mean = size if law(node) == "mean" else 1.0
         alone = law(source) != "product" or inside.positive or inside.bounded or len(set(source.args[:2])) < 2
-        terms = growth * inside.share
+        seen = self.terms_over(node, [inside])
+        terms = growth * seen
         ratio = inside.ratio * terms ** (1.0 if alone else self.sizes.alignment) / mean
-        return replace(inside, ratio=ratio, share=1.0)
+        return replace(inside, ratio=ratio, share=inside.share / seen)
 
     def summed_over(self, node: fx.Node) -> fx.Node:
         """What stands behind the views that a sum reads."""
@@ -269,9 +267,10 @@ class Analysis(Counted):
 
     def softmax(self, node: fx.Node) -> Scale:
         self.settle(node, [operand(node)])
-        share = self.first(node).share
-        growth = self.sizes.ratio(node, softmax_size) * share
-        return Scale(1 / growth, positive=True, bounded=growth != 1, share=share)
+        inside = self.first(node)
+        growth = self.sizes.ratio(node, softmax_size) * self.terms_over(node, [inside])
+        whole = Scale(1 / growth, positive=True, bounded=growth != 1)
+        return replace(whole, share=inside.share, among=inside.among)
 
     def transform(self, node: fx.Node) -> Scale:
         """It keeps the sum of squares up to its norm, whatever enters: no alignment matters."""

@@ -86,13 +86,17 @@ def contracted_size(node: fx.Node) -> float:
 
 
 def _summed_letters(node: fx.Node) -> float:
-    """einsum's letters that its result lacks, each once."""
+    return math.prod(_letters(node))
+
+
+def _letters(node: fx.Node) -> list[int]:
+    """Sizes of einsum's letters that its result lacks, each once."""
     inputs, _, output = str(node.args[0]).replace(" ", "").partition("->")
     sizes: dict[str, int] = {}
     for term, factor in zip(inputs.split(","), sequence(node.args[1]), strict=True):
         letters = term.replace("...", "")
         sizes |= dict(zip(letters[::-1], shape(factor)[::-1], strict=False))
-    return math.prod(size for letter, size in sizes.items() if letter not in output)
+    return [size for letter, size in sizes.items() if letter not in output]
 
 
 def summed_size(node: fx.Node) -> float:
@@ -101,21 +105,31 @@ def summed_size(node: fx.Node) -> float:
     return math.prod(shape(source)) / max(1, math.prod(shape(node)))
 
 
-def chosen_share(node: fx.Node) -> float:
-    """What share of the entries along an axis is chosen: the k of E that are written into zeros; the one of a one-hot.
+def chosen(node: fx.Node) -> tuple[float, int]:
+    """(share, size) of an axis along which some entries are chosen: k of E written into zeros, the one of a one-hot.
 
-    Rows that are written, along the first of several axes, are examples on their way and no choice: 1.
+    Rows that are written, along the first of several axes, are examples on their way and no choice: share 1.
     """
     if facts(node).one_hot:
-        return math.prod(shape(node.args[0])) / max(1, math.prod(shape(node)))
+        return math.prod(shape(node.args[0])) / max(1, math.prod(shape(node))), shape(node)[-1]
     index, sizes = argument(node, "index"), shape(node)
     if isinstance(index, fx.Node) and len(shape(index)) == len(sizes):
         axis = int(argument(node, "dim", 0)) % len(sizes)
-        return shape(index)[axis] / max(1, sizes[axis]) if axis or len(sizes) == 1 else 1.0
+        share = shape(index)[axis] / max(1, sizes[axis]) if axis or len(sizes) == 1 else 1.0
+        return share, sizes[axis]
     places = [shape(place) for place in sequence(argument(node, "indices")) if isinstance(place, fx.Node)]
     if len(places) == len(sizes) > 1 and any(len(place) > 1 for place in places):  # gates[rows, chosen] = shares
-        return math.prod(torch.broadcast_shapes(*places)) / max(1, math.prod(sizes))
-    return 1.0
+        return math.prod(torch.broadcast_shapes(*places)) / max(1, math.prod(sizes)), sizes[-1]
+    return 1.0, 1
+
+
+def summed_axes(node: fx.Node) -> list[int]:
+    """The sizes of the axes that a contraction, a sum or a softmax adds up over."""
+    known = facts(node)
+    if known.law == "contract":
+        return _letters(node) if known.listed else [int(contracted_size(node))]
+    before, dims = shape(node.args[0]), argument(node, "dim")
+    return [before[int(dim)] for dim in sequence(dims)] if dims is not None else list(before)
 
 
 def rows_share(node: fx.Node) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import fx
 
-from hptransfer.graph.scales.arithmetic import Term
+from hptransfer.graph.operands import argument
+from hptransfer.graph.ops import facts, law
+from hptransfer.graph.scales.arithmetic import Term, chosen, summed_axes
 from hptransfer.graph.scales.sizes import ONE, Edge, Scale, Sizes
 
 
@@ -53,3 +56,28 @@ class Counted:
             return term
         parts = [a for a in term if isinstance(a, fx.Node)] if isinstance(term, tuple) else []
         return next((a for a in parts if a in self.sizes.from_inputs), parts[0] if parts else None)
+
+    def share_of(self, node: fx.Node, joined: Sequence[Scale], whole: Scale) -> Scale:
+        """The share of a sum that is not zero: its summands' where they agree, what is written into zeros."""
+        if law(node) == "write" and self.of(node.args[0]).free:
+            return self.choosing(node, whole)
+        alike = len({scale.share for scale in joined}) == 1
+        return replace(whole, share=joined[0].share, among=joined[0].among) if alike else whole
+
+    def choosing(self, node: fx.Node, whole: Scale) -> Scale:
+        """What an op makes that chooses entries of an axis."""
+        twin = self.sizes.pairs.get(node, node)
+        share = self.sizes.ratio(node, lambda n: chosen(n)[0])
+        return replace(whole, share=share, among=(chosen(node)[1], chosen(twin)[1]))
+
+    def terms_over(self, node: fx.Node, factors: Iterable[Scale]) -> float:
+        """Ratio of the share of terms that are not zero in what an op sums over; 1 where it sums over other axes."""
+        axes = list(zip(summed_axes(node), summed_axes(self.sizes.pairs.get(node, node)), strict=False))
+        return math.prod(factor.share for factor in factors if factor.among in axes)
+
+    def unmixed(self, node: fx.Node, factors: Sequence[fx.Node]) -> Scale:
+        """What a weight makes of entries of order one: zero where the examples of an axis that it leaves alone are."""
+        inside = [self.of(f) for f in factors if f in self.sizes.from_inputs]
+        added = facts(node).bias is not None and isinstance(argument(node, facts(node).bias), fx.Node)
+        kept = [one for one in inside if one.share != 1.0 and self.terms_over(node, [one]) == 1.0 and not added]
+        return Scale(share=kept[0].share, among=kept[0].among) if kept else ONE

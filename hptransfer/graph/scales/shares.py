@@ -13,12 +13,12 @@ from hptransfer.graph.graph import Graph
 from hptransfer.graph.ops import facts
 from hptransfer.graph.parameters.uses import Use
 from hptransfer.graph.scales.analysis import Analysis
-from hptransfer.graph.scales.sizes import Sizes
+from hptransfer.graph.scales.sizes import Scale, Sizes
 
 
-def shares(target: Graph, base: Graph, uses: Iterable[Use]) -> Mapping[fx.Node, float]:
-    """Node of the target -> ratio of that share; nodes where it is the base's are left out."""
+def shares(target: Graph, base: Graph, uses: Iterable[Use]) -> Mapping[fx.Node, Scale]:
+    """Node of the target -> that share's ratio and its axis; nodes where it is the base's are left out."""
     if not any(facts(node).one_hot or facts(node).law == "write" for node in target.nodes):
         return {}
     scales = Analysis(Sizes.of(target, base, uses)).scales
-    return {node: scale.share for node, scale in scales.items() if scale.share != 1.0}
+    return {node: scale for node, scale in scales.items() if scale.share != 1.0}

@@ -21,7 +21,8 @@ Edge = tuple[fx.Node, fx.Node]
 class Scale:
     """ratio: target / base of a typical entry; positive: no entry is negative; bounded: small because a vector's
     entries share a length or a sum of one; free: zeros or infinities, which no scale changes. share: target / base of
-    the share of entries that are not zero (of the k experts that a router chose among all), which a sum over them sees.
+    the share of entries that are not zero (of the k experts that a router chose among all), which a sum over them sees;
+    among: the size of that axis in the target and in the base.
     """
 
     ratio: float = 1.0
@@ -29,6 +30,7 @@ class Scale:
     bounded: bool = False
     free: bool = False
     share: float = 1.0
+    among: tuple[int, int] = (1, 1)
 
     @property
     def deviates(self) -> bool:

@@ -105,13 +105,19 @@ class Comparison:
             twin = next((b for b in base_uses if b.axes == use.axes and b.op == use.op), None)
             if twin is None:
                 raise UsageError(f"{name!r} is used as {use}, but {self.matches[name]!r} of the base is not.")
-            share = 1.0 if use.operand is None else self.shares.get(use.operand, 1.0)
-            role = role_of_use(use, shape, twin, base_shape, share=share)
+            role = role_of_use(use, shape, twin, base_shape, share=self._share(use, shape, base_shape))
             if self.ruled:
                 refuse_function(name, use, role)
                 self._note_lost(name, use, role)
             found.setdefault(role, []).append(use)
         return self._joined(name, found) if self.ruled else next(iter(found))
+
+    def _share(self, use: Use, shape: Shape, base_shape: Shape) -> float:
+        """Ratio of the share of what a use contracts that is not zero."""
+        chosen = self.shares.get(use.operand) if use.operand is not None else None
+        axes = zip(use.axes, shape, base_shape, strict=True)
+        contracted = [(size, base) for label, size, base in axes if label == "contracted"]
+        return chosen.share if chosen is not None and chosen.among in contracted else 1.0
 
     def _note_lost(self, name: str, use: Use, role: Role) -> None:
         """Remember a weight whose own scale a norm takes away: whether that matters, the rest of the forward says."""

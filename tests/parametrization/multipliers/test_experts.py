@@ -55,6 +55,38 @@ class Contracted(Stacked):
         return torch.einsum("bteh,ehn->btn", inside, self.down)
 
 
+class Masked(Stacked):
+    """A softmax over the chosen scores, the others at minus infinity."""
+
+    def gates(self, x: Tensor) -> Tensor:
+        scores = self.router(x)
+        largest, chosen = scores.topk(self.active, -1)
+        return torch.full_like(scores, -torch.inf).scatter(-1, chosen, largest).softmax(-1)
+
+
+class Written(Stacked):
+    """gates[rows, chosen] = shares."""
+
+    def gates(self, x: Tensor) -> Tensor:
+        shares, chosen = self.routed(x.reshape(-1, WIDTH))
+        gates = torch.zeros(len(shares), self.router.out_features)
+        gates[torch.arange(len(shares))[:, None], chosen] = shares
+        return gates.reshape(*x.shape[:-1], -1)
+
+
+class GatedInputs(Stacked):
+    """What the experts read is multiplied, as in Llama 4: zero goes in where an expert was not chosen, and comes out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, experts = x.reshape(-1, WIDTH), len(self.up)
+        scores = self.router(rows)
+        largest, chosen = scores.topk(self.active, -1)
+        gates = torch.full_like(scores, -torch.inf).scatter(1, chosen, largest).transpose(0, 1).sigmoid()
+        read = (rows.repeat(experts, 1) * gates.reshape(-1, 1)).view(experts, -1, WIDTH)
+        made = torch.bmm(F.gelu(torch.bmm(read, self.up)), self.down)
+        return made.reshape(experts, -1, WIDTH).sum(0).reshape(x.shape)
+
+
 def expert(hidden: int) -> nn.Module:
     return nn.Sequential(nn.Linear(WIDTH, hidden, bias=False), nn.GELU(), nn.Linear(hidden, WIDTH, bias=False))
 
@@ -143,6 +175,15 @@ def test_every_spelling_of_a_mixture_asks_for_the_same_factor_and_rates(spelling
     assert effect(plan, "mixture.down", "mixture.experts.1.2.weight") == (factor, more * factor**2)
     assert plan.rows.get("mixture.up", plan.rows.get("mixture.experts.1.0.weight")).lr_mult == more
     assert plan.rows["mixture.router.weight"].lr_mult == more
+
+
+@pytest.mark.parametrize("spelling", [GatedInputs, pytest.param(Masked, marks=pytest.mark.slow), Written])
+def test_further_spellings_of_twice_as_many_experts_ask_for_the_same(spelling):
+    torch.manual_seed(0)
+    target, base = (Net(spelling(count, 2, 24)) for count in (8, 4))
+    plan = hpt.make_plan(target, base=base, example_inputs=(tokens(),), optimizer=torch.optim.SGD)
+    rows = [plan.rows[f"mixture.{name}"] for name in ("up", "down", "router.weight")]
+    assert [(row.init_mult, row.lr_mult) for row in rows] == [(1.0, 2.0)] * 3 and not plan.hooks
 
 
 class Copies(nn.Module):
