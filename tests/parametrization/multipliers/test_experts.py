@@ -75,7 +75,7 @@ class Written(Stacked):
 
 
 class GatedInputs(Stacked):
-    """What the experts read is multiplied, as in Llama 4: zero goes in where an expert was not chosen, and comes out."""
+    """What the experts read is multiplied, as in Llama 4: zero goes in, and comes out, where one was not chosen."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows, experts = x.reshape(-1, WIDTH), len(self.up)
