@@ -33,6 +33,8 @@ SMALL = {  # appended to a command; the last option wins
     "coord-check": "--widths 16,32,64 --steps 1 --seeds 2",
     "check depths": "--steps 4 --seeds 2 --depths 1,2 --lrs 2^-8..2^-6 --extend 0 --workers 1",
     "check batches": "--quick --steps 4 --seeds 2 --lrs 2^-8..2^-6 --extend 0 --workers 1 --no-coord",
+    "check experts": "--quick --steps 4 --seeds 2 --experts 2,4 --lrs 2^-8..2^-6 --extend 0 --workers 1 --no-coord",
+    "check active": "--quick --steps 4 --seeds 2 --active 1,2 --lrs 2^-8..2^-6 --extend 0 --workers 1 --no-coord",
     "equilibrium": "--widths 16,32,64 --steps 8 --seeds 2",
     "sweep": "--widths 16,32 --steps 4 --seeds 1 --lrs 2^-8,2^-7 --workers 1",
     "study": "--widths 16 --steps 4 --trials 2 --workers 1",
@@ -117,7 +119,7 @@ def test_hptransfer_commands_run(words, beside_recipes, capsys, monkeypatch):
     if "--from" in words:
         enough = ["--widths", "64,128", "--steps", "20", "--lrs", "2^-10..2^-4", "--extend", "6", "--out"]
         main(["check", words[2], *SMALL["check"].split(), *enough, words[words.index("--from") + 1]])
-    axis = next((word[2:] for word in words if word in ("--depths", "--batches")), "")
+    axis = next((word[2:] for word in words if f"check {word[2:]}" in SMALL and word[:2] == "--"), "")
     small = SMALL.get(f"{words[1]} {axis}" if axis else words[1], "")
     assert main([*words[1:], *small.split()]) in (0, 1, 3), capsys.readouterr().err
 

@@ -187,7 +187,8 @@ class Builder:
             return "not used in the traced forward"
         exact = has_exact_std(role, self.scheme)
         std = "values kept" if kept else "the spectral condition's exact std" if exact else f"init {rule.init}"
-        return f"{role.kind}: {std}, lr {rule.lr} ({optimizer.geometry}); {self.scheme.source}"
+        lr = rule.lr if role.copies != role.base_copies else replace(rule.lr, copies=Power().copies)
+        return f"{role.kind}: {std}, lr {lr} ({optimizer.geometry}); {self.scheme.source}"
 
     def apply(self, placed: Absorbed, rows: dict[str, Row]) -> None:
         """Multiply theta into the effective weights, see absorb."""

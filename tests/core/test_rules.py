@@ -111,7 +111,7 @@ def test_completep_table(role: str) -> None:
         alpha = scheme.depth_alpha
         rule = rule_for(ROLES[role], "sign", scheme, in_branch=True)
         assert rule.lr == Power(fan_in=F(-1), depth=alpha - 1)
-        assert rule.eps == Power(fan_out=F(-1), depth=-alpha)
+        assert rule.eps == Power(fan_out=F(-1), depth=-alpha, copies=F(-1))
         assert rule.init == Power(fan_in=-H)
         outside = rule_for(ROLES[role], "sign", scheme)
         assert outside == rule_for(ROLES[role], "sign", SCHEMES["mup"])
@@ -173,7 +173,7 @@ def test_powers_multiply_and_invert_exactly() -> None:
 def test_a_role_s_fans_are_one_unless_given_and_never_less() -> None:
     assert Role("vector") == Role("vector", 1, 1, 1, 1) and Role("hidden", 6, 8, 3, 2).m_out == 4.0
     for fans in ((0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)):
-        with pytest.raises(UsageError, match="every fan must be at least 1"):
+        with pytest.raises(UsageError, match="every fan and every number of copies must be at least 1"):
             Role("hidden", *fans)
 
 

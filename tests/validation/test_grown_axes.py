@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -43,7 +42,7 @@ def test_batches_grow_at_the_base_s_tokens_and_tokens_at_its_batch():
 def test_several_axes_grow_together():
     grown = growth(SIZED, widths=(8, 16), batches=(16, 32), tokens=(320, 640))
     assert grown.axis == "width"
-    assert [dataclasses.astuple(s) for s in grown.scales] == [(8, None, 16, 320), (16, None, 32, 640)]
+    assert list(grown.scales) == [Scale(width=8, batch=16, tokens=320), Scale(width=16, batch=32, tokens=640)]
 
 
 @pytest.mark.parametrize(
