@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hptransfer.core.training.recipe import Scale
-from hptransfer.validation.engines.trainer import scale_of
 from hptransfer.validation.grid import Grid
 from hptransfer.validation.records.runs import Job, Run
 
@@ -53,5 +52,5 @@ def probe(grid: Grid, make: Callable[[Sequence[Job]], list[Run]], *, fingerprint
         latest = tried(left, lr, seed) if left else []
         runs += latest
         left = [cell for cell, run in zip(left, latest, strict=True) if run.state == "failed"] if left else []
-    kept = [run for run in runs if (run.scheme, scale_of(run.job)) in left]
+    kept = [run for run in runs if (run.scheme, run.job.scale) in left]
     return Probed(tuple(dict.fromkeys(kept)), tuple(left))

@@ -15,7 +15,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.training.recipe import Recipe, Scale, load_recipe
 from hptransfer.validation.engines.engine import EngineName, Lanes, chosen_lanes
 from hptransfer.validation.engines.process import usable_cores
-from hptransfer.validation.engines.trainer import Trainer, failed, scale_of
+from hptransfer.validation.engines.trainer import Trainer, failed
 from hptransfer.validation.grid import Grid, checked_device, grid_of
 from hptransfer.validation.queue.jobs import JobWork
 from hptransfer.validation.queue.queue import Item, TrialQueue
@@ -204,10 +204,10 @@ class Sweep:
 
         The engine is chosen too.
         """
-        for scheme, scale, settings in dict.fromkeys((job.scheme, scale_of(job), job.settings) for job in jobs):
+        for scheme, scale, settings in dict.fromkeys((job.scheme, job.scale, job.settings) for job in jobs):
             if self.trainer.prepare(scheme, scale, settings) is None:
                 self.trainer.sketch(scale)
-        unknown = [job for job in jobs if scale_of(job) not in self.lanes.decided]
+        unknown = [job for job in jobs if job.scale not in self.lanes.decided]
         chosen = chosen_lanes(self.trainer, unknown, engine=self.engine, workers=self.workers)
         self.lanes = Lanes({**self.lanes.at, **chosen.at}, chosen.notes, self.lanes.decided | chosen.decided)
         self.notes += [note for note in chosen.notes if note not in self.notes]

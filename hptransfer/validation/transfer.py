@@ -118,11 +118,11 @@ def transfer_check(
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(RunLog(out)) if out is not None else None
         found = _measured(sweep, grid, axis, search, log)
-        found = _with_tuned(sweep, found, aim, log) if tuned is not None else found
+        found = _with_tuned(sweep, found, aim, log)
     notes = (*(log.notes if log else ()), *sweep.notes, *found.notes, *aim.notes, *_two_inits(sweep, scheme, control))
     notes = (*notes, *_unlike_at_base(sweep, found, axis, scheme, control), *_rule_carried(sweep, grid, axis, scheme))
     result = _result(sweep, found, axis, control, tolerance, command or command_line(), notes)
-    result = replace(result, vector=_vector_regret(found, aim, tolerance) if tuned is not None else None)
+    result = replace(result, vector=_vector_regret(found, aim, tolerance))
     if out is not None:
         result.save(out)
     return result

@@ -12,6 +12,8 @@ from hptransfer.core.errors import UsageError
 
 Axis = Literal["width", "depth", "batch", "tokens", "experts", "active", "expert_width"]
 """What a transfer is checked over, the others staying fixed."""
+MIXTURE: tuple[Axis, ...] = ("experts", "active", "expert_width")
+"""Those of a mixture of experts: a job that names none has the base's."""
 
 
 @dataclass(frozen=True)

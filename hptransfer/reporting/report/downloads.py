@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hptransfer.core.files import encode, json_text
+from hptransfer.core.training.scale import MIXTURE
 from hptransfer.validation.records.results import TransferResult
 
 RUN_COLUMNS = (
     *("scheme", "width", "depth", "batch", "tokens", "lr", "settings", "seed", "steps"),
-    *("val_loss", "train_loss", "state", "seconds", "error", "experts", "active", "expert_width"),
+    *("val_loss", "train_loss", "state", "seconds", "error", *MIXTURE),
 )
 OPTIMUM_COLUMNS = (
     *("scheme", "size", "setting", "lr", "log2_lr", "low", "high", "loss", "loss_low", "loss_high"),

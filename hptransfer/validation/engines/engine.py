@@ -13,7 +13,7 @@ import torch
 
 from hptransfer.core.training.recipe import Scale
 from hptransfer.validation.engines.lanes import LanesUnsupported, train_lanes
-from hptransfer.validation.engines.trainer import Trainer, scale_of
+from hptransfer.validation.engines.trainer import Trainer
 from hptransfer.validation.records.runs import Job, Run
 
 EngineName = Literal["auto", "loop", "lanes"]
@@ -47,8 +47,8 @@ def chosen_lanes(trainer: Trainer, jobs: Sequence[Job], *, engine: EngineName, w
     at: dict[Scale, int] = {}
     decided: set[Scale] = set()
     notes: list[str] = []
-    for scale in dict.fromkeys(scale_of(job) for job in jobs):
-        alike = [job for job in jobs if scale_of(job) == scale]
+    for scale in dict.fromkeys(job.scale for job in jobs):
+        alike = [job for job in jobs if job.scale == scale]
         if len({(job.scheme, job.settings) for job in alike}) == len(alike):
             continue  # no two that could be trained as one: nothing to choose, nor to remember
         probe = measure(trainer, alike)
@@ -101,7 +101,7 @@ def measure(trainer: Trainer, jobs: Sequence[Job]) -> Probe:
 
 def _kind(job: Job) -> tuple[str, Scale, str]:
     """What jobs that may be trained as one have in common."""
-    return job.scheme, scale_of(job), job.settings
+    return job.scheme, job.scale, job.settings
 
 
 def _brief(trainer: Trainer) -> Trainer:

@@ -26,7 +26,7 @@ from hptransfer.core.optimizers import torch_rows
 from hptransfer.core.training.loop import Divergence, finish, next_batch, schedule_factor, set_lrs, to_device
 from hptransfer.core.training.recipe import Batch, Recipe
 from hptransfer.core.training.seeding import seeded
-from hptransfer.validation.engines.trainer import Trainer, run_of, scale_of
+from hptransfer.validation.engines.trainer import Trainer, run_of
 from hptransfer.validation.records.runs import Job, Run
 
 ELEMENTWISE = frozenset(getattr(torch.optim, row.name) for row in torch_rows() if row.lanes)
@@ -47,7 +47,7 @@ def train_lanes(trainer: Trainer, jobs: Sequence[Job]) -> list[Run]:
         raise LanesUnsupported(f"{trainer.recipe.optimizer_name} is not known to step elementwise")
     if trainer.recipe.autocast is not None:  # under vmap not every operation that autocast keeps in float32 stays there
         raise LanesUnsupported(f"autocast to {trainer.recipe.autocast} is not the loop's under vmap")
-    if len({(j.scheme, scale_of(j), j.steps, j.settings) for j in jobs}) != 1:
+    if len({(j.scheme, j.scale, j.steps, j.settings) for j in jobs}) != 1:
         raise LanesUnsupported("lanes must share scheme, scale, steps and settings")
     try:
         with warnings.catch_warnings():  # vmap warns of operations that it runs lane by lane; a probe times them
@@ -112,7 +112,7 @@ class _Lanes:
         judges = [Divergence(self.recipe.steps) for _ in self.jobs]
         losses: list[list[float]] = [[] for _ in self.jobs]
         diverged, waiting = [False] * len(self.jobs), []
-        streams = {seed: self.recipe.batches(scale_of(self.jobs[0]), seed) for seed in {j.seed for j in self.jobs}}
+        streams = {seed: self.recipe.batches(self.jobs[0].scale, seed) for seed in {j.seed for j in self.jobs}}
         initial = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.loss.train()
         for step in range(self.recipe.steps):

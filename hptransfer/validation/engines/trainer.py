@@ -17,6 +17,7 @@ from hptransfer.core.errors import UsageError, described
 from hptransfer.core.rules import SCHEMES
 from hptransfer.core.training.loop import TrainResult, thin, train
 from hptransfer.core.training.recipe import Recipe, Scale
+from hptransfer.core.training.scale import MIXTURE
 from hptransfer.parametrization.options import Options
 from hptransfer.parametrization.plan import Plan
 from hptransfer.parametrization.tuned import tuned_plan
@@ -25,8 +26,6 @@ from hptransfer.validation.records.runs import Job, Run, State
 from hptransfer.validation.settings.effect import factors_on
 from hptransfer.validation.settings.vector import Vector
 
-MIXTURE = ("experts", "active", "expert_width")
-"""A mixture's axes: a job that names none has the base's."""
 CONTROL = "sp"
 """The scheme that changes nothing: the target's own init and one global learning rate. It needs a plan only for what
 the options ask of every scheme, a readout that starts at zero, and for factors on the base's settings."""
@@ -140,11 +139,6 @@ def _rebuilt(recipe: Portable, device: str, plan_options: Mapping[str, Any], pla
     trainer = Trainer(recipe.recipe(), device=device, plan_options=plan_options)
     trainer.plans.update(plans)
     return trainer
-
-
-def scale_of(job: Job) -> Scale:
-    """The scale a job is trained at."""
-    return job.scale
 
 
 def run_of(job: Job, result: TrainResult, *, engine: str = "loop") -> Run:

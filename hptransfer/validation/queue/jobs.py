@@ -15,7 +15,7 @@ from hptransfer.core.errors import UsageError
 from hptransfer.core.rules import SCHEMES
 from hptransfer.core.training.recipe import Scale
 from hptransfer.validation.engines.engine import train_jobs
-from hptransfer.validation.engines.trainer import Trainer, scale_of
+from hptransfer.validation.engines.trainer import Trainer
 from hptransfer.validation.queue.queue import Item, TrialQueue
 from hptransfer.validation.queue.storage import open_storage, quiet
 from hptransfer.validation.records.runs import Job, Run
@@ -96,7 +96,7 @@ class JobWork:
 
     def lanes(self, trial: Trial) -> int:
         """How many trials like this one are done as one."""
-        return self.sizes.get(scale_of(Job(**trial.user_attrs[JOB])), 1)
+        return self.sizes.get(Job(**trial.user_attrs[JOB]).scale, 1)
 
     def __call__(self, trials: Sequence[Trial]) -> list[list[Run]]:
         """The one run of each trial."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from hptransfer.core.errors import UsageError
 from hptransfer.core.files import Document
-from hptransfer.core.training.scale import Scale
+from hptransfer.core.training.scale import MIXTURE, Scale
 
 RUNS_FILE = "runs.jsonl"
 SCALE_AXES = tuple(field.name for field in fields(Scale))
@@ -58,7 +58,7 @@ class Job:
         return _key(self)
 
     def __str__(self) -> str:
-        named = {name: getattr(self, name) for name in ("depth", "experts", "active", "expert_width")}
+        named = {name: getattr(self, name) for name in ("depth", *MIXTURE)}
         depth = "".join(f" {name} {size}" for name, size in named.items() if size is not None)
         more = f" {self.settings}" if self.settings else ""
         return f"{self.scheme} width {self.width}{depth} lr {self.lr:.4g}{more} seed {self.seed}"

@@ -14,7 +14,6 @@ from typing import Protocol
 import numpy as np
 
 from hptransfer.core.training.recipe import Scale
-from hptransfer.validation.engines.trainer import scale_of
 from hptransfer.validation.grid import Grid
 from hptransfer.validation.records.runs import Job, Key, Run
 
@@ -65,7 +64,7 @@ class Without:
 
     def only(self, jobs: Iterable[Job]) -> list[Job]:
         """The jobs of cells that are not broken."""
-        return [job for job in jobs if (job.scheme, scale_of(job)) not in self.broken]
+        return [job for job in jobs if (job.scheme, job.scale) not in self.broken]
 
 
 @dataclass(frozen=True)

@@ -73,13 +73,8 @@ def tune(
     named = [setting for setting in map(Setting.named, settings) if not setting.is_rate]
     if len(set(named)) < len(named):
         raise UsageError(f"settings={list(map(str, named))}: give each once.")
-    widths = [width] if width is not None else [sweep.trainer.given.base.width or 1]
-    scales = None if width is not None else [sweep.trainer.given.base]
-    grid = grid_of(
-        sweep.trainer.recipe,
-        **({"scales": scales} if scales else {"widths": widths}),
-        **{"lrs": lrs, "seeds": seeds, "steps": steps, "schemes": [scheme]},
-    )
+    where: dict[str, Any] = {"scales": [sweep.trainer.given.base]} if width is None else {"widths": [width]}
+    grid = grid_of(sweep.trainer.recipe, **where, lrs=lrs, seeds=seeds, steps=steps, schemes=[scheme])
     if len(grid.seeds) < FEWEST_SEEDS and named:
         least = f"takes {FEWEST_SEEDS} at least, for an interval"
         raise UsageError(f"seeds={len(grid.seeds)}: to tell whether a setting should move {least}.")
